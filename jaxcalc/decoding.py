@@ -1,0 +1,111 @@
+"""Answers, one token at a time: prefill, decode steps with a key-value cache, and `generate`."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxcalc.errors import InputError
+from jaxcalc.model import Params, attend, check_params, check_tokens, embed, keys_values, mlp, output
+from jaxcalc.tokenizer import END_ID, PAD_ID
+
+Cache = list[dict[str, jax.Array]]
+"""For each block the "key" and "value" of every position so far, `[B, length, H, K]` each."""
+
+
+def empty_cache(params: Params, batch_size: int, length: int) -> Cache:
+    """Return a cache for `length` positions, none of them filled."""
+
+    def zeros(weight: jax.Array) -> jax.Array:
+        return jnp.zeros((batch_size, length, *weight.shape[1:]), weight.dtype)
+
+    return [{name: zeros(block["attention"][name]) for name in ("key", "value")} for block in params["blocks"]]
+
+
+def extend(params: Params, tokens: jax.Array, cache: Cache, first: int | jax.Array) -> tuple[jax.Array, Cache]:
+    """Return the logits `[B, V]` after `tokens` `[B, T]`, which stand at positions `first`, …, and the longer cache.
+
+    The prompt at once is the prefill; one token is a decode step. Equals `jaxcalc.apply` on the whole sequence.
+    """
+    x_BTD, _ = embed(params["embed"], tokens, first=first)
+    longer: Cache = []
+    for block, past in zip(params["blocks"], cache, strict=True):
+        new = dict(zip(("key", "value"), keys_values(block["attention"], x_BTD), strict=True))
+        here = {name: jax.lax.dynamic_update_slice_in_dim(past[name], new[name], first, axis=1) for name in past}
+        longer.append(here)
+        x_BTD, _ = attend(block["attention"], x_BTD, here["key"], here["value"], first=first)
+        x_BTD, _ = mlp(block["mlp"], x_BTD)
+    return output(params["output"], x_BTD[:, -1])[0], longer
+
+
+def generate(
+    params: Params,
+    prompts: jax.Array,
+    n_tokens: int,
+    key: jax.Array | None = None,
+    temperature: float | jax.Array = 1.0,
+    top_k: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Return the tokens that continue each prompt, int32 `[B, n]`, and ln p of each, float `[B, n]`. Jitted.
+
+    Greedy without a `key`; with one, drawn from softmax(logits / temperature)
+    over the `top_k` likeliest tokens (all of them where it is None). ln p is
+    always the model's own, at temperature 1. After its end token a sequence is padded, at ln p = 0.
+
+    Raises `InputError` as `jaxcalc.apply` does, and for a number out of range.
+
+    >>> from jaxcalc import ModelConfig, calculator, init
+    >>> task = calculator()
+    >>> params = init(jax.random.key(0), ModelConfig(vocab_size=task.vocab_size))
+    >>> tokens, log_probs = generate(params, task.encode("2 + 3")[None], n_tokens=3)
+    >>> tokens.shape
+    (1, 3)
+    """
+    check_params(params)
+    check_tokens(params, prompts)
+    context_length, vocab_size = params["embed"]["position"].shape[0], params["embed"]["token"].shape[0]
+    if prompts.shape[1] < 1 or n_tokens < 1 or prompts.shape[1] + n_tokens - 1 > context_length:
+        raise InputError(f"a prompt of {prompts.shape[1]} and {n_tokens} more tokens: each must be at least 1, "
+                         f"and the model reads {context_length} positions")  # fmt: skip
+    if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
+        raise InputError(f"temperature is {temperature}; it must be above 0 (leave out the key to be greedy)")
+    if top_k is not None and not 1 <= top_k <= vocab_size:
+        raise InputError(f"top_k is {top_k}; it must be from 1 to {vocab_size}, the vocabulary")
+    return _generate(params, jnp.asarray(prompts), n_tokens, key, temperature, top_k)
+
+
+@functools.partial(jax.jit, static_argnames=("n_tokens", "top_k"))
+def _generate(
+    params: Params,
+    prompts: jax.Array,
+    n_tokens: int,
+    key: jax.Array | None,
+    temperature: float | jax.Array,
+    top_k: int | None,
+) -> tuple[jax.Array, jax.Array]:
+    batch_size, length = prompts.shape
+
+    def choose(logits: jax.Array, step: int | jax.Array) -> jax.Array:
+        if key is None:
+            return logits.argmax(axis=-1)
+        if top_k is not None:
+            least = jax.lax.top_k(logits, top_k)[0][:, -1:]
+            logits = jnp.where(logits < least, -jnp.inf, logits)
+        return jax.random.categorical(jax.random.fold_in(key, step), logits / temperature)
+
+    def emit(logits: jax.Array, ended: jax.Array, step: int | jax.Array) -> tuple[jax.Array, jax.Array]:
+        token = jnp.where(ended, PAD_ID, choose(logits, step)).astype(jnp.int32)
+        log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=-1)[:, 0]
+        return token, jnp.where(ended, 0.0, log_prob)
+
+    def body(carry, step):
+        cache, token, ended = carry
+        logits, cache = extend(params, token[:, None], cache, length + step - 1)
+        token, log_prob = emit(logits, ended, step)
+        return (cache, token, ended | (token == END_ID)), (token, log_prob)
+
+    cache = empty_cache(params, batch_size, length + n_tokens - 1)
+    logits, cache = extend(params, prompts, cache, 0)
+    token, log_prob = emit(logits, jnp.zeros(batch_size, bool), 0)
+    _, (tokens, log_probs) = jax.lax.scan(body, (cache, token, token == END_ID), jnp.arange(1, n_tokens))
+    return jnp.concatenate([token[:, None], tokens.T], 1), jnp.concatenate([log_prob[:, None], log_probs.T], 1)

@@ -1,0 +1,97 @@
+"""Evaluation: exact match of whole generated answers, by operation, and the list of errors."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcalc.decoding import generate
+from jaxcalc.model import Params
+from jaxcalc.tasks import Task
+from jaxcalc.tokenizer import END, PAD
+
+_CHUNK = 1024  # problems decoded at once: bounds memory, and one compilation serves any number of rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a model answered to some rows of a task's table."""
+
+    task: Task
+    rows: np.ndarray
+    """int `[M]`: which rows of the table."""
+    generated: np.ndarray
+    """int `[M, A]`: the answers, greedy, each with its end, then padding."""
+    probability: np.ndarray
+    """float `[M]`: the model's probability of the whole answer it gave."""
+    correct: np.ndarray
+    """bool `[M]`: the answer and its end are exactly right."""
+
+    @property
+    def exact_match(self) -> float | None:
+        """The share of answers that are exactly right; None where there are no rows."""
+        return float(self.correct.mean()) if len(self.rows) else None
+
+    def by_operation(self) -> dict[str, dict[str, Any]]:
+        """Return for each operation the number of "problems", how many are "correct", and their share "exact_match"."""
+        operation = np.asarray(self.task.problems)[self.rows, 1]
+        table = {}
+        for index, name in enumerate(self.task.tokenizer.operations):
+            correct = self.correct[operation == index]
+            share = float(correct.mean()) if correct.size else None
+            table[name] = {"problems": correct.size, "correct": int(correct.sum()), "exact_match": share}
+        return table
+
+    def errors(self) -> list[dict[str, Any]]:
+        """Return each wrong answer: the "problem", what was "expected", what it "got", at which "probability"."""
+        return [
+            {
+                "problem": prompt_text(self.task, int(self.rows[i])),
+                "expected": answer_text(self.task, np.asarray(self.task.tokens)[self.rows[i], self.task.prompt_length :]),
+                "got": answer_text(self.task, self.generated[i]),
+                "probability": float(self.probability[i]),
+            }
+            for i in np.flatnonzero(~self.correct)
+        ]
+
+
+def evaluate(params: Params, task: Task, rows: jax.Array | np.ndarray) -> Evaluation:
+    """Return what the model answers, decoding greedily, to the given rows of the task's table. Jitted inside.
+
+    Raises as `jaxcalc.generate` does.
+
+    >>> from jaxcalc import ModelConfig, calculator, init
+    >>> task = calculator()
+    >>> params = init(jax.random.key(0), ModelConfig(vocab_size=task.vocab_size))
+    >>> evaluate(params, task, task.held_out_rows).exact_match < 0.1
+    True
+    """
+    rows = np.asarray(rows)
+    padded = np.concatenate([rows, np.zeros(-len(rows) % _CHUNK, rows.dtype)])
+    generated = np.zeros((len(padded), task.answer_length), np.int32)
+    probability = np.zeros(len(padded))
+    expected = np.asarray(task.tokens)[rows, task.prompt_length :]
+    chunks = [slice(start, start + _CHUNK) for start in range(0, len(padded), _CHUNK)]
+    # All chunks are dispatched before the first is read, so the device never waits for the host.
+    answers = [generate(params, task.tokens[padded[c], : task.prompt_length], task.answer_length) for c in chunks]
+    for chunk, (tokens, log_probs) in zip(chunks, answers, strict=True):
+        generated[chunk], probability[chunk] = tokens, jnp.exp(log_probs.sum(axis=1))
+    generated = generated[: len(rows)]
+    correct = (generated == expected).all(axis=1)
+    return Evaluation(task, rows, generated, probability[: len(rows)], correct)
+
+
+def prompt_text(task: Task, row: int) -> str:
+    """Return a row's question, such as "two plus three"."""
+    problem = task.problem(row)
+    return " ".join(task.tokenizer.canonical(f"{problem.a} {problem.operation} {problem.b}")[:-1])
+
+
+def answer_text(task: Task, ids: np.ndarray) -> str:
+    """Return an answer's words up to its end; an answer without one is marked "…"."""
+    words = [task.tokenizer.token(int(index)) for index in ids]
+    if END not in words:
+        return " ".join([*words, "…"])
+    return " ".join(word for word in words[: words.index(END)] if word != PAD)

@@ -1,0 +1,71 @@
+"""The loss: how surprised the model is by the right token, −ln p."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcalc.errors import InputError
+from jaxcalc.model import Params, apply
+from jaxcalc.tasks import Batch
+
+ApplyFn = Callable[..., jax.Array]
+"""A model: `(params, tokens [B, T], last=n) -> logits [B, n, V]`, as `jaxcalc.apply`."""
+
+
+def loss(params: Params, batch: Batch, apply_fn: ApplyFn = apply) -> jax.Array:
+    """Return the mean surprise over the tokens that count: a scalar, in nats. `jax.grad` it.
+
+    Raises as `apply_fn` and `cross_entropy` do.
+
+    >>> from jaxcalc import ModelConfig, batch_at, calculator, init
+    >>> params = init(jax.random.key(0), ModelConfig(vocab_size=35))
+    >>> grads = jax.grad(loss)(params, batch_at(calculator(), seed=0, step=0, size=256))
+    >>> grads["blocks"][0]["attention"]["query"].shape
+    (64, 4, 16)
+    """
+    return cross_entropy(answer_logits(params, batch, apply_fn), batch)
+
+
+def answer_logits(params: Params, batch: Batch, apply_fn: ApplyFn = apply) -> jax.Array:
+    """Return the logits `[B, A, V]` that predict the last A tokens: everything but the last token is seen."""
+    return apply_fn(params, batch.tokens[:, :-1], last=batch.mask.shape[1])
+
+
+def targets(batch: Batch) -> jax.Array:
+    """Return the tokens to be predicted, int `[B, A]`: the input shifted by one, at its end."""
+    return batch.tokens[:, -batch.mask.shape[1] :]
+
+
+def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
+    """Return the mean of `token_cross_entropy` over the tokens that count, a scalar in nats.
+
+    Raises `InputError` where a concrete mask is all zero: no token, no mean.
+    """
+    if not isinstance(batch.mask, jax.core.Tracer) and not batch.mask.any():
+        raise InputError("the batch's mask is all zero: no token counts, so there is no loss")
+    return token_cross_entropy(logits, batch).sum() / batch.mask.sum()
+
+
+def token_cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
+    """Return −ln p(right token) for each target, `[B, A]` in nats, 0 where it does not count."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets(batch)) * batch.mask
+
+
+def example_cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
+    """Return the surprise of each whole answer, −ln p(answer), `[B]` in nats: the sum over its tokens."""
+    return token_cross_entropy(logits, batch).sum(axis=1)
+
+
+def surprise(probability: float) -> tuple[float, float]:
+    """Return −ln p in nats and −log₂ p in bits.
+
+    >>> nats, bits = surprise(0.42)
+    >>> round(nats, 2), round(bits, 2)
+    (0.87, 1.25)
+    """
+    if not 0 < probability <= 1:
+        raise InputError(f"probability is {probability}; surprise needs one above 0 and at most 1")
+    return -math.log(probability), -math.log2(probability)

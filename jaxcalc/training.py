@@ -1,0 +1,145 @@
+"""Training: the step, the scanned loop, and the optimizers by name."""
+
+import functools
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax.training.train_state import TrainState
+from optax.contrib import MuonDimensionNumbers, muon
+
+from jaxcalc.errors import InputError
+from jaxcalc.losses import ApplyFn, answer_logits, cross_entropy, targets
+from jaxcalc.model import Params, apply
+from jaxcalc.tasks import Batch, LossOn, Task, batch_at
+
+Metrics = dict[str, jax.Array]
+OptimizerName = Literal["muon", "adamw", "sgd"]
+
+
+def create_state(params: Params, tx: optax.GradientTransformation, apply_fn: ApplyFn = apply) -> TrainState:
+    """Return Flax's own `TrainState` at step 0: step, params, opt_state, and static apply_fn and tx.
+
+    `apply_fn(params, tokens, last=n)` may be any model of `jaxcalc.apply`'s signature.
+    """
+    return TrainState.create(apply_fn=apply_fn, params=params, tx=tx).replace(step=jnp.zeros((), jnp.int32))
+
+
+@jax.jit
+def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """Return the state after one step of gradient descent, and the step's metrics. Jitted; keeps its input.
+
+    The metrics are float32 scalars: "loss" in nats, "token_accuracy" (share of
+    the tokens that count whose likeliest prediction is right), "grad_norm", and
+    "update_ratio" (norm of the step over norm of the parameters).
+
+    >>> from jaxcalc import ModelConfig, calculator, init
+    >>> state = create_state(init(jax.random.key(0), ModelConfig(vocab_size=35)), optax.adamw(1e-3))
+    >>> state, metrics = train_step(state, batch_at(calculator(), seed=0, step=0, size=256))
+    >>> int(state.step), round(float(metrics["loss"]), 1)  # at first, as surprised as ln 35
+    (1, 3.6)
+    """
+    logits, backward = jax.vjp(lambda params: answer_logits(params, batch, state.apply_fn), state.params)  # forward
+    loss, output_error = jax.value_and_grad(cross_entropy)(logits, batch)  # loss
+    (grads,) = backward(output_error)  # backward
+    new_state = state.apply_gradients(grads=grads)  # update
+    return new_state, _metrics(state, new_state, batch, logits, loss, grads)
+
+
+@functools.partial(jax.jit, static_argnames=("n_steps", "batch_size", "loss_on"), donate_argnames="state")
+def train_steps(
+    state: TrainState, task: Task, *, seed: int | jax.Array, n_steps: int, batch_size: int, loss_on: LossOn = "answer"
+) -> tuple[TrainState, Metrics]:
+    """Return the state after `n_steps` of `train_step`, and the metrics stacked, each `[n_steps]`.
+
+    Jitted, one `lax.scan`; donates `state`. Step s learns from `batch_at(task,
+    seed, s, batch_size, loss_on)`, counted by `state.step`, so many short calls equal one long one.
+
+    Raises as `batch_at` does.
+    """
+
+    def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        return train_step(state, batch_at(task, seed, state.step, batch_size, loss_on))
+
+    return jax.lax.scan(body, state, length=n_steps)
+
+
+def _metrics(old: TrainState, new: TrainState, batch: Batch, logits: jax.Array, loss: jax.Array, grads: Any) -> Metrics:
+    right = (logits.argmax(axis=-1) == targets(batch)) * batch.mask
+    step = jax.tree.map(jnp.subtract, new.params, old.params)
+    return {
+        "loss": loss,
+        "token_accuracy": right.sum() / batch.mask.sum(),
+        "grad_norm": optax.tree.norm(grads),
+        "update_ratio": optax.tree.norm(step) / optax.tree.norm(old.params),
+    }
+
+
+# How Muon reads each block weight as one matrix, from inputs to outputs.
+_MATRIX_AXES = {
+    "query": MuonDimensionNumbers(reduction_axis=0, output_axis=(1, 2)),
+    "key": MuonDimensionNumbers(reduction_axis=0, output_axis=(1, 2)),
+    "value": MuonDimensionNumbers(reduction_axis=0, output_axis=(1, 2)),
+    "out": MuonDimensionNumbers(reduction_axis=(0, 1), output_axis=2),
+    "up": MuonDimensionNumbers(reduction_axis=0, output_axis=1),
+    "down": MuonDimensionNumbers(reduction_axis=0, output_axis=1),
+}
+
+
+def _matrix_axes(params: Params) -> Any:
+    """Return a tree like `params`: how Muon reads a block matrix, None for every other leaf."""
+    return jax.tree.map_with_path(lambda path, _: _MATRIX_AXES.get(getattr(path[-1], "key", "")), params)
+
+
+def _is_block_matrix(params: Params) -> Any:
+    """Return a tree like `params`: True for the matrices inside the blocks."""
+    return jax.tree.map_with_path(lambda path, _: getattr(path[-1], "key", "") in _MATRIX_AXES, params)
+
+
+DEFAULT_LEARNING_RATE: dict[OptimizerName, float] = {"muon": 4e-2, "adamw": 3e-3, "sgd": 0.3}
+DEFAULT_WEIGHT_DECAY: dict[OptimizerName, float] = {"muon": 1.0, "adamw": 0.1, "sgd": 0.0}
+
+
+def make_optimizer(
+    name: OptimizerName,
+    n_steps: int,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    warmup_steps: int = 50,
+) -> optax.GradientTransformation:
+    """Return an optimizer by name, with linear warm-up and cosine decay to 1 % over `n_steps`.
+
+    - "muon": Muon (Jordan et al. 2024) on the block matrices, Adam on the rest at an eighth of the rate;
+    - "adamw": Adam with decoupled weight decay (Loshchilov and Hutter 2019);
+    - "sgd": plain gradient descent with momentum 0.9.
+
+    Weight decay is multiplied by the learning rate and applies to the block matrices only.
+
+    Raises `InputError` for an unknown name or a number that is out of range.
+    """
+    if name not in get_args(OptimizerName):
+        raise InputError(f"optimizer is {name!r}; it must be one of {', '.join(map(repr, get_args(OptimizerName)))}")
+    peak = DEFAULT_LEARNING_RATE[name] if learning_rate is None else learning_rate
+    decay = DEFAULT_WEIGHT_DECAY[name] if weight_decay is None else weight_decay
+    if not peak > 0 or not decay >= 0:
+        raise InputError(f"learning_rate is {peak}, weight_decay is {decay}; they must be above 0 and at least 0")
+
+    def schedule(peak: float) -> optax.Schedule:
+        warmup = min(warmup_steps, n_steps // 2)
+        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, n_steps, end_value=0.01 * peak)
+
+    if name == "muon":
+        return muon(
+            schedule(peak),
+            beta=0.95,
+            weight_decay=decay,
+            adam_b2=0.99,
+            adam_learning_rate=schedule(peak / 8),
+            muon_weight_dimension_numbers=_matrix_axes,
+        )
+    if name == "adamw":
+        return optax.adamw(schedule(peak), b2=0.99, weight_decay=decay, mask=_is_block_matrix)
+    return optax.chain(
+        optax.add_decayed_weights(decay, mask=_is_block_matrix), optax.sgd(schedule(peak), momentum=0.9)
+    )

@@ -1,0 +1,113 @@
+"""Integers and English number words, both ways, strictly.
+
+The canonical form has single spaces, no hyphen and no "and":
+1,234,042 is "one million two hundred thirty four thousand forty two".
+"""
+
+import re
+
+from jaxcalc.errors import InputError
+
+LARGEST_NUMBER = 999_999_999
+
+ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen "
+    "fourteen fifteen sixteen seventeen eighteen nineteen"
+).split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+NUMBER_WORDS = (*ONES, *TENS, "hundred", "thousand", "million")
+
+_VALUES = {word: value for value, word in enumerate(ONES)}
+_VALUES |= {word: 10 * tens for tens, word in enumerate(TENS, start=2)}
+
+# "forty-two" and "fortytwo", but not "five-three" or "fourtyten".
+_COMPOUND = re.compile(rf"\b({'|'.join(TENS)})-?({'|'.join(ONES[1:10])})\b")
+
+
+def split_compounds(text: str) -> str:
+    """Return `text` with a space inside each hyphenated or glued compound number.
+
+    >>> split_compounds("forty-two minus fortytwo")
+    'forty two minus forty two'
+    """
+    return _COMPOUND.sub(r"\1 \2", text)
+
+
+def number_to_words(number: int) -> str:
+    """Return the canonical English words of an integer.
+
+    Raises `InputError` outside −999,999,999 to 999,999,999 and `TypeError` for
+    anything but an `int`.
+
+    >>> number_to_words(42)
+    'forty two'
+    >>> number_to_words(-300_005)
+    'minus three hundred thousand five'
+    """
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise TypeError(f"expected an int, got {number!r} of type {type(number).__name__}")
+    if abs(number) > LARGEST_NUMBER:
+        raise InputError(f"{number} is out of range: numbers go up to {LARGEST_NUMBER:,} either way")
+    words = " ".join(_words(abs(number), joiner=()))
+    return f"minus {words}" if number < 0 else words
+
+
+def words_to_number(text: str) -> int:
+    """Return the integer that English number words state.
+
+    Any case; compounds may be spaced, hyphenated or glued; "and" may stand where
+    British English puts it. Everything else that is not exactly how a number is
+    said raises `InputError`.
+
+    >>> words_to_number("Forty-two"), words_to_number("fortytwo")
+    (42, 42)
+    >>> words_to_number("one hundred and five")
+    105
+    >>> words_to_number("twenty eleven")
+    Traceback (most recent call last):
+    ...
+    jaxcalc.errors.InputError: 'twenty eleven' is not a number in words
+    """
+    words = split_compounds(text.lower()).split()
+    negative = words[:1] in (["minus"], ["negative"])
+    digits = words[1:] if negative else words
+    unknown = [word for word in digits if word not in NUMBER_WORDS and word != "and"]
+    if unknown:
+        raise InputError(f"{unknown[0]!r} is not a number word (in {_shorten(text)})")
+    number = _evaluate(digits)
+    # Reading is lenient and spelling is exact, so spelling what was read is the check.
+    if number > LARGEST_NUMBER or digits not in (_words(number, ()), _words(number, ("and",))):
+        raise InputError(f"{_shorten(text)} is not a number in words")
+    if negative and number == 0:
+        raise InputError(f"{_shorten(text)} is not a number in words: zero has no sign")
+    return -number if negative else number
+
+
+def _evaluate(words: list[str]) -> int:
+    total, group = 0, 0
+    for word in words:
+        if word in ("thousand", "million"):
+            total, group = total + group * (1_000 if word == "thousand" else 1_000_000), 0
+        elif word == "hundred":
+            group *= 100
+        elif word != "and":
+            group += _VALUES[word]
+    return total + group
+
+
+def _words(number: int, joiner: tuple[str, ...]) -> list[str]:
+    """Spell a non-negative number, with `joiner` between hundreds or more and the rest below 100."""
+    for scale, name in ((1_000_000, "million"), (1_000, "thousand"), (100, "hundred")):
+        if number >= scale:
+            head, rest = divmod(number, scale)
+            between = joiner if 0 < rest < 100 else ()
+            tail = [*between, *_words(rest, joiner)] if rest else []
+            return [*_words(head, joiner), name, *tail]
+    if number < 20:
+        return [ONES[number]]
+    tens, ones = divmod(number, 10)
+    return [TENS[tens - 2], *([ONES[ones]] if ones else [])]
+
+
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
