@@ -1,5 +1,49 @@
-from jaxcalc.model import ModelConfig, init, apply
-from jaxcalc.tasks import calculator, batch_at
-from jaxcalc.losses import loss
-from jaxcalc.training import create_state, train_step, train_steps
-from jaxcalc.evaluation import evaluate
+"""jaxcalc teaches a small transformer to calculate in English words, and shows how it learns."""
+
+from jaxcalc.checkpoint import Run, load_params, load_run, save_params
+from jaxcalc.decoding import generate
+from jaxcalc.errors import InputError
+from jaxcalc.evaluation import Evaluation, evaluate
+from jaxcalc.losses import cross_entropy, loss, surprise
+from jaxcalc.model import ModelConfig, Params, apply, config_of, init, trace
+from jaxcalc.tasks import Batch, Task, batch_at, batch_of, calculator
+from jaxcalc.tokenizer import Tokenizer
+from jaxcalc.training import Metrics, TrainState, create_state, make_optimizer, train_step, train_steps
+from jaxcalc.trees import count, named_leaves
+from jaxcalc.words import number_to_words, words_to_number
+
+__all__ = [
+    "Batch",
+    "Evaluation",
+    "InputError",
+    "Metrics",
+    "ModelConfig",
+    "Params",
+    "Run",
+    "Task",
+    "Tokenizer",
+    "TrainState",
+    "apply",
+    "batch_at",
+    "batch_of",
+    "calculator",
+    "config_of",
+    "count",
+    "create_state",
+    "cross_entropy",
+    "evaluate",
+    "generate",
+    "init",
+    "load_params",
+    "load_run",
+    "loss",
+    "make_optimizer",
+    "named_leaves",
+    "number_to_words",
+    "save_params",
+    "surprise",
+    "trace",
+    "train_step",
+    "train_steps",
+    "words_to_number",
+]

@@ -63,9 +63,11 @@ class Task:
     problems: jax.Array
     """int32 `[N, 4]`: a, index of the operation, b, answer."""
     train_rows: jax.Array
-    """int32 `[n]`: the rows one epoch visits; an oversampled row stands here more than once."""
+    """int32 `[n]`: the rows that training may see."""
     held_out_rows: jax.Array
-    """int32 `[m]`: the rows that training never sees."""
+    """int32 `[m]`: the other rows, which training never sees."""
+    epoch_rows: jax.Array
+    """int32 `[≥ n]`: the training rows that one epoch visits, a row with several copies as often."""
     tokenizer: Tokenizer = flax.struct.field(pytree_node=False)
     prompt_length: int = flax.struct.field(pytree_node=False)
     split: Split = flax.struct.field(pytree_node=False)
@@ -190,8 +192,9 @@ def calculator(
     return Task(
         tokens=jnp.asarray(np.concatenate([prompts, answers], axis=1), jnp.int32),
         problems=jnp.asarray(problems, jnp.int32),
-        train_rows=jnp.asarray(np.repeat(train_rows, repeats[problems[train_rows, 1]]), jnp.int32),
+        train_rows=jnp.asarray(train_rows, jnp.int32),
         held_out_rows=jnp.asarray(np.flatnonzero(is_held_out), jnp.int32),
+        epoch_rows=jnp.asarray(np.repeat(train_rows, repeats[problems[train_rows, 1]]), jnp.int32),
         tokenizer=tokenizer,
         prompt_length=prompt_length,
         split=split,
@@ -208,23 +211,23 @@ def batch_at(task: Task, seed: int | jax.Array, step: int | jax.Array, size: int
     Args:
       seed: chooses the orders.
       step: counts from 0.
-      size: B, at most the number of problems an epoch visits.
+      size: B, at most the number of training problems.
       loss_on: "answer" for the answer and its end, "all" for every token but padding before the end.
 
-    Raises `InputError` for a size that is not from 1 to the length of an epoch.
+    Raises `InputError` for a size that is below 1 or larger than the training set.
 
     >>> batch_at(calculator(), seed=0, step=0, size=256).tokens.shape
     (256, 9)
     """
-    epoch_length = task.train_rows.shape[0]
-    if not 1 <= size <= epoch_length:
-        raise InputError(f"batch size {size} is not from 1 to {epoch_length:,}, the training problems of one epoch")
+    n_train, epoch_length = task.train_rows.shape[0], task.epoch_rows.shape[0]
+    if not 1 <= size <= n_train:
+        raise InputError(f"batch size is {size}; it must be from 1 to {n_train:,}, the number of training problems")
     # step * size, divided by the epoch length, without ever holding step * size itself.
     epochs, remainder = jnp.divmod(jnp.asarray(step), epoch_length)
     carry, index = jnp.divmod(remainder * size + jnp.arange(size), epoch_length)
     key = jax.random.key(seed)
     keys = jax.vmap(lambda epoch: jax.random.bits(jax.random.fold_in(key, epoch), (_ROUNDS,)))(epochs * size + carry)
-    return batch_of(task, task.train_rows[_shuffle(keys, index, epoch_length)], loss_on)
+    return batch_of(task, task.epoch_rows[_shuffle(keys, index, epoch_length)], loss_on)
 
 
 def batch_of(task: Task, rows: jax.Array, loss_on: LossOn = "answer") -> Batch:

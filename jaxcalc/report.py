@@ -1,0 +1,214 @@
+"""What people see (host): progress, tables, figures, and how a script ends on bad input."""
+
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from jaxcalc.errors import InputError
+from jaxcalc.evaluation import Evaluation, answer_text, prompt_text
+from jaxcalc.model import Params
+from jaxcalc.tasks import Task
+from jaxcalc.trees import count
+
+Options = TypeVar("Options")
+
+
+def run_script(main: Callable[[Options], int], options: type[Options]) -> int:
+    """Parse the command line into `options`, run `main` on it and return its exit status.
+
+    An `InputError` becomes one line on stderr and status 2.
+    """
+    try:
+        return main(tyro.cli(options, config=(tyro.conf.FlagCreatePairsOff,)))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def percent(share: float | None) -> str:
+    """Return a share as a percentage that never rounds a miss up to 100, or "–" for None.
+
+    >>> percent(0.98765), percent(1.0), percent(0.99999)
+    ('98.77 %', '100 %', '99.99 %')
+    """
+    if share is None:
+        return "–"
+    return "100 %" if share == 1 else f"{min(100 * share, 99.99):.2f} %"
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Table:
+    """Return a table whose first `left` columns are text and whose others are numbers."""
+    built = Table(title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
+    for index, column in enumerate(columns):
+        built.add_column(column, justify="left" if index < left else "right")
+    for row in rows:
+        built.add_row(*row)
+    return built
+
+
+def parameters_table(params: Params) -> Table:
+    """Return the number of parameters in each stage."""
+    stages = {"embeddings": params["embed"]}
+    for index, block in enumerate(params["blocks"]):
+        stages |= {f"block {index} attention": block["attention"], f"block {index} feed-forward": block["mlp"]}
+    stages["output"] = params["output"]
+    rows = [[name, f"{count(stage):,}"] for name, stage in stages.items()]
+    return table("The model", ["stage", "parameters"], [*rows, ["all", f"{count(params):,}"]])
+
+
+def problems_table(task: Task) -> Table:
+    """Return the number of problems of each operation, in training and held out."""
+    operation = np.asarray(task.problems)[:, 1]
+    n_operations = len(task.tokenizer.operations)
+    sides = (task.train_rows, task.held_out_rows, task.epoch_rows)
+    columns = [np.bincount(operation[np.asarray(rows)], minlength=n_operations) for rows in sides]
+    counts = np.stack(columns, axis=1).tolist()
+    rows = [[name, *(f"{n:,}" for n in row)] for name, row in zip(task.tokenizer.operations, counts, strict=True)]
+    total = ["all", *(f"{n:,}" for n in np.sum(counts, axis=0))]
+    title = f"The problems ({task.split} split, numbers up to {task.tokenizer.max_number})"
+    return table(title, ["operation", "training", "held out", "visits per epoch"], [*rows, total])
+
+
+def before_and_after_table(before: Evaluation, after: Evaluation) -> Table:
+    """Return what the untrained and the trained model answer to the same problems, with probabilities."""
+    rows = []
+    for index, row in enumerate(after.rows.tolist()):
+        cells = [prompt_text(after.task, row)]
+        for evaluation in (before, after):
+            answer = answer_text(after.task, evaluation.generated[index])
+            cells += [answer, percent(float(evaluation.probability[index])), "✓" if evaluation.correct[index] else "✗"]
+        rows.append(cells)
+    membership = after.task.membership(after.task.problem(int(after.rows[0])))
+    columns = ["problem", "untrained answer", "p", "", "trained answer", "p", ""]
+    return table(f"Before and after, on problems that were {_WAS[membership]}", columns, rows, left=2)
+
+
+_WAS = {"held out": "held out", "training": "in training"}
+
+
+def by_operation(held_out: Evaluation, training: Evaluation) -> dict[str, dict[str, Any]]:
+    """Return for each operation its number of problems and exact match, held out and in training."""
+    both = zip(held_out.by_operation().items(), training.by_operation().values(), strict=True)
+    return {
+        operation: {
+            "n_held_out": unseen["problems"],
+            "n_train": seen["problems"],
+            "held_out_exact_match": unseen["exact_match"],
+            "train_exact_match": seen["exact_match"],
+        }
+        for (operation, unseen), seen in both
+    }
+
+
+def errors_of(held_out: Evaluation, training: Evaluation) -> list[dict[str, Any]]:
+    """Return the wrong answers of both, each with its "membership"."""
+    sides = (("held out", held_out), ("training", training))
+    return [{**error, "membership": side} for side, evaluation in sides for error in evaluation.errors()]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    packages = ("jaxcalc", "jax", "jaxlib", "optax", "flax", "numpy")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+
+
+def accuracy_table(held_out: Evaluation, training: Evaluation) -> Table:
+    """Return exact match by operation, held-out beside training problems."""
+    rows = []
+    both = zip(held_out.by_operation().items(), training.by_operation().values(), strict=True)
+    for (operation, unseen), seen in both:
+        rows.append([operation, *_share(unseen), *_share(seen)])
+    total = [
+        {"correct": int(e.correct.sum()), "problems": len(e.rows), "exact_match": e.exact_match}
+        for e in (held_out, training)
+    ]
+    rows.append(["all", *_share(total[0]), *_share(total[1])])
+    return table("Exact match", ["operation", "held out", "", "training", ""], rows)
+
+
+def _share(row: dict[str, Any]) -> list[str]:
+    return [f"{row['correct']:,} of {row['problems']:,}", percent(row["exact_match"])]
+
+
+def errors_table(errors: Sequence[dict[str, Any]], most: int = 40) -> Table:
+    """Return the wrong answers, at most `most` of them, and how many more there are."""
+    rows = [[e["problem"], e["expected"], e["got"], percent(e["probability"]), e["membership"]] for e in errors[:most]]
+    title = f"Wrong answers: {len(errors)}" + (f", of which the first {most}" if len(errors) > most else "")
+    return table(title, ["problem", "expected", "got", "probability", "was in"], rows, left=3)
+
+
+class ProgressLine:
+    """One line on stderr that says how training goes: live on a terminal, else a new line at each report."""
+
+    def __init__(self, n_steps: int, batch_size: int, watched: str) -> None:
+        self.n_steps, self.batch_size, self.watched = n_steps, batch_size, watched
+        columns = (BarColumn(bar_width=20), TextColumn("{task.description}"))
+        self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.is_live = self.bar.console.is_terminal
+        self.task = self.bar.add_task("compiling …", total=n_steps)
+        self.started: float | None = None
+        self.first_step = 0
+        self.match: float | None = None
+
+    def __enter__(self) -> Self:
+        self.bar.start() if self.is_live else print("compiling …", file=sys.stderr)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def update(self, step: int, loss: float, match: float | None = None) -> None:
+        """Show a step; `match` is the newest exact match where it was measured after this step."""
+        now = time.perf_counter()
+        if self.started is None:
+            self.started, self.first_step = now, step
+        self.match = self.match if match is None else match
+        rate = (step - self.first_step) / (now - self.started) if step > self.first_step else None
+        speed = f"{rate * self.batch_size:,.0f} examples/s" if rate else ""
+        left = f"{(self.n_steps - step) / rate:.0f} s left" if rate else ""
+        text = f"step {step:,}/{self.n_steps:,}  loss {loss:.4f}  {self.watched} {percent(self.match)}  {speed}  {left}"
+        if self.is_live:
+            self.bar.update(self.task, completed=step, description=text)
+        elif match is not None:
+            print(text, file=sys.stderr)
+
+
+def learning_curve(path: Path, losses: Sequence[float], checks: Sequence[dict[str, Any]], watched: str) -> None:
+    """Write a figure: the loss of every step, and exact match by operation wherever it was measured.
+
+    Args:
+      losses: the training loss of steps 1, 2, …, in nats.
+      checks: each with "step" and "by_operation" (operation → share).
+      watched: which problems the checks are on, for the axis.
+    """
+    from matplotlib.figure import Figure  # slow to import, and only this function needs it
+
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    above.semilogy(range(1, len(losses) + 1), losses, linewidth=0.6, color="#4477aa")
+    above.set_ylabel("surprise per answer token (nats)")
+    above.set_title("Loss on the training batches", loc="left")
+    colours = dict(zip(("plus", "minus", "times", "divided by"), ("#4477aa", "#66ccee", "#ee6677", "#ccbb44"), strict=True))
+    steps = [check["step"] for check in checks]
+    for operation in checks[0]["by_operation"]:
+        shares = [100 * check["by_operation"][operation] for check in checks]
+        below.plot(steps, shares, marker=".", label=operation, color=colours[operation])
+    below.set_ylim(-2, 102)
+    below.set_ylabel("exact match (%)")
+    below.set_xlabel("training step")
+    below.set_title(f"Whole answers right, on {watched} problems", loc="left")
+    below.legend(loc="lower right", frameon=False)
+    for axes in (above, below):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
