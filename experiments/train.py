@@ -108,7 +108,7 @@ def main(options: TrainOptions) -> int:
     untrained = jaxcalc.init(jax.random.key(options.seed), model)
     console.print(report.parameters_table(untrained), "", report.problems_table(task), "", sep="\n")
     params, log = train(options, task, jaxcalc.create_state(untrained, tx))
-    summary = finish(options, task, untrained, params, log, started, console)
+    summary = finish(options, task, params, log, started, console)
     if options.json:
         print(json.dumps(summary, ensure_ascii=False))
     return 130 if log["interrupted"] else 0
@@ -140,7 +140,7 @@ def train(options: TrainOptions, task: Task, state: jaxcalc.TrainState) -> tuple
     with progress, (options.run_dir / checkpoint.METRICS).open("w", encoding="utf-8") as metrics_file:
         clock = time.perf_counter()
         steps = jaxcalc.train_steps.lower(state, task, seed=options.seed, **settings).compile()
-        jaxcalc.evaluate(state.params, task, rows)
+        log["before"] = jaxcalc.evaluate(state.params, task, examples(task))
         log["compile"] = time.perf_counter() - clock
 
         clock = time.perf_counter()
@@ -174,7 +174,6 @@ def write_metrics(file: Any, first: int, metrics: jaxcalc.Metrics) -> None:
 def finish(
     options: TrainOptions,
     task: Task,
-    untrained: jaxcalc.Params,
     params: jaxcalc.Params,
     log: dict[str, Any],
     started: float,
@@ -183,7 +182,7 @@ def finish(
     """Evaluate, save, print, and return the summary."""
     clock = time.perf_counter()
     held_out, training = (jaxcalc.evaluate(params, task, rows) for rows in (task.held_out_rows, task.train_rows))
-    before, after = (jaxcalc.evaluate(p, task, examples(task)) for p in (untrained, params))
+    after = jaxcalc.evaluate(params, task, examples(task))
     evaluated = time.perf_counter() - clock
 
     errors = report.errors_of(held_out, training)
@@ -214,7 +213,7 @@ def finish(
     }
     checkpoint.write_json(options.run_dir / checkpoint.SUMMARY, summary)
 
-    console.print(report.before_and_after_table(before, after), "", sep="\n")
+    console.print(report.before_and_after_table(log["before"], after), "", sep="\n")
     console.print(report.accuracy_table(held_out, training), "", report.errors_table(errors), "", sep="\n")
     if log["interrupted"]:
         console.print(f"Stopped by Ctrl-C after {n_done:,} of {options.steps:,} steps.")

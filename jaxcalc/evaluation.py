@@ -1,6 +1,7 @@
 """Evaluation: exact match of whole generated answers, by operation, and the list of errors."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcalc.decoding import generate
-from jaxcalc.model import Params
-from jaxcalc.tasks import Task
-from jaxcalc.tokenizer import END, PAD
+from jaxcalc.losses import ApplyFn, answer_logits, example_cross_entropy
+from jaxcalc.model import Params, apply
+from jaxcalc.tasks import Batch, Task
+from jaxcalc.tokenizer import END, PAD, PAD_ID
 
 _CHUNK = 1024  # problems decoded at once: bounds memory, and one compilation serves any number of rows
 
@@ -81,6 +83,23 @@ def evaluate(params: Params, task: Task, rows: jax.Array | np.ndarray) -> Evalua
     generated = generated[: len(rows)]
     correct = (generated == expected).all(axis=1)
     return Evaluation(task, rows, generated, probability[: len(rows)], correct)
+
+
+@functools.partial(jax.jit, static_argnames="apply_fn")
+def answer_log_probs(params: Params, task: Task, prompt: jax.Array, apply_fn: ApplyFn = apply) -> jax.Array:
+    """Return ln p of every possible answer to one prompt, float `[max_number + 1]`. Jitted.
+
+    ln p(answer) = Σ ln p(token | prompt, tokens before), its end included, each
+    answer read by the model as it stands, so these are exact and need no search.
+
+    Args:
+      prompt: int `[prompt_length]`, as `task.encode` makes it.
+    """
+    answers = task.answers
+    prompts = jnp.broadcast_to(prompt, (answers.shape[0], prompt.shape[0]))
+    tokens = jnp.concatenate([prompts, answers], axis=1)
+    batch = Batch(tokens, (answers != PAD_ID).astype(jnp.float32))
+    return -example_cross_entropy(answer_logits(params, batch, apply_fn), batch)
 
 
 def prompt_text(task: Task, row: int) -> str:

@@ -62,6 +62,8 @@ class Task:
     """int32 `[N, L]`: the whole table, encoded."""
     problems: jax.Array
     """int32 `[N, 4]`: a, index of the operation, b, answer."""
+    answers: jax.Array
+    """int32 `[max_number + 1, answer_length]`: how each number is written as an answer, its end included."""
     train_rows: jax.Array
     """int32 `[n]`: the rows that training may see."""
     held_out_rows: jax.Array
@@ -182,16 +184,18 @@ def calculator(
     numbers = [tokenizer.spell(number) for number in range(max_number + 1)]
     prompt_length = 2 + 2 * max(len(number_to_words(number).split()) for number in range(max_number + 1))
     answer_length = 1 + max(map(len, numbers))
-    for a, operation, b, answer in problems.tolist():
-        prompts.append(_prompt(tokenizer, prompt_length, Problem(a, operations[operation], b)))
-        ids = [*(tokenizer.ids[token] for token in numbers[answer]), END_ID]
+    for number in numbers:
+        ids = [*(tokenizer.ids[token] for token in number), END_ID]
         answers.append(ids + [PAD_ID] * (answer_length - len(ids)))
+    for a, operation, b, _ in problems.tolist():
+        prompts.append(_prompt(tokenizer, prompt_length, Problem(a, operations[operation], b)))
     is_held_out = _held_out(problems, operations, split, held_out, seed)
     repeats = np.array([(copies or {}).get(operation, 1) for operation in operations])
     train_rows = np.flatnonzero(~is_held_out)
     return Task(
-        tokens=jnp.asarray(np.concatenate([prompts, answers], axis=1), jnp.int32),
+        tokens=jnp.asarray(np.concatenate([prompts, np.array(answers)[problems[:, 3]]], axis=1), jnp.int32),
         problems=jnp.asarray(problems, jnp.int32),
+        answers=jnp.asarray(answers, jnp.int32),
         train_rows=jnp.asarray(train_rows, jnp.int32),
         held_out_rows=jnp.asarray(np.flatnonzero(is_held_out), jnp.int32),
         epoch_rows=jnp.asarray(np.repeat(train_rows, repeats[problems[train_rows, 1]]), jnp.int32),

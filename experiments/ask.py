@@ -1,0 +1,101 @@
+"""Ask a trained calculator.
+
+    python experiments/ask.py runs/calculator "two plus three"
+    python experiments/ask.py runs/calculator              # keeps asking
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+import jaxcalc
+from jaxcalc import report
+from jaxcalc.evaluation import answer_log_probs, answer_text
+from jaxcalc.tokenizer import PAD_ID
+
+RUNNERS_UP = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class AskOptions:
+    """Ask a trained calculator one question, or, without one, question after question."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder, as train.py leaves it."""
+    question: tyro.conf.Positional[str | None] = None
+    """Such as "two plus three" or "2 + 3"; left out, questions are read line by line."""
+    json: bool = False
+    """Print one JSON object an answer."""
+
+
+def main(options: AskOptions) -> int:
+    run = jaxcalc.load_run(options.run)
+    show = (lambda answer: print(json.dumps(answer, ensure_ascii=False))) if options.json else print_answer
+    if options.question is not None:
+        show(ask(run, options.question))
+        return 0
+    if sys.stdin.isatty():
+        print("Ask, for example, two plus three. An empty line or Ctrl-D ends.", file=sys.stderr)
+    status = 0
+    while question := read_line():
+        try:
+            show(ask(run, question))
+        except jaxcalc.InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 0 if sys.stdin.isatty() else 2
+    return status
+
+
+def read_line() -> str:
+    """Return the next line that was typed or piped in, "" at the end."""
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except (EOFError, KeyboardInterrupt):
+        return ""
+
+
+def ask(run: jaxcalc.Run, question: str) -> dict[str, Any]:
+    """Return the model's answer to one question, and what is known about it."""
+    task = run.task
+    problem, prompt = task.parse(question), task.encode(question)
+    tokens, log_probs = jaxcalc.generate(run.params, prompt[None], task.answer_length)
+    answer = answer_text(task, np.asarray(tokens[0]))
+    value = task.tokenizer.read(answer.split())
+    probabilities = np.exp(answer_log_probs(run.params, task, prompt))
+    others = [number for number in np.argsort(-probabilities).tolist() if number != value][:RUNNERS_UP]
+    return {
+        "prompt": task.tokenizer.decode(prompt[prompt != PAD_ID]),
+        "answer": answer,
+        "value": value,
+        "probability": float(np.exp(log_probs.sum())),
+        "correct": value is not None and value == problem.answer,
+        "expected": problem.answer,
+        "membership": task.membership(problem),
+        "runners_up": [
+            {"answer": " ".join(task.tokenizer.spell(n)), "value": n, "probability": float(probabilities[n])}
+            for n in others
+        ],
+    }
+
+
+def print_answer(answer: dict[str, Any]) -> None:
+    """Print an answer for people."""
+    value = "not a number" if answer["value"] is None else answer["value"]
+    print(f"{answer['prompt']} → {answer['answer']} ({value}), probability {report.percent(answer['probability'])}")
+    print("  runners-up: " + ", ".join(f"{r['answer']} {report.percent(r['probability'])}" for r in answer["runners_up"]))
+    if answer["membership"] == "outside":
+        truth = "no whole number" if answer["expected"] is None else answer["expected"]
+        print(f"  The true answer is {truth}: outside what the model was trained on, so it cannot be right.")
+    else:
+        verdict = "Right" if answer["correct"] else f"Wrong: the answer is {answer['expected']}"
+        where = {"training": "was in training", "held out": "was held out, so the model never saw it"}
+        print(f"  {verdict}. This problem {where[answer['membership']]}.")
+
+
+if __name__ == "__main__":
+    sys.exit(report.run_script(main, AskOptions))
