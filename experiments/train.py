@@ -24,6 +24,7 @@ from jaxcalc.tasks import LossOn, Split, Task
 from jaxcalc.tokenizer import Output
 from jaxcalc.training import OptimizerName
 
+RARE = ("times", "divided by")  # operations with few problems in the table
 MOST_STEPS_A_CALL = 50
 CHECKS = 30  # how often the held-out problems are decoded during a run
 
@@ -52,7 +53,7 @@ class TrainOptions:
     """Print the summary as JSON to stdout, and the tables to stderr."""
     seed: int = 0
     """Chooses the held-out problems, the first weights and the order of the batches."""
-    steps: int = 1_500
+    steps: int = 1_200
     """Training steps."""
     batch_size: int = 512
     """Problems in each step."""
@@ -77,6 +78,8 @@ class TrainOptions:
     """Share of each operation's problems that training never sees."""
     copies: int = 3
     """How often an epoch visits each times and divided-by problem, of which there are few."""
+    inverse_copies: int = 2
+    """How often it visits their inverse questions, such as "nine equals divided by six" for 54 / 6; 0 for never."""
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
 
 
@@ -91,7 +94,8 @@ def main(options: TrainOptions) -> int:
         "split": options.split,
         "held_out": options.held_out,
         "seed": options.seed,
-        "copies": {name: options.copies for name in ("times", "divided by")},
+        "copies": {name: options.copies for name in RARE},
+        "inverse_copies": {name: options.inverse_copies for name in RARE},
     }
     task = checkpoint.task_of(task_config)
     model = jaxcalc.ModelConfig(
@@ -116,7 +120,7 @@ def main(options: TrainOptions) -> int:
 
 def check(options: TrainOptions) -> None:
     """Raise `InputError` for a number that nothing in the library would refuse by the name of its flag."""
-    for name, least in (("steps", 1), ("batch_size", 1), ("copies", 1), ("seed", 0)):
+    for name, least in (("steps", 1), ("batch_size", 1), ("copies", 1), ("inverse_copies", 0), ("seed", 0)):
         value = getattr(options, name)
         if not least <= value < 2**31:
             raise InputError(f"--{name.replace('_', '-')} is {value}; it must be from {least} to {2**31 - 1:,}")

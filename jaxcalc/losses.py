@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxcalc.errors import InputError
@@ -44,7 +45,7 @@ def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
 
     Raises `InputError` where a concrete mask is all zero: no token, no mean.
     """
-    if not isinstance(batch.mask, jax.core.Tracer) and not batch.mask.any():
+    if not isinstance(batch.mask, jax.core.Tracer) and not np.asarray(batch.mask).any():
         raise InputError("the batch's mask is all zero: no token counts, so there is no loss")
     return token_cross_entropy(logits, batch).sum() / batch.mask.sum()
 

@@ -16,6 +16,7 @@ from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcalc.errors import InputError
 from jaxcalc.trees import named_leaves
@@ -300,11 +301,14 @@ def config_of(params: Params) -> ModelConfig:
     (v, d), (c, _) = params["embed"]["token"].shape, params["embed"]["position"].shape
     block = params["blocks"][0]
     h, f = block["attention"]["query"].shape[1], block["mlp"]["up"].shape[1]
-    config = ModelConfig(v, d, h, f, len(params["blocks"]), c)
+    try:
+        config = ModelConfig(v, d, h, f, len(params["blocks"]), c)
+    except InputError as error:
+        raise InputError(f"no ModelConfig has these shapes: {error}") from error
     expected = named_leaves(jax.eval_shape(lambda: init(jax.random.key(0), config)))
     for name, leaf in named_leaves(params).items():
         if leaf.shape != expected[name].shape:
-            raise InputError(f"{name} has shape {leaf.shape}; a ModelConfig would give {expected[name].shape}")
+            raise InputError(f"no ModelConfig has these shapes: {name} is {leaf.shape}, not {expected[name].shape}")
     return config
 
 
@@ -345,7 +349,8 @@ def check_tokens(params: Params, tokens: jax.Array) -> None:
     if tokens.shape[1] > context_length:
         raise InputError(f"the sequence has {tokens.shape[1]} tokens; the context length is {context_length}")
     if not isinstance(tokens, jax.core.Tracer) and tokens.size:
-        lowest, highest = int(tokens.min()), int(tokens.max())
+        ids = np.asarray(tokens)
+        lowest, highest = int(ids.min()), int(ids.max())
         if lowest < 0 or highest >= vocab_size:
             wrong = lowest if lowest < 0 else highest
             raise InputError(f"token id {wrong} is outside the vocabulary: ids go from 0 to {vocab_size - 1}")

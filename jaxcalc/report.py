@@ -67,16 +67,18 @@ def parameters_table(params: Params) -> Table:
 
 
 def problems_table(task: Task) -> Table:
-    """Return the number of problems of each operation, in training and held out."""
+    """Return the number of problems of each operation, in training and held out, and of lessons in an epoch."""
+    operations = task.tokenizer.operations
     operation = np.asarray(task.problems)[:, 1]
-    n_operations = len(task.tokenizer.operations)
-    sides = (task.train_rows, task.held_out_rows, task.epoch_rows)
-    columns = [np.bincount(operation[np.asarray(rows)], minlength=n_operations) for rows in sides]
-    counts = np.stack(columns, axis=1).tolist()
-    rows = [[name, *(f"{n:,}" for n in row)] for name, row in zip(task.tokenizer.operations, counts, strict=True)]
+    sides = [np.bincount(operation[np.asarray(rows)], minlength=len(operations))
+             for rows in (task.train_rows, task.held_out_rows)]  # fmt: skip
+    lessons = np.asarray(task.lessons)
+    visits = [(lessons == task.tokenizer.ids[name]).any(axis=1).sum() for name in operations]
+    counts = np.stack([*sides, visits], axis=1).tolist()
+    rows = [[name, *(f"{n:,}" for n in row)] for name, row in zip(operations, counts, strict=True)]
     total = ["all", *(f"{n:,}" for n in np.sum(counts, axis=0))]
     title = f"The problems ({task.split} split, numbers up to {task.tokenizer.max_number})"
-    return table(title, ["operation", "training", "held out", "visits per epoch"], [*rows, total])
+    return table(title, ["operation", "training", "held out", "lessons per epoch"], [*rows, total])
 
 
 def before_and_after_table(before: Evaluation, after: Evaluation) -> Table:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcalc.errors import InputError
-from jaxcalc.tokenizer import END_ID, EQUALS, OPERATIONS, PAD, PAD_ID, Output, Tokenizer
+from jaxcalc.tokenizer import END, EQUALS, OPERATIONS, PAD, PAD_ID, Output, Tokenizer
 from jaxcalc.words import number_to_words, words_to_number
 
 Split = Literal["orbit", "family", "random", "none"]
@@ -68,8 +68,9 @@ class Task:
     """int32 `[n]`: the rows that training may see."""
     held_out_rows: jax.Array
     """int32 `[m]`: the other rows, which training never sees."""
-    epoch_rows: jax.Array
-    """int32 `[≥ n]`: the training rows that one epoch visits, a row with several copies as often."""
+    lessons: jax.Array
+    """int32 `[E, L]`: the sequences that one epoch visits: the training rows, and with them their
+    inverse questions, each as often as the copies of its operation say."""
     tokenizer: Tokenizer = flax.struct.field(pytree_node=False)
     prompt_length: int = flax.struct.field(pytree_node=False)
     split: Split = flax.struct.field(pytree_node=False)
@@ -121,7 +122,9 @@ class Task:
         array([ 0,  0,  9,  3, 10,  2], dtype=int32)
         """
         problem = self.parse(text)
-        return np.array(_prompt(self.tokenizer, self.prompt_length, problem), np.int32)
+        words = [*number_to_words(problem.a).split(), problem.operation, *number_to_words(problem.b).split(), EQUALS]
+        padded = [PAD] * (self.prompt_length - len(words)) + words
+        return np.array([self.tokenizer.ids[word] for word in padded], np.int32)
 
     def row(self, problem: Problem) -> int | None:
         """Return the row of a problem in the table, or None where the table does not hold it."""
@@ -150,6 +153,7 @@ def calculator(
     held_out: float = 0.1,
     seed: int = 0,
     copies: Mapping[str, int] | None = None,
+    inverse_copies: Mapping[str, int] | None = None,
 ) -> Task:
     """Return the complete table of problems "a operation b equals c", encoded and split.
 
@@ -162,6 +166,12 @@ def calculator(
     - "random": rows at random, twins not kept together, for comparison with others;
     - "none": nothing is held out.
 
+    A training problem can also be asked from its other sides, which is how a fact becomes known rather
+    than one answer memorised. The inverse questions of 54 / 6 = 9 are "nine equals fifty four divided by" → "six"
+    and "nine equals divided by six" → "fifty four". They are made of training problems only and only where
+    their answer is unique, and never of a held-out one. But note what "orbit" means: where 6 × 9 is held out and 54 / 6 is
+    not, the inverse question of the latter holds the fact that the former asks for. Only "family" keeps whole facts apart.
+
     Args:
       operations: some of "plus", "minus", "times", "divided by".
       max_number: the largest operand and answer.
@@ -170,6 +180,7 @@ def calculator(
       held_out: the share of each operation's rows that is held out, above 0 and below 1.
       seed: chooses which problems are held out.
       copies: how often an epoch visits each training problem of an operation; 1 where not said.
+      inverse_copies: how often it visits each of their inverse questions; 0 where not said.
 
     Raises `InputError` for an argument outside these.
 
@@ -177,28 +188,36 @@ def calculator(
     >>> task.tokens.shape
     (10772, 9)
     """
-    _check_arguments(operations, max_number, split, held_out, copies or {})
+    copies = {name: 1 for name in operations} | dict(copies or {})
+    inverse_copies = {name: 0 for name in operations} | dict(inverse_copies or {})
+    _check_arguments(operations, max_number, split, held_out, copies, inverse_copies)
     tokenizer = Tokenizer(tuple(operations), max_number, output)
     problems = _table(operations, max_number)
-    prompts, answers = [], []
-    numbers = [tokenizer.spell(number) for number in range(max_number + 1)]
-    prompt_length = 2 + 2 * max(len(number_to_words(number).split()) for number in range(max_number + 1))
-    answer_length = 1 + max(map(len, numbers))
-    for number in numbers:
-        ids = [*(tokenizer.ids[token] for token in number), END_ID]
-        answers.append(ids + [PAD_ID] * (answer_length - len(ids)))
-    for a, operation, b, _ in problems.tolist():
-        prompts.append(_prompt(tokenizer, prompt_length, Problem(a, operations[operation], b)))
+    words = [number_to_words(number).split() for number in range(max_number + 1)]
+    answers = [[*tokenizer.spell(number), END] for number in range(max_number + 1)]
+    prompt_length, answer_length = 2 + 2 * max(map(len, words)), max(map(len, answers))
+
+    def encode(prompt: list[str], answer: int) -> list[int]:
+        padded = [PAD] * (prompt_length - len(prompt)) + prompt + answers[answer]
+        return [tokenizer.ids[token] for token in padded] + [PAD_ID] * (answer_length - len(answers[answer]))
+
     is_held_out = _held_out(problems, operations, split, held_out, seed)
-    repeats = np.array([(copies or {}).get(operation, 1) for operation in operations])
-    train_rows = np.flatnonzero(~is_held_out)
+    tokens, lessons = [], []
+    for (a, index, b, c), is_test in zip(problems.tolist(), is_held_out, strict=True):
+        operation = operations[index]
+        tokens.append(encode([*words[a], operation, *words[b], EQUALS], c))
+        if not is_test:
+            lessons += [tokens[-1]] * copies[operation]
+            inverse = [encode([*words[c], EQUALS, *words[a], operation], b)] * (a > 0 or operation in ("plus", "minus"))
+            inverse += [encode([*words[c], EQUALS, operation, *words[b]], a)] * (b > 0 or operation != "times")
+            lessons += inverse * inverse_copies[operation]
     return Task(
-        tokens=jnp.asarray(np.concatenate([prompts, np.array(answers)[problems[:, 3]]], axis=1), jnp.int32),
+        tokens=jnp.asarray(tokens, jnp.int32),
         problems=jnp.asarray(problems, jnp.int32),
-        answers=jnp.asarray(answers, jnp.int32),
-        train_rows=jnp.asarray(train_rows, jnp.int32),
+        answers=jnp.asarray([encode([], number)[prompt_length:] for number in range(max_number + 1)], jnp.int32),
+        train_rows=jnp.asarray(np.flatnonzero(~is_held_out), jnp.int32),
         held_out_rows=jnp.asarray(np.flatnonzero(is_held_out), jnp.int32),
-        epoch_rows=jnp.asarray(np.repeat(train_rows, repeats[problems[train_rows, 1]]), jnp.int32),
+        lessons=jnp.asarray(lessons, jnp.int32),
         tokenizer=tokenizer,
         prompt_length=prompt_length,
         split=split,
@@ -208,9 +227,9 @@ def calculator(
 def batch_at(task: Task, seed: int | jax.Array, step: int | jax.Array, size: int, loss_on: LossOn = "answer") -> Batch:
     """Return the batch of one training step: a pure function of its arguments, on the device, under jit or not.
 
-    Batches walk through epochs without a gap: each epoch visits every training
-    problem exactly once (an oversampled one exactly as often as `copies` says) in an order of
-    its own, and a batch may hold the end of one epoch and the start of the next.
+    Batches walk through epochs without a gap: each epoch visits every one of `task.lessons` exactly once, so
+    every training problem once unless it has more copies, in an order of its own. A batch may hold
+    the end of one epoch and the start of the next.
 
     Args:
       seed: chooses the orders.
@@ -223,22 +242,23 @@ def batch_at(task: Task, seed: int | jax.Array, step: int | jax.Array, size: int
     >>> batch_at(calculator(), seed=0, step=0, size=256).tokens.shape
     (256, 9)
     """
-    n_train, epoch_length = task.train_rows.shape[0], task.epoch_rows.shape[0]
+    n_train, epoch_length = task.train_rows.shape[0], task.lessons.shape[0]
     if not 1 <= size <= n_train:
         raise InputError(f"batch size is {size}; it must be from 1 to {n_train:,}, the number of training problems")
+    if epoch_length * size >= 2**31:
+        raise InputError(f"batch size {size} times {epoch_length:,} lessons an epoch does not fit 32 bits; take a smaller one")
     # step * size, divided by the epoch length, without ever holding step * size itself.
     epochs, remainder = jnp.divmod(jnp.asarray(step), epoch_length)
     carry, index = jnp.divmod(remainder * size + jnp.arange(size), epoch_length)
     key = jax.random.key(seed)
     keys = jax.vmap(lambda epoch: jax.random.bits(jax.random.fold_in(key, epoch), (_ROUNDS,)))(epochs * size + carry)
-    return batch_of(task, task.epoch_rows[_shuffle(keys, index, epoch_length)], loss_on)
+    return batch_of(task, task.lessons[_shuffle(keys, index, epoch_length)], loss_on)
 
 
-def batch_of(task: Task, rows: jax.Array, loss_on: LossOn = "answer") -> Batch:
-    """Return the given rows of the table (int32 `[B]`) as a batch; see `batch_at` for `loss_on`."""
+def batch_of(task: Task, tokens: jax.Array, loss_on: LossOn = "answer") -> Batch:
+    """Return encoded problems, int32 `[B, L]` such as `task.tokens[rows]`, as a batch; see `batch_at` for `loss_on`."""
     if loss_on not in get_args(LossOn):
         raise InputError(f"loss_on is {loss_on!r}; it must be one of {', '.join(map(repr, get_args(LossOn)))}")
-    tokens = task.tokens[rows]
     targets = tokens[:, task.prompt_length if loss_on == "answer" else 1 :]
     return Batch(tokens, (targets != PAD_ID).astype(jnp.float32))
 
@@ -273,11 +293,6 @@ def _hash(value: jax.Array, key: jax.Array) -> jax.Array:
     value = (value ^ key) * jnp.uint32(0x9E3779B1)
     value = (value ^ (value >> 15)) * jnp.uint32(0x85EBCA77)
     return value ^ (value >> 13)
-
-
-def _prompt(tokenizer: Tokenizer, length: int, problem: Problem) -> list[int]:
-    words = [*number_to_words(problem.a).split(), problem.operation, *number_to_words(problem.b).split(), EQUALS]
-    return [tokenizer.ids[word] for word in [PAD] * (length - len(words)) + words]
 
 
 def _table(operations: tuple[str, ...], max_number: int) -> np.ndarray:
@@ -327,16 +342,17 @@ def _group(split: Split, operation: str, numbers: tuple[int, int, int]) -> tuple
 
 
 def _check_arguments(operations: tuple[str, ...], max_number: int, split: Split, held_out: float,
-                     copies: Mapping[str, int]) -> None:  # fmt: skip
+                     copies: Mapping[str, int], inverse_copies: Mapping[str, int]) -> None:  # fmt: skip
     known = ", ".join(map(repr, OPERATIONS))
-    for operation in (*operations, *copies):
+    for operation in (*operations, *copies, *inverse_copies):
         if operation not in OPERATIONS:
             raise InputError(f"unknown operation {operation!r}; the operations are {known}")
     if not operations or len(set(operations)) < len(operations):
         raise InputError(f"operations are {operations}; name each at most once and at least one of {known}")
-    for operation, count in copies.items():
-        if count < 1:
-            raise InputError(f"copies[{operation!r}] is {count}; it must be at least 1")
+    for name, counts, least in (("copies", copies, 1), ("inverse_copies", inverse_copies, 0)):
+        for operation, count in counts.items():
+            if count < least:
+                raise InputError(f"{name}[{operation!r}] is {count}; it must be at least {least}")
     if not 1 <= max_number <= 999:
         raise InputError(f"max_number is {max_number}; a complete table is made for 1 to 999")
     if split not in get_args(Split):

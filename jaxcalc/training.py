@@ -97,7 +97,7 @@ def _is_block_matrix(params: Params) -> Any:
     return jax.tree.map_with_path(lambda path, _: getattr(path[-1], "key", "") in _MATRIX_AXES, params)
 
 
-DEFAULT_LEARNING_RATE: dict[OptimizerName, float] = {"muon": 4e-2, "adamw": 3e-3, "sgd": 0.3}
+DEFAULT_LEARNING_RATE: dict[OptimizerName, float] = {"muon": 2e-2, "adamw": 3e-3, "sgd": 0.3}
 DEFAULT_WEIGHT_DECAY: dict[OptimizerName, float] = {"muon": 1.0, "adamw": 0.1, "sgd": 0.0}
 
 
@@ -110,7 +110,7 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Return an optimizer by name, with linear warm-up and cosine decay to 1 % over `n_steps`.
 
-    - "muon": Muon (Jordan et al. 2024) on the block matrices, Adam on the rest at an eighth of the rate;
+    - "muon": Muon (Jordan et al. 2024) on the block matrices, Adam on the rest at a quarter of the rate;
     - "adamw": Adam with decoupled weight decay (Loshchilov and Hutter 2019);
     - "sgd": plain gradient descent with momentum 0.9.
 
@@ -122,6 +122,8 @@ def make_optimizer(
         raise InputError(f"optimizer is {name!r}; it must be one of {', '.join(map(repr, get_args(OptimizerName)))}")
     peak = DEFAULT_LEARNING_RATE[name] if learning_rate is None else learning_rate
     decay = DEFAULT_WEIGHT_DECAY[name] if weight_decay is None else weight_decay
+    if n_steps < 1:
+        raise InputError(f"n_steps is {n_steps}; it must be at least 1")
     if not peak > 0 or not decay >= 0:
         raise InputError(f"learning_rate is {peak}, weight_decay is {decay}; they must be above 0 and at least 0")
 
@@ -135,7 +137,7 @@ def make_optimizer(
             beta=0.95,
             weight_decay=decay,
             adam_b2=0.99,
-            adam_learning_rate=schedule(peak / 8),
+            adam_learning_rate=schedule(peak / 4),
             muon_weight_dimension_numbers=_matrix_axes,
         )
     if name == "adamw":

@@ -1,4 +1,5 @@
 import itertools
+from collections import Counter
 
 import chex
 import jax
@@ -6,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcalc import Batch, InputError, Task, batch_at, calculator
+from jaxcalc import InputError, Task, batch_at, batch_of, calculator, number_to_words
 from jaxcalc.tasks import Problem
 
 
@@ -41,15 +42,10 @@ def test_the_table_has_the_known_sizes(task: Task) -> None:
 
 def test_every_row_reads_as_its_problem(task: Task) -> None:
     for row in range(0, len(task.tokens), 37):
-        words = task.tokenizer.decode(task.tokens[row]).replace("<pad>", "").split()
         problem = task.problem(row)
-        assert words == [
-            *task.tokenizer.canonical(f"{problem.a} {problem.operation} {problem.b}")[:-1],
-            "equals", *task.tokenizer.spell(int(task.problems[row, 3])), "<end>",
-        ] or " ".join(words) == " ".join([
-            *task.tokenizer.canonical(f"{problem.a} {problem.operation} {problem.b}")[:-1],
-            "equals", *task.tokenizer.spell(int(task.problems[row, 3])), "<end>",
-        ])  # fmt: skip
+        a, b, c = (number_to_words(number) for number in (problem.a, problem.b, int(task.problems[row, 3])))
+        text = task.tokenizer.decode(task.tokens[row]).replace("<pad>", "").strip()
+        assert text == f"{a} {problem.operation} {b} equals {c} <end>"
         assert task.encode(f"{problem.a} {problem.operation} {problem.b}").tolist() == task.tokens[row, :6].tolist()
     assert (np.asarray(task.tokens)[:, task.prompt_length - 1] == task.tokenizer.ids["equals"]).all()
 
@@ -104,39 +100,53 @@ def test_the_seed_chooses_the_split() -> None:
 
 
 def visits(task: Task, seed: int, size: int, n_steps: int) -> np.ndarray:
-    """The rows of the table that steps 0, 1, … visit, one after another."""
-    row_of = {tuple(tokens): row for row, tokens in enumerate(np.asarray(task.tokens).tolist())}
+    """The sequences that steps 0, 1, … visit, one after another, `[size * n_steps, L]`."""
     get = jax.jit(batch_at, static_argnames="size")
-    batches = [np.asarray(get(task, seed, step, size=size).tokens) for step in range(n_steps)]
-    return np.array([row_of[tuple(tokens)] for tokens in np.concatenate(batches).tolist()])
+    return np.concatenate([get(task, seed, step, size=size).tokens for step in range(n_steps)])
 
 
-@pytest.mark.parametrize("copies", [None, {"times": 3}])
-def test_every_epoch_visits_each_training_problem_as_often_as_it_should(copies: dict[str, int] | None) -> None:
-    task = calculator(max_number=20, copies=copies)
-    epoch, size = len(task.epoch_rows), 48
-    rows = visits(task, 5, size, 3 * epoch // size + 1)[: 3 * epoch].reshape(3, epoch)
-    for order in rows:
-        np.testing.assert_array_equal(np.sort(order), np.sort(task.epoch_rows))
-    assert (rows[0] != rows[1]).mean() > 0.9
-    repeats = np.bincount(np.asarray(task.epoch_rows))[np.asarray(task.train_rows)]
-    is_times = np.asarray(task.problems)[np.asarray(task.train_rows), 1] == 2
-    assert set(repeats[is_times]) == ({3} if copies else {1})
-    assert set(repeats[~is_times]) == {1}
+def in_order(sequences: np.ndarray) -> list[list[int]]:
+    return sorted(np.asarray(sequences).tolist())
 
 
-def test_no_held_out_problem_is_ever_in_a_batch() -> None:
+@pytest.mark.parametrize("copies", [{}, {"copies": {"times": 3}, "inverse_copies": {"divided by": 2}}])
+def test_every_epoch_visits_each_lesson_once_in_a_new_order(copies: dict) -> None:
+    task = calculator(max_number=20, **copies)
+    epoch, size = len(task.lessons), 48
+    seen = visits(task, 5, size, 3 * epoch // size + 1)[: 3 * epoch].reshape(3, epoch, -1)
+    for order in seen:
+        assert in_order(order) == in_order(task.lessons)
+    assert (seen[0] != seen[1]).any(axis=-1).mean() > 0.9
+
+
+def test_without_copies_the_lessons_are_the_training_problems() -> None:
     task = calculator(max_number=20)
-    seen = visits(task, 0, 64, 60)
-    assert set(seen) == set(np.asarray(task.train_rows).tolist())
+    assert in_order(task.lessons) == in_order(task.tokens[task.train_rows])
+
+
+def test_copies_and_inverse_questions_are_made_of_training_problems_only() -> None:
+    task = calculator(max_number=20, copies={"times": 3}, inverse_copies={"times": 2, "divided by": 1})
+    held_out, names = problems(task, task.held_out_rows), task.tokenizer.operations
+    lessons = Counter(task.tokenizer.decode(lesson).replace("<pad> ", "").split(" <end>")[0] for lesson in task.lessons)
+    expected: Counter[str] = Counter()
+    for a, op, b, c in np.asarray(task.problems)[np.asarray(task.train_rows)].tolist():
+        name, (a_, b_, c_) = names[op], (number_to_words(number) for number in (a, b, c))
+        expected[f"{a_} {name} {b_} equals {c_}"] += 3 if name == "times" else 1
+        n_inverse = {"times": 2, "divided by": 1}.get(name, 0)
+        # A factor of zero leaves the other one open: 0 = 0 × anything, and 0 / anything = 0.
+        expected[f"{c_} equals {a_} {name} {b_}"] += n_inverse * (a != 0)
+        expected[f"{c_} equals {name} {b_} {a_}"] += n_inverse * (b != 0)
+        assert (a, name, b) not in held_out
+    assert lessons == +expected
 
 
 def test_orders_look_random() -> None:
     task = calculator()
-    positions = visits(task, 3, 1000, 10).astype(float)
+    row_of = {tuple(tokens): row for row, tokens in enumerate(task.tokens.tolist())}
+    first, other = ([row_of[tuple(t)] for t in visits(task, seed, 1000, 10).tolist()] for seed in (3, 4))
     # A shuffled order is uncorrelated with itself shifted by one, and with the order of another seed.
-    assert abs(np.corrcoef(positions[1:], positions[:-1])[0, 1]) < 0.05
-    assert abs(np.corrcoef(positions, visits(task, 4, 1000, 10))[0, 1]) < 0.05
+    assert abs(np.corrcoef(first[1:], first[:-1])[0, 1]) < 0.05
+    assert abs(np.corrcoef(first, other)[0, 1]) < 0.05
 
 
 def test_a_batch_is_a_function_of_seed_and_step(task: Task) -> None:
@@ -147,28 +157,27 @@ def test_a_batch_is_a_function_of_seed_and_step(task: Task) -> None:
     assert (one.tokens != batch_at(task, 7, 124, 64).tokens).any()
 
 
-def test_late_steps_do_not_overflow(task: Task) -> None:
-    epoch = len(task.epoch_rows)
-    late = batch_at(task, 0, 100_000_000, 64)
-    assert late.tokens.shape == (64, 9)
-    # A whole number of epochs later the same place in the epoch is reached.
-    assert int(jnp.int32(epoch)) == epoch
+def test_late_steps_are_where_exact_arithmetic_says() -> None:
+    task, size, step = calculator(("plus",), max_number=10), 16, 2_000_000_001  # step × size does not fit 32 bits
+    epoch = len(task.lessons)
+    place = step * size % epoch
+    first = step - -(-place // size)  # the batch in which this epoch begins
+    get = jax.jit(batch_at, static_argnames="size")
+    seen = np.concatenate([get(task, 0, first + i, size=size).tokens for i in range(2 + epoch // size)])
+    begin = (step - first) * size - place
+    assert in_order(seen[begin : begin + epoch]) == in_order(task.lessons)
 
 
 def test_the_mask_is_the_answer_and_its_end_or_everything_before_it(task: Task) -> None:
     row = task.row(Problem(40, "plus", 2))
-    answer, everything = (jaxcalc_batch(task, row, loss_on) for loss_on in ("answer", "all"))
+    assert row is not None
+    answer, everything = batch_of(task, task.tokens[np.array([row])]), batch_of(task, task.tokens[np.array([row])], "all")
     assert answer.mask.tolist() == [[1, 1, 1]]
     assert everything.mask.shape == (1, 8)
     row = task.row(Problem(2, "plus", 3))
-    assert jaxcalc_batch(task, row, "answer").mask.tolist() == [[1, 1, 0]]
-    assert jaxcalc_batch(task, row, "all").mask.tolist() == [[0, 1, 1, 1, 1, 1, 1, 0]]
-
-
-def jaxcalc_batch(task: Task, row: int | None, loss_on: str) -> Batch:
-    from jaxcalc import batch_of
-
-    return batch_of(task, jnp.array([row]), loss_on)  # pyright: ignore[reportArgumentType]
+    assert row is not None
+    assert batch_of(task, task.tokens[np.array([row])]).mask.tolist() == [[1, 1, 0]]
+    assert batch_of(task, task.tokens[np.array([row])], "all").mask.tolist() == [[0, 1, 1, 1, 1, 1, 1, 0]]
 
 
 def test_membership(task: Task) -> None:
@@ -216,6 +225,8 @@ def test_a_prompt_that_is_no_question_is_refused(task: Task, text: str, message:
         ({"held_out": float("nan")}, "held_out is nan"),
         ({"held_out": 1e-9}, "leaves 0 of 11,344 problems held out"),
         ({"copies": {"times": 0}}, r"copies\['times'\] is 0"),
+        ({"inverse_copies": {"times": -1}}, r"inverse_copies\['times'\] is -1"),
+        ({"copies": {"modulo": 2}}, "unknown operation 'modulo'"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict, message: str) -> None:

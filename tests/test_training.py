@@ -1,0 +1,171 @@
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxcalc
+from jaxcalc import Batch, InputError, Params, Task, batch_at, create_state, loss, make_optimizer, train_step, train_steps
+from jaxcalc.training import OptimizerName
+
+
+@pytest.fixture(scope="module")
+def small() -> Task:
+    return jaxcalc.calculator(max_number=10)
+
+
+def new_state(task: Task, tx: optax.GradientTransformation) -> jaxcalc.TrainState:
+    config = jaxcalc.ModelConfig(task.vocab_size, 32, 2, 64, 1, task.context_length)
+    return create_state(jaxcalc.init(jax.random.key(0), config), tx)
+
+
+def test_a_step_of_sgd_is_the_weights_minus_the_rate_times_the_gradient(params: Params, batch: Batch) -> None:
+    state, metrics = train_step(create_state(params, optax.sgd(0.01)), batch)
+    value, grads = jax.jit(jax.value_and_grad(loss))(params, batch)
+    expected = jax.tree.map(lambda weight, grad: weight - 0.01 * grad, params, grads)
+    chex.assert_trees_all_close(state.params, expected, rtol=1e-5, atol=1e-7)
+    assert int(state.step) == 1
+    assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-5)
+    assert float(metrics["grad_norm"]) == pytest.approx(float(optax.tree.norm(grads)), rel=1e-5)
+    ratio = 0.01 * optax.tree.norm(grads) / optax.tree.norm(params)
+    assert float(metrics["update_ratio"]) == pytest.approx(float(ratio), rel=1e-3)
+
+
+def test_token_accuracy_counts_the_tokens_that_count(params: Params, batch: Batch) -> None:
+    _, metrics = train_step(create_state(params, optax.sgd(0.01)), batch)
+    guesses = np.asarray(jax.jit(jaxcalc.apply)(params, batch.tokens[:, :-1]).argmax(axis=-1))[:, -3:]
+    right = (guesses == np.asarray(batch.tokens)[:, -3:])[np.asarray(batch.mask) == 1]
+    assert float(metrics["token_accuracy"]) == pytest.approx(right.mean())
+
+
+def test_the_weight_of_the_story() -> None:
+    """Weight 0.5, gradient 0.1, learning rate 0.01: the new weight is 0.499."""
+    tx = optax.sgd(0.01)
+    updates, _ = tx.update(jnp.array(0.1), tx.init(jnp.array(0.5)))
+    assert float(optax.apply_updates(jnp.array(0.5), updates)) == pytest.approx(0.499)
+
+
+@pytest.mark.parametrize(("name", "loss_on"), [("muon", "answer"), ("adamw", "all")])
+def test_scanned_steps_equal_single_steps(small: Task, name: OptimizerName, loss_on: jaxcalc.tasks.LossOn) -> None:
+    tx = make_optimizer(name, n_steps=20, warmup_steps=2)
+    stepped, losses = new_state(small, tx), []
+    for step in range(6):
+        stepped, metrics = train_step(stepped, batch_at(small, 3, step, 32, loss_on))
+        losses.append(float(metrics["loss"]))
+    scanned = new_state(small, tx)
+    all_metrics = []
+    for n_steps in (4, 2):
+        scanned, metrics = train_steps(scanned, small, seed=3, n_steps=n_steps, batch_size=32, loss_on=loss_on)
+        all_metrics.append(metrics["loss"])
+    np.testing.assert_allclose(np.concatenate(all_metrics), losses, rtol=1e-5)
+    chex.assert_trees_all_close(scanned.params, stepped.params, rtol=1e-4, atol=1e-5)
+    assert int(scanned.step) == int(stepped.step) == 6
+
+
+def test_training_is_reproducible_bit_for_bit(small: Task) -> None:
+    tx = make_optimizer("muon", n_steps=10)
+    runs = [train_steps(new_state(small, tx), small, seed=0, n_steps=10, batch_size=32) for _ in range(2)]
+    chex.assert_trees_all_equal(*runs)
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw", "sgd"])
+def test_every_optimizer_learns_a_small_table(name: OptimizerName) -> None:
+    task = jaxcalc.calculator(("plus",), max_number=5, split="none")
+    state = new_state(task, make_optimizer(name, n_steps=300))
+    state, metrics = train_steps(state, task, seed=0, n_steps=300, batch_size=21)
+    assert float(metrics["loss"][0]) == pytest.approx(np.log(task.vocab_size), rel=0.02)
+    assert float(metrics["loss"][-1]) < 0.1
+    assert jaxcalc.evaluate(state.params, task, task.train_rows).exact_match == 1
+
+
+def test_the_single_step_keeps_its_input_and_the_scanned_one_donates_it(small: Task) -> None:
+    state = new_state(small, optax.sgd(0.1))
+    train_step(state, batch_at(small, 0, 0, 8))
+    assert not state.params["embed"]["token"].is_deleted()
+    train_steps(state, small, seed=0, n_steps=1, batch_size=8)
+    assert state.params["embed"]["token"].is_deleted()
+
+
+def test_nothing_is_compiled_again_after_the_first_call(small: Task) -> None:
+    chex.clear_trace_counter()
+
+    @chex.assert_max_traces(n=1)
+    def apply(params: Params, tokens: jax.Array, last: int | None = None) -> jax.Array:
+        return jaxcalc.apply(params, tokens, last)
+
+    tx = optax.adam(1e-3)
+    state = new_state(small, tx).replace(apply_fn=apply)
+    for step in range(3):
+        state, _ = train_step(state, batch_at(small, 0, step, 8))
+    chex.clear_trace_counter()
+    for seed in range(3):
+        state, _ = train_steps(state, small, seed=seed, n_steps=2, batch_size=8)
+
+
+def test_nothing_moves_between_host_and_device_inside_the_scanned_steps(small: Task) -> None:
+    state, seed = new_state(small, optax.adam(1e-3)), jnp.int32(0)
+    compiled = train_steps.lower(state, small, seed=seed, n_steps=3, batch_size=8).compile()
+    with jax.transfer_guard("disallow"):
+        state, _ = compiled(state, small, seed=seed)
+    assert int(state.step) == 3
+
+
+def test_another_model_trains_with_the_same_step(small: Task) -> None:
+    class BagOfWords(nn.Module):
+        @nn.compact
+        def __call__(self, tokens: jax.Array) -> jax.Array:
+            x = nn.Embed(small.vocab_size, 16)(tokens).cumsum(axis=1)
+            return nn.Dense(small.vocab_size)(nn.relu(nn.Dense(64)(x)))
+
+    model = BagOfWords()
+
+    def apply_fn(params: dict, tokens: jax.Array, last: int | None = None) -> jax.Array:
+        return model.apply(params, tokens)[:, -(last or 0) :]
+
+    params = model.init(jax.random.key(0), small.tokens[:1, :-1])
+    state = create_state(params, optax.adam(1e-2), apply_fn)
+    first = None
+    for step in range(100):
+        state, metrics = train_step(state, batch_at(small, 0, step, 32))
+        first = first or float(metrics["loss"])
+    assert float(metrics["loss"]) < 0.7 * first
+
+
+def test_weight_decay_is_only_on_block_matrices(params: Params) -> None:
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    for name in ("muon", "adamw", "sgd"):
+        tx = make_optimizer(name, n_steps=100, weight_decay=0.5, warmup_steps=0)
+        updates, _ = tx.update(zeros, tx.init(params), params)
+        for path, update in jaxcalc.named_leaves(updates).items():
+            is_matrix = path.startswith("blocks") and not path.endswith("norm")
+            assert bool((update != 0).any()) == is_matrix, (name, path)
+
+
+def test_the_rate_warms_up_and_decays(params: Params) -> None:
+    tx = make_optimizer("sgd", n_steps=100, learning_rate=1.0, warmup_steps=10)
+    ones, state, rates = {"w": jnp.ones(1)}, tx.init({"w": jnp.ones(1)}), []
+    for _ in range(101):
+        _, new = tx.update(ones, state, ones)
+        updates, _ = tx.update(ones, optax.tree.set(state, trace={"w": jnp.zeros(1)}), ones)
+        rates.append(-float(updates["w"][0]))
+        state = new
+    assert rates[0] == 0
+    assert max(rates) == rates[10] == pytest.approx(1)
+    assert rates[100] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "adam"}, "optimizer is 'adam'; it must be one of 'muon', 'adamw', 'sgd'"),
+        ({"name": "muon", "learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"name": "muon", "learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"name": "muon", "weight_decay": -1.0}, "weight_decay is -1.0"),
+        ({"name": "muon", "n_steps": 0}, "n_steps is 0"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_optimizer(**{"n_steps": 10, **arguments})
