@@ -1,7 +1,7 @@
 """Ask a trained calculator.
 
-    python experiments/ask.py runs/calculator "two plus three"
-    python experiments/ask.py runs/calculator              # keeps asking
+python experiments/ask.py runs/calculator "two plus three"
+python experiments/ask.py runs/calculator              # keeps asking
 """
 
 import dataclasses
@@ -87,7 +87,9 @@ def print_answer(answer: dict[str, Any]) -> None:
     """Print an answer for people."""
     value = "not a number" if answer["value"] is None else answer["value"]
     print(f"{answer['prompt']} → {answer['answer']} ({value}), probability {report.percent(answer['probability'])}")
-    print("  runners-up: " + ", ".join(f"{r['answer']} {report.percent(r['probability'])}" for r in answer["runners_up"]))
+    print(
+        "  runners-up: " + ", ".join(f"{r['answer']} {report.percent(r['probability'])}" for r in answer["runners_up"])
+    )
     if answer["membership"] == "outside":
         truth = "no whole number" if answer["expected"] is None else answer["expected"]
         print(f"  The true answer is {truth}: outside what the model was trained on, so it cannot be right.")

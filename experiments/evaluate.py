@@ -1,6 +1,6 @@
 """Evaluate a trained calculator on its whole table, held-out and training problems.
 
-    python experiments/evaluate.py runs/calculator
+python experiments/evaluate.py runs/calculator
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """Train the calculator: text in, a run folder out.
 
-    python experiments/train.py                # the default model, about a minute on two CPU cores
-    python experiments/train.py --split none   # train on everything: a calculator that makes no error
-    python experiments/train.py --ops plus minus --max-number 20 --run-dir runs/small
+python experiments/train.py                # the default model, about a minute on two CPU cores
+python experiments/train.py --split none   # train on everything: a calculator that makes no error
+python experiments/train.py --ops plus minus --max-number 20 --run-dir runs/small
 """
 
 import dataclasses
@@ -94,8 +94,8 @@ def main(options: TrainOptions) -> int:
         "split": options.split,
         "held_out": options.held_out,
         "seed": options.seed,
-        "copies": {name: options.copies for name in RARE},
-        "inverse_copies": {name: options.inverse_copies for name in RARE},
+        "copies": dict.fromkeys(RARE, options.copies),
+        "inverse_copies": dict.fromkeys(RARE, options.inverse_copies),
     }
     task = checkpoint.task_of(task_config)
     model = jaxcalc.ModelConfig(
@@ -126,7 +126,7 @@ def check(options: TrainOptions) -> None:
             raise InputError(f"--{name.replace('_', '-')} is {value}; it must be from {least} to {2**31 - 1:,}")
 
 
-def train(options: TrainOptions, task: Task, state: jaxcalc.TrainState) -> tuple[jaxcalc.Params, dict[str, Any]]:
+def train(options: TrainOptions, task: Task, state: jaxcalc.TrainState) -> tuple[Any, dict[str, Any]]:
     """Return the trained parameters and what happened on the way; writes metrics.jsonl."""
     # A call's length divides the number of steps, so one compiled program does them all.
     n_steps = max(n for n in range(1, MOST_STEPS_A_CALL + 1) if options.steps % n == 0)

@@ -1,10 +1,10 @@
 """Run folders on disk (host): what a training run leaves behind, and reading it back strictly.
 
-    config.json        the options of the run, enough to rebuild its task and its untrained model
-    metrics.jsonl      one line a training step; lines with held-out results between
-    model.safetensors  the trained parameters, one array a leaf, named by its path
-    summary.json       the results; written last, so a run without it is unfinished
-    learning_curve.png
+config.json        the options of the run, enough to rebuild its task and its untrained model
+metrics.jsonl      one line a training step; lines with held-out results between
+model.safetensors  the trained parameters, one array a leaf, named by its path
+summary.json       the results; written last, so a run without it is unfinished
+learning_curve.png
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
+from flax.traverse_util import unflatten_dict
 
 from jaxcalc.errors import InputError
 from jaxcalc.model import ModelConfig, Params, config_of
@@ -121,16 +122,13 @@ def load_params(path: Path) -> Params:
     for name, array in arrays.items():
         if array.dtype != np.float32 or not np.isfinite(array).all():
             raise InputError(f"{path}: {name} is {array.dtype}, or not finite; expected finite float32")
-    params: Any = {}
-    for name, array in arrays.items():
-        *parents, last = name.split(".")
-        node = params
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = jnp.asarray(array)
+    try:
+        params: Any = unflatten_dict({name: jnp.asarray(array) for name, array in arrays.items()}, sep=".")
+    except TypeError as error:
+        raise InputError(f"{path}: the names do not form a tree") from error
     blocks = params.get("blocks", {})
-    if set(blocks) != {str(index) for index in range(len(blocks))}:
-        raise InputError(f"{path}: blocks are {sorted(blocks)}; expected 0, 1, … without a gap")
+    if not isinstance(blocks, dict) or set(blocks) != {str(index) for index in range(len(blocks))}:
+        raise InputError(f"{path}: blocks are {list(blocks)}; expected 0, 1, … without a gap")
     params["blocks"] = [blocks[str(index)] for index in range(len(blocks))]
     config_of(params)
     return params

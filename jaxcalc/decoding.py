@@ -4,10 +4,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcalc.errors import InputError
 from jaxcalc.model import Params, attend, check_params, check_tokens, embed, keys_values, mlp, output
 from jaxcalc.tokenizer import END_ID, PAD_ID
+from jaxcalc.trees import is_concrete
 
 Cache = list[dict[str, jax.Array]]
 """For each block the "key" and "value" of every position so far, `[B, length, H, K]` each."""
@@ -19,7 +21,8 @@ def empty_cache(params: Params, batch_size: int, length: int) -> Cache:
     def zeros(weight: jax.Array) -> jax.Array:
         return jnp.zeros((batch_size, length, *weight.shape[1:]), weight.dtype)
 
-    return [{name: zeros(block["attention"][name]) for name in ("key", "value")} for block in params["blocks"]]
+    attentions = [block["attention"] for block in params["blocks"]]
+    return [{"key": zeros(attention["key"]), "value": zeros(attention["value"])} for attention in attentions]
 
 
 def extend(params: Params, tokens: jax.Array, cache: Cache, first: int | jax.Array) -> tuple[jax.Array, Cache]:
@@ -30,8 +33,9 @@ def extend(params: Params, tokens: jax.Array, cache: Cache, first: int | jax.Arr
     x_BTD, _ = embed(params["embed"], tokens, first=first)
     longer: Cache = []
     for block, past in zip(params["blocks"], cache, strict=True):
-        new = dict(zip(("key", "value"), keys_values(block["attention"], x_BTD), strict=True))
-        here = {name: jax.lax.dynamic_update_slice_in_dim(past[name], new[name], first, axis=1) for name in past}
+        key, value = keys_values(block["attention"], x_BTD)
+        new = {"key": key, "value": value}
+        here = {name: jax.lax.dynamic_update_slice_in_dim(past[name], new[name], first, axis=1) for name in new}
         longer.append(here)
         x_BTD, _ = attend(block["attention"], x_BTD, here["key"], here["value"], first=first)
         x_BTD, _ = mlp(block["mlp"], x_BTD)
@@ -40,7 +44,7 @@ def extend(params: Params, tokens: jax.Array, cache: Cache, first: int | jax.Arr
 
 def generate(
     params: Params,
-    prompts: jax.Array,
+    prompts: jax.Array | np.ndarray,
     n_tokens: int,
     key: jax.Array | None = None,
     temperature: float | jax.Array = 1.0,
@@ -62,16 +66,17 @@ def generate(
     (1, 3)
     """
     check_params(params)
+    prompts = jnp.asarray(prompts)
     check_tokens(params, prompts)
     context_length, vocab_size = params["embed"]["position"].shape[0], params["embed"]["token"].shape[0]
     if prompts.shape[1] < 1 or n_tokens < 1 or prompts.shape[1] + n_tokens - 1 > context_length:
         raise InputError(f"a prompt of {prompts.shape[1]} and {n_tokens} more tokens: each must be at least 1, "
                          f"and the model reads {context_length} positions")  # fmt: skip
-    if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
+    if is_concrete(temperature) and not temperature > 0:
         raise InputError(f"temperature is {temperature}; it must be above 0 (leave out the key to be greedy)")
     if top_k is not None and not 1 <= top_k <= vocab_size:
         raise InputError(f"top_k is {top_k}; it must be from 1 to {vocab_size}, the vocabulary")
-    return _generate(params, jnp.asarray(prompts), n_tokens, key, temperature, top_k)
+    return _generate(params, prompts, n_tokens, key, temperature, top_k)
 
 
 @functools.partial(jax.jit, static_argnames=("n_tokens", "top_k"))

@@ -51,7 +51,9 @@ class Evaluation:
         return [
             {
                 "problem": prompt_text(self.task, int(self.rows[i])),
-                "expected": answer_text(self.task, np.asarray(self.task.tokens)[self.rows[i], self.task.prompt_length :]),
+                "expected": answer_text(
+                    self.task, np.asarray(self.task.tokens)[self.rows[i], self.task.prompt_length :]
+                ),
                 "got": answer_text(self.task, self.generated[i]),
                 "probability": float(self.probability[i]),
             }

@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jaxcalc.errors import InputError
 from jaxcalc.model import Params, apply
 from jaxcalc.tasks import Batch
+from jaxcalc.trees import is_concrete
 
 ApplyFn = Callable[..., jax.Array]
 """A model: `(params, tokens [B, T], last=n) -> logits [B, n, V]`, as `jaxcalc.apply`."""
@@ -45,7 +45,7 @@ def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
 
     Raises `InputError` where a concrete mask is all zero: no token, no mean.
     """
-    if not isinstance(batch.mask, jax.core.Tracer) and not np.asarray(batch.mask).any():
+    if is_concrete(batch.mask) and not np.asarray(batch.mask).any():
         raise InputError("the batch's mask is all zero: no token counts, so there is no loss")
     return token_cross_entropy(logits, batch).sum() / batch.mask.sum()
 

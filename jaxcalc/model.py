@@ -19,15 +19,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcalc.errors import InputError
-from jaxcalc.trees import named_leaves
+from jaxcalc.trees import is_concrete, named_leaves
 
 
 class EmbedParams(TypedDict):
+    """Embeddings: token `[V, D]` and position `[C, D]`."""
+
     token: jax.Array
     position: jax.Array
 
 
 class AttentionParams(TypedDict):
+    """One block's attention: norm `[D]`; query, key and value `[D, H, K]`; out `[H, K, D]`."""
+
     norm: jax.Array
     query: jax.Array
     key: jax.Array
@@ -36,22 +40,30 @@ class AttentionParams(TypedDict):
 
 
 class MlpParams(TypedDict):
+    """One block's feed-forward layers: norm `[D]`, up `[D, F]`, down `[F, D]`."""
+
     norm: jax.Array
     up: jax.Array
     down: jax.Array
 
 
 class BlockParams(TypedDict):
+    """One block."""
+
     attention: AttentionParams
     mlp: MlpParams
 
 
 class OutputParams(TypedDict):
+    """The output: norm `[D]` and unembed `[D, V]`."""
+
     norm: jax.Array
     unembed: jax.Array
 
 
 class Params(TypedDict):
+    """All parameters of the model, a plain pytree of dicts, one list and float32 arrays."""
+
     embed: EmbedParams
     blocks: list[BlockParams]
     output: OutputParams
@@ -326,19 +338,22 @@ def check_params(params: Params) -> None:
         if name not in leaves:
             raise InputError(f"the parameters have no leaf {name!r}")
     sizes: dict[str, int] = {}
-    for name, leaf in leaves.items():
+    for name in leaves:
         if name not in axes:
             raise InputError(f"the parameters have an extra leaf {name!r}")
     for name, letters in axes.items():
         shape = getattr(leaves[name], "shape", None)
-        if shape is None or len(shape) != len(letters):
-            raise InputError(f"{name} is {leaves[name]!r:.60}; expected an array of axes {list(letters)}"
-                             if shape is None else f"{name} has shape {shape}; expected axes {list(letters)}")  # fmt: skip
+        if shape is None:
+            raise InputError(f"{name} is {leaves[name]!r:.60}; expected an array of axes {list(letters)}")
+        if len(shape) != len(letters):
+            raise InputError(f"{name} has shape {shape}; expected axes {list(letters)}")
         if name.endswith((".query", ".up")):
             sizes = {letter: size for letter, size in sizes.items() if letter not in "HKF"}
         for letter, size in zip(letters, shape, strict=True):
             if sizes.setdefault(letter, size) != size:
-                raise InputError(f"{name} has shape {shape}, axes {list(letters)}; {letter} is {sizes[letter]} elsewhere")
+                raise InputError(
+                    f"{name} has shape {shape}, axes {list(letters)}; {letter} is {sizes[letter]} elsewhere"
+                )
 
 
 def check_tokens(params: Params, tokens: jax.Array) -> None:
@@ -348,7 +363,7 @@ def check_tokens(params: Params, tokens: jax.Array) -> None:
     context_length, vocab_size = params["embed"]["position"].shape[0], params["embed"]["token"].shape[0]
     if tokens.shape[1] > context_length:
         raise InputError(f"the sequence has {tokens.shape[1]} tokens; the context length is {context_length}")
-    if not isinstance(tokens, jax.core.Tracer) and tokens.size:
+    if is_concrete(tokens) and tokens.size:
         ids = np.asarray(tokens)
         lowest, highest = int(ids.min()), int(ids.max())
         if lowest < 0 or highest >= vocab_size:

@@ -46,11 +46,12 @@ def percent(share: float | None) -> str:
     return "100 %" if share == 1 else f"{min(100 * share, 99.99):.2f} %"
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Table:
-    """Return a table whose first `left` columns are text and whose others are numbers."""
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[int] = (0,)) -> Table:
+    """Return a table whose columns `text` hold words and whose others hold numbers."""
     built = Table(title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
     for index, column in enumerate(columns):
-        built.add_column(column, justify="left" if index < left else "right")
+        is_text = index in text
+        built.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
     for row in rows:
         built.add_row(*row)
     return built
@@ -58,7 +59,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], lef
 
 def parameters_table(params: Params) -> Table:
     """Return the number of parameters in each stage."""
-    stages = {"embeddings": params["embed"]}
+    stages: dict[str, Any] = {"embeddings": params["embed"]}
     for index, block in enumerate(params["blocks"]):
         stages |= {f"block {index} attention": block["attention"], f"block {index} feed-forward": block["mlp"]}
     stages["output"] = params["output"]
@@ -88,14 +89,13 @@ def before_and_after_table(before: Evaluation, after: Evaluation) -> Table:
         cells = [prompt_text(after.task, row)]
         for evaluation in (before, after):
             answer = answer_text(after.task, evaluation.generated[index])
-            cells += [answer, percent(float(evaluation.probability[index])), "✓" if evaluation.correct[index] else "✗"]
+            mark = "" if evaluation.correct[index] else " ✗"
+            cells += [answer + mark, percent(float(evaluation.probability[index]))]
         rows.append(cells)
-    membership = after.task.membership(after.task.problem(int(after.rows[0])))
-    columns = ["problem", "untrained answer", "p", "", "trained answer", "p", ""]
-    return table(f"Before and after, on problems that were {_WAS[membership]}", columns, rows, left=2)
-
-
-_WAS = {"held out": "held out", "training": "in training"}
+    side = after.task.membership(after.task.problem(int(after.rows[0])))
+    was = "that were held out" if side == "held out" else "from training"
+    columns = ["problem", "untrained answer", "p", "trained answer", "p"]
+    return table(f"Before and after, on problems {was}", columns, rows, text=(0, 1, 3))
 
 
 def by_operation(held_out: Evaluation, training: Evaluation) -> dict[str, dict[str, Any]]:
@@ -146,7 +146,7 @@ def errors_table(errors: Sequence[dict[str, Any]], most: int = 40) -> Table:
     """Return the wrong answers, at most `most` of them, and how many more there are."""
     rows = [[e["problem"], e["expected"], e["got"], percent(e["probability"]), e["membership"]] for e in errors[:most]]
     title = f"Wrong answers: {len(errors)}" + (f", of which the first {most}" if len(errors) > most else "")
-    return table(title, ["problem", "expected", "got", "probability", "was in"], rows, left=3)
+    return table(title, ["problem", "expected", "got", "probability", "was in"], rows, text=(0, 1, 2))
 
 
 class ProgressLine:
@@ -200,7 +200,9 @@ def learning_curve(path: Path, losses: Sequence[float], checks: Sequence[dict[st
     above.semilogy(range(1, len(losses) + 1), losses, linewidth=0.6, color="#4477aa")
     above.set_ylabel("surprise per answer token (nats)")
     above.set_title("Loss on the training batches", loc="left")
-    colours = dict(zip(("plus", "minus", "times", "divided by"), ("#4477aa", "#66ccee", "#ee6677", "#ccbb44"), strict=True))
+    colours = dict(
+        zip(("plus", "minus", "times", "divided by"), ("#4477aa", "#66ccee", "#ee6677", "#ccbb44"), strict=True)
+    )
     steps = [check["step"] for check in checks]
     for operation in checks[0]["by_operation"]:
         shares = [100 * check["by_operation"][operation] for check in checks]

@@ -166,11 +166,11 @@ def calculator(
     - "random": rows at random, twins not kept together, for comparison with others;
     - "none": nothing is held out.
 
-    A training problem can also be asked from its other sides, which is how a fact becomes known rather
-    than one answer memorised. The inverse questions of 54 / 6 = 9 are "nine equals fifty four divided by" → "six"
-    and "nine equals divided by six" → "fifty four". They are made of training problems only and only where
-    their answer is unique, and never of a held-out one. But note what "orbit" means: where 6 × 9 is held out and 54 / 6 is
-    not, the inverse question of the latter holds the fact that the former asks for. Only "family" keeps whole facts apart.
+    A training problem can also be asked from its other sides. The inverse questions of 54 / 6 = 9 are
+    "nine equals fifty four divided by" → "six" and "nine equals divided by six" → "fifty four". They are made
+    of training problems only, and only where their answer is unique. Mind what "orbit" allows: where 6 × 9 is held
+    out and 54 / 6 is not, the latter states the fact that the former asks for, and its inverse question
+    makes that fact usable. Only "family" keeps whole facts apart.
 
     Args:
       operations: some of "plus", "minus", "times", "divided by".
@@ -188,8 +188,8 @@ def calculator(
     >>> task.tokens.shape
     (10772, 9)
     """
-    copies = {name: 1 for name in operations} | dict(copies or {})
-    inverse_copies = {name: 0 for name in operations} | dict(inverse_copies or {})
+    copies = dict.fromkeys(operations, 1) | dict(copies or {})
+    inverse_copies = dict.fromkeys(operations, 0) | dict(inverse_copies or {})
     _check_arguments(operations, max_number, split, held_out, copies, inverse_copies)
     tokenizer = Tokenizer(tuple(operations), max_number, output)
     problems = _table(operations, max_number)
@@ -246,7 +246,9 @@ def batch_at(task: Task, seed: int | jax.Array, step: int | jax.Array, size: int
     if not 1 <= size <= n_train:
         raise InputError(f"batch size is {size}; it must be from 1 to {n_train:,}, the number of training problems")
     if epoch_length * size >= 2**31:
-        raise InputError(f"batch size {size} times {epoch_length:,} lessons an epoch does not fit 32 bits; take a smaller one")
+        raise InputError(
+            f"batch size {size} times {epoch_length:,} lessons an epoch does not fit 32 bits; take a smaller one"
+        )
     # step * size, divided by the epoch length, without ever holding step * size itself.
     epochs, remainder = jnp.divmod(jnp.asarray(step), epoch_length)
     carry, index = jnp.divmod(remainder * size + jnp.arange(size), epoch_length)
@@ -327,7 +329,9 @@ def _held_out(problems: np.ndarray, operations: tuple[str, ...], split: Split, s
         full = np.searchsorted(np.cumsum(sizes[order]), round(share * rows.sum()), side="right")
         chosen |= np.isin(group, order[:full])
     if not chosen.any() or chosen.all():
-        raise InputError(f"held_out={share} leaves {chosen.sum()} of {len(problems):,} problems held out; choose another")
+        raise InputError(
+            f"held_out={share} leaves {chosen.sum()} of {len(problems):,} problems held out; choose another"
+        )
     return chosen
 
 
@@ -358,4 +362,6 @@ def _check_arguments(operations: tuple[str, ...], max_number: int, split: Split,
     if split not in get_args(Split):
         raise InputError(f"split is {split!r}; it must be one of {', '.join(map(repr, get_args(Split)))}")
     if split != "none" and not 0 < held_out < 1:
-        raise InputError(f"held_out is {held_out}; it must be above 0 and below 1 (or split='none' to hold nothing out)")
+        raise InputError(
+            f"held_out is {held_out}; it must be above 0 and below 1 (or split='none' to hold nothing out)"
+        )

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import optax
-from flax.training.train_state import TrainState
+from flax.training import train_state
 from optax.contrib import MuonDimensionNumbers, muon
 
 from jaxcalc.errors import InputError
@@ -18,8 +18,14 @@ Metrics = dict[str, jax.Array]
 OptimizerName = Literal["muon", "adamw", "sgd"]
 
 
+class TrainState(train_state.TrainState):
+    """Flax's own: step, params (any pytree), opt_state, and the static apply_fn and tx."""
+
+    params: Any
+
+
 def create_state(params: Params, tx: optax.GradientTransformation, apply_fn: ApplyFn = apply) -> TrainState:
-    """Return Flax's own `TrainState` at step 0: step, params, opt_state, and static apply_fn and tx.
+    """Return the state of training at step 0.
 
     `apply_fn(params, tokens, last=n)` may be any model of `jaxcalc.apply`'s signature.
     """
@@ -87,12 +93,12 @@ _MATRIX_AXES = {
 }
 
 
-def _matrix_axes(params: Params) -> Any:
+def _matrix_axes(params: Any) -> Any:
     """Return a tree like `params`: how Muon reads a block matrix, None for every other leaf."""
     return jax.tree.map_with_path(lambda path, _: _MATRIX_AXES.get(getattr(path[-1], "key", "")), params)
 
 
-def _is_block_matrix(params: Params) -> Any:
+def _is_block_matrix(params: Any) -> Any:
     """Return a tree like `params`: True for the matrices inside the blocks."""
     return jax.tree.map_with_path(lambda path, _: getattr(path[-1], "key", "") in _MATRIX_AXES, params)
 
@@ -124,8 +130,10 @@ def make_optimizer(
     decay = DEFAULT_WEIGHT_DECAY[name] if weight_decay is None else weight_decay
     if n_steps < 1:
         raise InputError(f"n_steps is {n_steps}; it must be at least 1")
-    if not peak > 0 or not decay >= 0:
-        raise InputError(f"learning_rate is {peak}, weight_decay is {decay}; they must be above 0 and at least 0")
+    if not 0 < peak < float("inf") or not 0 <= decay < float("inf"):
+        raise InputError(
+            f"learning_rate is {peak}, weight_decay is {decay}; they must be finite, above 0 and at least 0"
+        )
 
     def schedule(peak: float) -> optax.Schedule:
         warmup = min(warmup_steps, n_steps // 2)
@@ -142,6 +150,4 @@ def make_optimizer(
         )
     if name == "adamw":
         return optax.adamw(schedule(peak), b2=0.99, weight_decay=decay, mask=_is_block_matrix)
-    return optax.chain(
-        optax.add_decayed_weights(decay, mask=_is_block_matrix), optax.sgd(schedule(peak), momentum=0.9)
-    )
+    return optax.chain(optax.add_decayed_weights(decay, mask=_is_block_matrix), optax.sgd(schedule(peak), momentum=0.9))

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -14,6 +15,11 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     """
     leaves = jax.tree.leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def is_concrete(array: Any) -> bool:
+    """Return whether an array's values can be looked at: it is not a tracer of `jit`, `grad` or `vmap`."""
+    return not isinstance(array, Tracer)
 
 
 def count(tree: Any) -> int:

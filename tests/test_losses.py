@@ -7,7 +7,6 @@ import jaxcalc
 from jaxcalc import Batch, InputError, Params, Task, batch_at, cross_entropy, surprise
 from jaxcalc.losses import answer_logits, example_cross_entropy, token_cross_entropy
 
-
 apply, loss = jax.jit(jaxcalc.apply), jax.jit(jaxcalc.loss)
 
 
@@ -37,7 +36,9 @@ def test_token_example_and_mean_losses_add_up(params: Params, batch: Batch) -> N
 
 
 def test_masked_targets_have_no_influence(params: Params, batch: Batch) -> None:
-    changed = Batch(jnp.where(jnp.pad(batch.mask, ((0, 0), (6, 0)), constant_values=1) == 0, 5, batch.tokens), batch.mask)
+    changed = Batch(
+        jnp.where(jnp.pad(batch.mask, ((0, 0), (6, 0)), constant_values=1) == 0, 5, batch.tokens), batch.mask
+    )
     assert (changed.tokens != batch.tokens).any()
     assert float(loss(params, changed)) == pytest.approx(float(loss(params, batch)), rel=1e-6)
 

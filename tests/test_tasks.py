@@ -171,7 +171,10 @@ def test_late_steps_are_where_exact_arithmetic_says() -> None:
 def test_the_mask_is_the_answer_and_its_end_or_everything_before_it(task: Task) -> None:
     row = task.row(Problem(40, "plus", 2))
     assert row is not None
-    answer, everything = batch_of(task, task.tokens[np.array([row])]), batch_of(task, task.tokens[np.array([row])], "all")
+    answer, everything = (
+        batch_of(task, task.tokens[np.array([row])]),
+        batch_of(task, task.tokens[np.array([row])], "all"),
+    )
     assert answer.mask.tolist() == [[1, 1, 1]]
     assert everything.mask.shape == (1, 8)
     row = task.row(Problem(2, "plus", 3))

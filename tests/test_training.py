@@ -7,7 +7,18 @@ import optax
 import pytest
 
 import jaxcalc
-from jaxcalc import Batch, InputError, Params, Task, batch_at, create_state, loss, make_optimizer, train_step, train_steps
+from jaxcalc import (
+    Batch,
+    InputError,
+    Params,
+    Task,
+    batch_at,
+    create_state,
+    loss,
+    make_optimizer,
+    train_step,
+    train_steps,
+)
 from jaxcalc.training import OptimizerName
 
 

@@ -1,0 +1,279 @@
+"""The scripts, as people run them."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from jaxcalc import report
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+SMALL = [
+    "--max-number", "6", "--steps", "60", "--batch-size", "32", "--model.d-model", "32", "--model.n-heads", "2",
+    "--model.d-ff", "64", "--model.n-layers", "1", "--held-out", "0.2",
+]  # fmt: skip
+
+
+def load(script: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(script, EXPERIMENTS / f"{script}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[script] = module  # where dataclasses look up their annotations
+    spec.loader.exec_module(module)
+    return module
+
+
+class Scripts:
+    """Runs a script in this process: `scripts("train", "--steps", "5")` returns (status, stdout, stderr)."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, script: str, *arguments: str | Path) -> tuple[int, str, str]:
+        module = load(script)
+        self.monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
+        options = next(getattr(module, name) for name in dir(module) if name == f"{script.capitalize()}Options")
+        self.capsys.readouterr()
+        try:
+            status = report.run_script(module.main, options)
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return status, *self.capsys.readouterr()
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Scripts:
+    return Scripts(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run, trained by the script in a process of its own."""
+    path = tmp_path_factory.mktemp("runs") / "small"
+    command = [sys.executable, EXPERIMENTS / "train.py", "--run-dir", path, *SMALL]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    (path / "stdout.txt").write_text(result.stdout)
+    (path / "stderr.txt").write_text(result.stderr)
+    return path
+
+
+def test_training_leaves_a_whole_run(trained: Path) -> None:
+    summary = json.loads((trained / "summary.json").read_text())
+    promised = """n_params n_train n_held_out held_out_exact_match train_exact_match by_operation errors
+        steps examples_per_second seconds seed split versions device"""
+    assert set(promised.split()) <= set(summary)
+    assert set(summary["seconds"]) == {"compile", "train", "evaluate", "total"}
+    assert summary["n_train"] + summary["n_held_out"] == 28 + 28 + 27 + 20
+    assert summary["steps"] == 60
+    n_wrong = sum(error["membership"] == "held out" for error in summary["errors"])
+    assert summary["held_out_exact_match"] == pytest.approx(1 - n_wrong / summary["n_held_out"])
+    assert (trained / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_step_is_logged_once(trained: Path) -> None:
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if "loss" in line]
+    assert steps == list(range(1, 61))
+    checks = [line for line in lines if "held-out_exact_match" in line]
+    assert checks[-1]["step"] == 60
+    assert lines[0]["loss"] > lines[-2]["loss"]
+
+
+def test_training_says_what_happens(trained: Path) -> None:
+    out, err = ((trained / name).read_text() for name in ("stdout.txt", "stderr.txt"))
+    for text in ("The model", "block 0 attention", "divided by", "Before and after", "Exact match", "Wrong answers"):
+        assert text in out
+    assert f'python experiments/ask.py {trained} "two plus three"' in out
+    assert f"python experiments/evaluate.py {trained}" in out
+    assert "step 60/60  loss" in err
+    assert "Traceback" not in err
+    assert max(map(len, out.split("Saved in")[0].splitlines()[:-1])) <= 80
+
+
+def test_json_is_the_only_thing_on_stdout(scripts: Scripts, tmp_path: Path) -> None:
+    status, out, err = scripts("train", "--run-dir", tmp_path / "run", *SMALL, "--steps", "2", "--json")
+    assert status == 0
+    assert json.loads(out) == json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert "Before and after" in err
+
+
+def test_a_run_that_is_there_is_kept_unless_asked(scripts: Scripts, trained: Path) -> None:
+    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+    status, _, err = scripts("train", "--run-dir", trained, *SMALL)
+    assert status == 2
+    assert "holds a run already; choose another --run-dir or add --overwrite" in err
+    assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "-5"], "--steps is -5"),
+        (["--steps", "0"], "--steps is 0"),
+        (["--batch-size", "0"], "--batch-size is 0"),
+        (["--batch-size", "100000"], "batch size is 100000; it must be from 1 to 10,211"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--copies", "0"], "--copies is 0"),
+        (["--inverse-copies", "-1"], "--inverse-copies is -1"),
+        (["--model.n-heads", "5"], "n_heads is 5, which does not divide d_model, 64"),
+        (["--model.n-layers", "0"], "n_layers is 0"),
+        (["--ops", "plus", "modulo"], "unknown operation 'modulo'"),
+        (["--ops"], "at least one of"),
+        (["--max-number", "0"], "max_number is 0"),
+        (["--max-number", "5000"], "max_number is 5000"),
+        (["--held-out", "1.5"], "held_out is 1.5"),
+        (["--learning-rate", "-1"], "learning_rate is -1.0"),
+        (["--learning-rate", "inf"], "learning_rate is inf"),
+        (["--weight-decay", "-1"], "weight_decay is -1.0"),
+    ],
+)
+def test_a_flag_out_of_range_is_one_line(scripts: Scripts, tmp_path: Path, arguments: list[str], message: str) -> None:
+    status, out, err = scripts("train", "--run-dir", tmp_path / "run", *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--steps", "many"], ["--optimizer", "adam"], ["--split", "half"], ["--colour"]])
+def test_a_flag_that_does_not_parse_is_a_usage_error(scripts: Scripts, arguments: list[str]) -> None:
+    status, out, err = scripts("train", *arguments)
+    assert (status, out) == (2, "")
+    assert arguments[0] in err
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(scripts: Scripts, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file" / "run", tmp_path / "file"):
+        status, _, err = scripts("train", "--run-dir", path, *SMALL)
+        assert status == 2
+        assert str(path) in err
+        assert err.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_every_option_is_explained(scripts: Scripts) -> None:
+    for script in ("train", "ask", "evaluate"):
+        fields = load(script).__dict__[f"{script.capitalize()}Options"].__dataclass_fields__
+        status, out, _ = scripts(script, "--help")
+        assert status == 0
+        for name in fields:
+            assert name in ("run", "question", "model") or f"--{name.replace('_', '-')}" in out
+        assert "(required)" not in out or script != "train"
+
+
+def test_ctrl_c_ends_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    command = [sys.executable, EXPERIMENTS / "train.py", "--run-dir", path, *SMALL, "--steps", "100000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (path / "metrics.jsonl").exists() or (path / "metrics.jsonl").stat().st_size == 0:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "stopping after these steps" in err
+    assert "Stopped by Ctrl-C after" in out
+    assert "Traceback" not in err
+    summary = json.loads((path / "summary.json").read_text())
+    assert summary["interrupted"]
+    assert 0 < summary["steps"] < 100_000
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, summary["steps"] + 1))
+
+
+def test_ask_answers(scripts: Scripts, trained: Path) -> None:
+    status, out, _ = scripts("ask", trained, "2 + 3", "--json")
+    answer = json.loads(out)
+    assert status == 0
+    assert answer["prompt"] == "two plus three equals"
+    assert answer["expected"] == 5
+    assert answer["correct"] == (answer["value"] == 5)
+    assert answer["membership"] in ("training", "held out")
+    assert 0 < answer["probability"] <= 1
+    assert len(answer["runners_up"]) == 4
+    total = answer["probability"] + sum(other["probability"] for other in answer["runners_up"])
+    assert total <= 1.0001
+    assert answer["value"] not in [other["value"] for other in answer["runners_up"]]
+
+    status, out, _ = scripts("ask", trained, "two plus three")
+    assert status == 0
+    assert "two plus three equals → " in out
+    assert "runners-up: " in out
+    assert "This problem was" in out
+
+
+@pytest.mark.parametrize(
+    ("question", "truth"), [("6 + 6", "12"), ("2 - 3", "-1"), ("5 / 2", "no whole number"), ("6 x 6", "36")]
+)
+def test_ask_says_when_a_problem_is_outside_the_training_range(
+    scripts: Scripts, trained: Path, question: str, truth: str
+) -> None:
+    status, out, _ = scripts("ask", trained, question)
+    assert status == 0
+    assert f"The true answer is {truth}: outside what the model was trained on" in out
+    assert json.loads(scripts("ask", trained, question, "--json")[1])["correct"] is False
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ("", "the prompt is empty"),
+        ("two pluss three", "unknown word 'pluss'; did you mean 'plus'?"),
+        ("7 + 1", "number out of range: '7'"),
+        ("one plus two plus three", "2 operations"),
+        ("one divided by zero", "division by zero"),
+        ("one plus " * 1000, "at most 1,000"),
+        ("<script>alert(1)</script>", "unknown word '<'"),
+    ],
+)
+def test_ask_refuses_what_is_no_question_in_one_line(
+    scripts: Scripts, trained: Path, question: str, message: str
+) -> None:
+    status, out, err = scripts("ask", trained, question)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_ask_reads_questions_line_by_line(trained: Path) -> None:
+    command = [sys.executable, EXPERIMENTS / "ask.py", trained, "--json"]
+    questions = "1 + 1\ntwo pluss three\n2 + 2\n"
+    result = subprocess.run(command, input=questions, capture_output=True, text=True, check=False)
+    assert [json.loads(line)["prompt"] for line in result.stdout.splitlines()] == [
+        "one plus one equals", "two plus two equals"]  # fmt: skip
+    assert "unknown word 'pluss'" in result.stderr
+    assert result.returncode == 2
+
+
+def test_evaluate_agrees_with_the_summary(scripts: Scripts, trained: Path) -> None:
+    summary = json.loads((trained / "summary.json").read_text())
+    status, out, _ = scripts("evaluate", trained, "--json")
+    result = json.loads(out)
+    assert status == 0
+    for name in ("held_out_exact_match", "train_exact_match", "by_operation"):
+        assert result[name] == summary[name]
+    assert [error["problem"] for error in result["errors"]] == [error["problem"] for error in summary["errors"]]
+    status, out, _ = scripts("evaluate", trained)
+    assert "Exact match" in out
+    assert "problems decoded in" in out
+
+
+@pytest.mark.parametrize("script", ["ask", "evaluate"])
+def test_a_run_folder_that_is_missing_is_one_line(scripts: Scripts, tmp_path: Path, script: str) -> None:
+    status, _, err = scripts(script, tmp_path / "nowhere", *(["1 + 1"] if script == "ask" else []))
+    assert status == 2
+    assert "there is no run folder" in err
+    assert err.count("\n") == 1
