@@ -5,6 +5,9 @@ A decoder-only transformer: pre-norm blocks with RMSNorm (Zhang and Sennrich
 are normalised (Henry et al. 2020), ReLU feed-forward layers, learned positions,
 and an output matrix of its own. No biases.
 
+The four stages are jitted, so that eager calls in a REPL compile four programs
+and not hundreds; inside a larger jitted program they dissolve into it.
+
 Axis letters, here and in every name and einsum of the library:
 
     B batch   T query position   S key position   V vocabulary   C context length
@@ -12,6 +15,7 @@ Axis letters, here and in every name and einsum of the library:
 """
 
 import dataclasses
+import functools
 from typing import Any, TypedDict
 
 import jax
@@ -213,6 +217,7 @@ def trace(
     return logits_BTV, activations
 
 
+@jax.jit
 def embed(
     params: EmbedParams, tokens: jax.Array, taps: Activations | None = None, first: int | jax.Array = 0
 ) -> tuple[jax.Array, Activations]:
@@ -225,6 +230,7 @@ def embed(
     return x_BTD, {"residual": x_BTD}
 
 
+@functools.partial(jax.jit, static_argnames="last")
 def attention(
     params: AttentionParams, x_BTD: jax.Array, taps: Activations | None = None, last: int | None = None
 ) -> tuple[jax.Array, Activations]:
@@ -279,6 +285,7 @@ def attend(
     }
 
 
+@jax.jit
 def mlp(params: MlpParams, x_BTD: jax.Array, taps: Activations | None = None) -> tuple[jax.Array, Activations]:
     """Stage: each position's stream through a hidden layer; `[B, T, D]` → `[B, T, D]`."""
     normed_BTD = rms_norm(x_BTD) * params["norm"]
@@ -288,6 +295,7 @@ def mlp(params: MlpParams, x_BTD: jax.Array, taps: Activations | None = None) ->
     return residual_BTD, {"hidden": hidden_BTF, "out": out_BTD, "residual": residual_BTD}
 
 
+@jax.jit
 def output(params: OutputParams, x_BTD: jax.Array, taps: Activations | None = None) -> tuple[jax.Array, Activations]:
     """Stage: the residual stream `[B, T, D]` → logits over the next token `[B, T, V]`."""
     normed_BTD = _tap(taps, "normed", rms_norm(x_BTD) * params["norm"])

@@ -36,14 +36,16 @@ def run_script(main: Callable[[Options], int], options: type[Options]) -> int:
 
 
 def percent(share: float | None) -> str:
-    """Return a share as a percentage that never rounds a miss up to 100, or "–" for None.
+    """Return a share as a percentage that rounds nothing to 0 or 100 that is not, or "–" for None.
 
-    >>> percent(0.98765), percent(1.0), percent(0.99999)
-    ('98.77 %', '100 %', '99.99 %')
+    >>> percent(0.98765), percent(1.0), percent(0.99999), percent(1e-9)
+    ('98.77 %', '100 %', '99.99 %', '<0.01 %')
     """
     if share is None:
         return "–"
-    return "100 %" if share == 1 else f"{min(100 * share, 99.99):.2f} %"
+    if share in (0, 1):
+        return f"{share:.0%}".replace("%", " %")
+    return "<0.01 %" if share < 1e-4 else f"{min(100 * share, 99.99):.2f} %"
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[int] = (0,)) -> Table:

@@ -43,8 +43,8 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     >>> from jaxcalc import ModelConfig, calculator, init
     >>> state = create_state(init(jax.random.key(0), ModelConfig(vocab_size=35)), optax.adamw(1e-3))
     >>> state, metrics = train_step(state, batch_at(calculator(), seed=0, step=0, size=256))
-    >>> int(state.step), round(float(metrics["loss"]), 1)  # at first, as surprised as ln 35
-    (1, 3.6)
+    >>> int(state.step), abs(float(metrics["loss"]) - 3.56) < 0.1  # at first, as surprised as ln 35
+    (1, True)
     """
     logits, backward = jax.vjp(lambda params: answer_logits(params, batch, state.apply_fn), state.params)  # forward
     loss, output_error = jax.value_and_grad(cross_entropy)(logits, batch)  # loss
