@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import Progress, TextColumn
 from rich.table import Table
 
 from jaxcalc.errors import InputError
@@ -156,20 +156,19 @@ class ProgressLine:
 
     def __init__(self, n_steps: int, batch_size: int, watched: str) -> None:
         self.n_steps, self.batch_size, self.watched = n_steps, batch_size, watched
-        columns = (BarColumn(bar_width=20), TextColumn("{task.description}"))
-        self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self.is_live = self.bar.console.is_terminal
-        self.task = self.bar.add_task("compiling …", total=n_steps)
+        self.live = Progress(TextColumn("{task.description}"), console=Console(stderr=True), transient=True)
+        self.is_live = self.live.console.is_terminal
+        self.task = self.live.add_task("compiling …", total=n_steps)
         self.started: float | None = None
         self.first_step = 0
         self.match: float | None = None
 
     def __enter__(self) -> Self:
-        self.bar.start() if self.is_live else print("compiling …", file=sys.stderr)
+        self.live.start() if self.is_live else print("compiling …", file=sys.stderr)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        self.live.stop()
 
     def update(self, step: int, loss: float, match: float | None = None) -> None:
         """Show a step; `match` is the newest exact match where it was measured after this step."""
@@ -182,7 +181,7 @@ class ProgressLine:
         left = f"{(self.n_steps - step) / rate:.0f} s left" if rate else ""
         text = f"step {step:,}/{self.n_steps:,}  loss {loss:.4f}  {self.watched} {percent(self.match)}  {speed}  {left}"
         if self.is_live:
-            self.bar.update(self.task, completed=step, description=text)
+            self.live.update(self.task, completed=step, description=text)
         elif match is not None:
             print(text, file=sys.stderr)
 

@@ -277,3 +277,17 @@ def test_a_run_folder_that_is_missing_is_one_line(scripts: Scripts, tmp_path: Pa
     assert status == 2
     assert "there is no run folder" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", ["ask", "evaluate"])
+def test_a_run_that_is_unfinished_or_of_other_code_is_one_line(
+    scripts: Scripts, trained: Path, tmp_path: Path, script: str
+) -> None:
+    question = ["1 + 1"] if script == "ask" else []
+    config = (trained / "config.json").read_text()
+    for text, message in ((config, "is unfinished"), (config.replace('"format": 1', '"format": 0'), "has format 0")):
+        (tmp_path / "config.json").write_text(text)
+        status, _, err = scripts(script, tmp_path, *question)
+        assert status == 2
+        assert message in err
+        assert err.count("\n") == 1
