@@ -1,5 +1,6 @@
 """jaxcalc teaches a small transformer to calculate in English words, and shows how it learns."""
 
+from jaxcalc import backprop
 from jaxcalc.checkpoint import Run, load_params, load_run, save_params
 from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
@@ -9,7 +10,7 @@ from jaxcalc.model import ModelConfig, Params, apply, config_of, init, trace
 from jaxcalc.tasks import Batch, Task, batch_at, batch_of, calculator
 from jaxcalc.tokenizer import Tokenizer
 from jaxcalc.training import Metrics, TrainState, create_state, make_optimizer, train_step, train_steps
-from jaxcalc.trees import count, named_leaves
+from jaxcalc.trees import TreeTable, compare, count, named_leaves, summary
 from jaxcalc.words import number_to_words, words_to_number
 
 __all__ = [
@@ -23,10 +24,13 @@ __all__ = [
     "Task",
     "Tokenizer",
     "TrainState",
+    "TreeTable",
     "apply",
+    "backprop",
     "batch_at",
     "batch_of",
     "calculator",
+    "compare",
     "config_of",
     "count",
     "create_state",
@@ -41,6 +45,7 @@ __all__ = [
     "named_leaves",
     "number_to_words",
     "save_params",
+    "summary",
     "surprise",
     "trace",
     "train_step",
