@@ -135,7 +135,7 @@ def test_another_model_trains_with_the_same_step(small: Task) -> None:
     def apply_fn(params: dict, tokens: jax.Array, last: int | None = None) -> jax.Array:
         return model.apply(params, tokens)[:, -(last or 0) :]
 
-    params = model.init(jax.random.key(0), small.tokens[:1, :-1])
+    params = jax.jit(model.init)(jax.random.key(0), small.tokens[:1, :-1])
     state = create_state(params, optax.adam(1e-2), apply_fn)
     first = None
     for step in range(100):
