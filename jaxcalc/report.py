@@ -164,7 +164,10 @@ class ProgressLine:
         self.match: float | None = None
 
     def __enter__(self) -> Self:
-        self.live.start() if self.is_live else print("compiling …", file=sys.stderr)
+        if self.is_live:
+            self.live.start()
+        else:
+            print("compiling …", file=sys.stderr)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -206,6 +209,8 @@ def learning_curve(path: Path, losses: Sequence[float], checks: Sequence[dict[st
     )
     steps = [check["step"] for check in checks]
     for operation in checks[0]["by_operation"]:
+        if checks[0]["by_operation"][operation] is None:
+            continue  # a small table may hold out no problem of an operation
         shares = [100 * check["by_operation"][operation] for check in checks]
         below.plot(steps, shares, marker=".", label=operation, color=colours[operation])
     below.set_ylim(-2, 102)

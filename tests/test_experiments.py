@@ -99,6 +99,15 @@ def test_training_says_what_happens(trained: Path) -> None:
     assert max(map(len, out.split("Saved in")[0].splitlines()[:-1])) <= 80
 
 
+def test_a_table_may_hold_out_no_problem_of_an_operation(scripts: Scripts, tmp_path: Path) -> None:
+    tiny = ["--max-number", "4", "--batch-size", "4", "--held-out", "0.04", "--steps", "2"]
+    status, out, _ = scripts("train", "--run-dir", tmp_path / "run", *SMALL, *tiny)
+    assert status == 0
+    by_operation = json.loads((tmp_path / "run" / "summary.json").read_text())["by_operation"]
+    assert {row["n_held_out"] for row in by_operation.values()} == {0, 1}
+    assert "0 of 0" in out
+
+
 def test_a_run_that_is_there_is_kept_unless_asked(scripts: Scripts, trained: Path) -> None:
     before = {path.name: path.read_bytes() for path in trained.iterdir()}
     status, _, err = scripts("train", "--run-dir", trained, *SMALL)
