@@ -25,7 +25,7 @@ from jaxcalc.tokenizer import Output
 from jaxcalc.training import OptimizerName
 
 RARE = ("times", "divided by")  # operations with few problems in the table
-MOST_STEPS_A_CALL = 50
+MOST_STEPS_A_CALL = 10
 CHECKS = 30  # how often the held-out problems are decoded during a run
 
 
@@ -63,6 +63,8 @@ class TrainOptions:
     """Peak of the learning rate after warm-up; the optimizer's own default if left out."""
     weight_decay: float | None = None
     """Weight decay; the optimizer's own default if left out."""
+    clip_norm: float | None = None
+    """Scale gradients of a larger norm than this down to it; no clipping if left out."""
     loss_on: LossOn = "answer"
     """Which tokens the loss is on: the answer and its end, or all."""
     ops: tuple[str, ...] = ("plus", "minus", "times", "divided-by")
@@ -80,6 +82,8 @@ class TrainOptions:
     """How often an epoch visits each times and divided-by problem, of which there are few."""
     inverse_copies: int = 2
     """How often it visits their inverse questions, such as "nine equals divided by six" for 54 / 6; 0 for never."""
+    snapshots: int = 12
+    """How many snapshots of the training state to keep, the first of step 0 and the others at log-spaced steps."""
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
 
 
@@ -101,11 +105,11 @@ def main(options: TrainOptions) -> int:
     model = jaxcalc.ModelConfig(
         vocab_size=task.vocab_size, context_length=task.context_length, **dataclasses.asdict(options.model)
     )
-    tx = jaxcalc.make_optimizer(options.optimizer, options.steps, options.learning_rate, options.weight_decay)
     jaxcalc.batch_at(task, options.seed, 0, options.batch_size)
-    training = ("seed", "steps", "batch_size", "optimizer", "learning_rate", "weight_decay", "loss_on")
+    training = ("seed", "steps", "batch_size", "optimizer", "learning_rate", "weight_decay", "clip_norm", "loss_on")
     config = {"task": task_config, "model": dataclasses.asdict(model)}
     config |= {name: getattr(options, name) for name in training}
+    tx = checkpoint.optimizer_of(config)
     checkpoint.start_run(options.run_dir, config, options.overwrite)
 
     console = Console(stderr=options.json)
@@ -120,7 +124,14 @@ def main(options: TrainOptions) -> int:
 
 def check(options: TrainOptions) -> None:
     """Raise `InputError` for a number that nothing in the library would refuse by the name of its flag."""
-    for name, least in (("steps", 1), ("batch_size", 1), ("copies", 1), ("inverse_copies", 0), ("seed", 0)):
+    for name, least in (
+        ("steps", 1),
+        ("batch_size", 1),
+        ("copies", 1),
+        ("inverse_copies", 0),
+        ("seed", 0),
+        ("snapshots", 0),
+    ):
         value = getattr(options, name)
         if not least <= value < 2**31:
             raise InputError(f"--{name.replace('_', '-')} is {value}; it must be from {least} to {2**31 - 1:,}")
@@ -139,6 +150,12 @@ def train(options: TrainOptions, task: Task, state: jaxcalc.TrainState) -> tuple
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         print("\nstopping after these steps; Ctrl-C again ends at once and saves nothing", file=sys.stderr)
 
+    def snapshot(step: int) -> None:
+        if options.snapshots and (step in kept or log["interrupted"]):
+            checkpoint.save_snapshot(options.run_dir, state)
+
+    kept = snapshot_steps(options.snapshots, n_steps, options.steps)
+    snapshot(0)
     previous = signal.signal(signal.SIGINT, interrupt)
     progress = report.ProgressLine(options.steps, options.batch_size, watched)
     with progress, (options.run_dir / checkpoint.METRICS).open("w", encoding="utf-8") as metrics_file:
@@ -160,12 +177,19 @@ def train(options: TrainOptions, task: Task, state: jaxcalc.TrainState) -> tuple
                 log["checks"].append({"step": step, f"{watched}_exact_match": match, "by_operation": shares})
                 metrics_file.write(json.dumps(log["checks"][-1]) + "\n")
             progress.update(step, log["losses"][-1], match)
+            snapshot(step)
             if log["interrupted"]:
                 break
         jax.block_until_ready(state)
         log["train"] = time.perf_counter() - clock
     signal.signal(signal.SIGINT, previous)
     return state.params, log
+
+
+def snapshot_steps(n: int, every: int, last: int) -> set[int]:
+    """Return step 0 and at most n − 1 log-spaced multiples of `every`, the last of them `last`."""
+    spaced = np.geomspace(last, every, n - 1) if n > 1 else np.zeros(0)
+    return {0, *(np.round(spaced / every).astype(int) * every).tolist()}
 
 
 def write_metrics(file: Any, first: int, metrics: jaxcalc.Metrics) -> None:

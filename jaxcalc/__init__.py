@@ -1,6 +1,6 @@
 """jaxcalc teaches a small transformer to calculate in English words, and shows how it learns."""
 
-from jaxcalc import backprop
+from jaxcalc import backprop, blame
 from jaxcalc.checkpoint import Run, load_params, load_run, save_params
 from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
@@ -29,6 +29,7 @@ __all__ = [
     "backprop",
     "batch_at",
     "batch_of",
+    "blame",
     "calculator",
     "compare",
     "config_of",

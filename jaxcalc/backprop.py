@@ -146,12 +146,17 @@ def walk(params: Params, batch: Batch, network: list[Stage] | None = None) -> It
     block 0 attention (4, 8, 64)
     embed (4, 8, 64)
     """
+    check_finite(params)
+    network = stages(params, batch) if network is None else network
+    yield from backward(forward(params, batch.tokens[:, :-1], network))
+
+
+def check_finite(params: Any) -> None:
+    """Raise `InputError` naming the first parameter that is not finite; of concrete arrays only."""
     for name, leaf in named_leaves(params).items():
         if is_concrete(leaf) and not np.isfinite(leaf).all():
             where = np.argwhere(~np.isfinite(leaf))[0].tolist()
             raise InputError(f"the parameter {name}{where} is {np.asarray(leaf)[tuple(where)]}; all must be finite")
-    network = stages(params, batch) if network is None else network
-    yield from backward(forward(params, batch.tokens[:, :-1], network))
 
 
 def collect(params: Params, walked: Iterable[Backward]) -> Params:

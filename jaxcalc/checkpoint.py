@@ -3,6 +3,7 @@
 config.json        the options of the run, enough to rebuild its task and its untrained model
 metrics.jsonl      one line a training step; lines with held-out results between
 model.safetensors  the trained parameters, one array a leaf, named by its path
+snapshots/         the whole training state at some steps, such as 000040.safetensors: parameters and optimizer
 summary.json       the results; written last, so a run without it is unfinished
 learning_curve.png
 """
@@ -12,22 +13,26 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import safetensors
 import safetensors.numpy
 from flax.traverse_util import unflatten_dict
 
 from jaxcalc.errors import InputError
-from jaxcalc.model import ModelConfig, Params, config_of
+from jaxcalc.model import ModelConfig, Params, config_of, init
 from jaxcalc.tasks import Task, calculator
+from jaxcalc.training import TrainState, create_state, make_optimizer
 from jaxcalc.trees import named_leaves
 
-FORMAT = 1
+FORMAT = 2
 """The version of the run folder's layout, written into config.json."""
 
 CONFIG, METRICS, MODEL, SUMMARY, CURVE = (
     "config.json", "metrics.jsonl", "model.safetensors", "summary.json", "learning_curve.png")  # fmt: skip
+SNAPSHOTS = "snapshots"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +62,8 @@ def start_run(path: Path, config: dict[str, Any], overwrite: bool) -> None:
                 raise InputError(f"{path} holds a run already; choose another --run-dir or add --overwrite")
             for name in (SUMMARY, METRICS, MODEL, CURVE, CONFIG):
                 (path / name).unlink(missing_ok=True)
+            for step in snapshot_steps(path):
+                _snapshot(path, step).unlink()
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / CONFIG, {"format": FORMAT, **config})
     except OSError as error:
@@ -66,6 +73,12 @@ def start_run(path: Path, config: dict[str, Any], overwrite: bool) -> None:
 def task_of(config: dict[str, Any]) -> Task:
     """Return the task of a run from the "task" entry of its configuration, the arguments of `jaxcalc.calculator`."""
     return calculator(**{**config, "operations": tuple(config["operations"])})
+
+
+def optimizer_of(config: dict[str, Any]) -> optax.GradientTransformation:
+    """Return the optimizer of a run from its configuration."""
+    return make_optimizer(config["optimizer"], config["steps"], config["learning_rate"], config["weight_decay"],
+                          config["clip_norm"])  # fmt: skip
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -104,10 +117,7 @@ def load_run(path: Path) -> Run:
 
 def save_params(path: Path, params: Params) -> None:
     """Write parameters as a safetensors file, one array a leaf under its dotted path."""
-    arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(params).items()}
-    partial = path.with_name(path.name + ".partial")
-    safetensors.numpy.save_file(arrays, partial)
-    partial.replace(path)
+    _save_arrays(path, params)
 
 
 def load_params(path: Path) -> Params:
@@ -115,10 +125,7 @@ def load_params(path: Path) -> Params:
 
     Raises `InputError` for a file that is missing, broken, not finite or not of the model's layout.
     """
-    try:
-        arrays = safetensors.numpy.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+    arrays = _load_arrays(path)
     for name, array in arrays.items():
         if array.dtype != np.float32 or not np.isfinite(array).all():
             raise InputError(f"{path}: {name} is {array.dtype}, or not finite; expected finite float32")
@@ -132,6 +139,62 @@ def load_params(path: Path) -> Params:
     params["blocks"] = [blocks[str(index)] for index in range(len(blocks))]
     config_of(params)
     return params
+
+
+def save_snapshot(run: Path, state: TrainState) -> None:
+    """Write the whole training state, as it is at its step, into a run's folder."""
+    path = _snapshot(run, int(state.step))
+    path.parent.mkdir(exist_ok=True)
+    _save_arrays(path, {"params": state.params, "opt_state": state.opt_state})
+
+
+def snapshot_steps(run: Path) -> list[int]:
+    """Return the steps at which a run's folder holds a snapshot, ascending."""
+    return sorted(int(path.stem) for path in (run / SNAPSHOTS).glob("*.safetensors") if path.stem.isdigit())
+
+
+def load_snapshot(run: Run, step: int) -> TrainState:
+    """Return the training state of a run at a step, bit for bit as it was.
+
+    Raises `InputError` for a step without a snapshot, listing those there are, and
+    for a file that does not hold the state that the run's configuration describes.
+    """
+    steps = snapshot_steps(run.path)
+    if step not in steps:
+        there = f"there are {', '.join(map(str, steps))}" if steps else "it has none; train it again with --snapshots"
+        raise InputError(f"{run.path} has no snapshot of step {step}; {there}")
+    path = _snapshot(run.path, step)
+    arrays = _load_arrays(path)
+    model = ModelConfig(**run.config["model"])
+    like = jax.eval_shape(lambda: create_state(init(jax.random.key(0), model), optimizer_of(run.config)))
+    saved = {"params": like.params, "opt_state": like.opt_state}
+    leaves = []
+    for name, leaf in named_leaves(saved).items():
+        array = arrays.pop(name, np.empty(0))
+        if array.shape != leaf.shape or array.dtype != leaf.dtype:
+            raise InputError(f"{path}: {name} is missing or not {leaf.dtype}{list(leaf.shape)}")
+        leaves.append(jnp.asarray(array))
+    if arrays:
+        raise InputError(f"{path}: {next(iter(arrays))} belongs to no state of this run")
+    return like.replace(step=jnp.int32(step), **jax.tree.unflatten(jax.tree.structure(saved), leaves))
+
+
+def _snapshot(run: Path, step: int) -> Path:
+    return run / SNAPSHOTS / f"{step:06}.safetensors"
+
+
+def _save_arrays(path: Path, tree: Any) -> None:
+    arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(safetensors.numpy.save(arrays))
+    partial.replace(path)
+
+
+def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
 
 
 def _read_json(path: Path, name: str, missing: str) -> dict[str, Any]:

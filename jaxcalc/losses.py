@@ -41,13 +41,15 @@ def targets(batch: Batch) -> jax.Array:
 
 
 def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
-    """Return the mean of `token_cross_entropy` over the tokens that count, a scalar in nats.
+    """Return the mean of `token_cross_entropy` over the tokens that count, a scalar in nats. Raises as `check_mask`."""
+    check_mask(batch)
+    return token_cross_entropy(logits, batch).sum() / batch.mask.sum()
 
-    Raises `InputError` where a concrete mask is all zero: no token, no mean.
-    """
+
+def check_mask(batch: Batch) -> None:
+    """Raise `InputError` where a concrete mask is all zero: no token, no mean."""
     if is_concrete(batch.mask) and not np.asarray(batch.mask).any():
         raise InputError("the batch's mask is all zero: no token counts, so there is no loss")
-    return token_cross_entropy(logits, batch).sum() / batch.mask.sum()
 
 
 def token_cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:

@@ -83,6 +83,9 @@ _BLOCK_AXES = {
 }
 _OUTPUT_AXES = {"norm": "D", "unembed": "DV"}
 
+HEAD_AXIS = {name: letters.index("H") for name, letters in _BLOCK_AXES["attention"].items() if "H" in letters}
+"""Which axis of an attention leaf counts the heads."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:

@@ -3,7 +3,7 @@
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -57,6 +57,27 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], tex
     for row in rows:
         built.add_row(*row)
     return built
+
+
+def position_tables(title: str, rows: Mapping[str, Sequence[float]], most: int = 8) -> list[Table]:
+    """Return tables of a number for each row at each token position; `most` positions to a table fit 80 columns."""
+
+    def cell(value: float) -> str:
+        if 0.01 <= value < 1000:
+            return f"{value:.3g}"
+        return "0" if value == 0 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+
+    n_positions = max(map(len, rows.values()))
+    tables = []
+    for first in range(0, n_positions, most):
+        built = Table(title=title if first == 0 else None, title_justify="left", title_style="bold", box=None)
+        built.add_column("position", no_wrap=True)
+        for position in range(first, min(first + most, n_positions)):
+            built.add_column(str(position), justify="right", no_wrap=True)
+        for name, values in rows.items():
+            built.add_row(name, *map(cell, values[first : first + most]))
+        tables.append(built)
+    return tables
 
 
 def parameters_table(params: Params) -> Table:
