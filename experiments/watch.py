@@ -7,6 +7,7 @@ python experiments/watch.py runs/calculator "two plus three" --replay
 """
 
 import dataclasses
+import functools
 import json
 import sys
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import rich.markup
 import tyro
 from rich.console import Console
@@ -39,6 +39,8 @@ from jaxcalc.tokenizer import END, EQUALS
 from jaxcalc.training import OptimizerName
 
 LIKELIEST = 5
+# Each program runs once, on one sentence: compiling it takes a thousand times as long as running it.
+QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,10 +117,11 @@ def replay(run: jaxcalc.Run, lesson: Lesson) -> dict[str, Any]:
     steps = checkpoint.snapshot_steps(run.path)
     if not steps:
         raise InputError(f"{run.path} has no snapshots; train it again with --snapshots")
-    states = {step: checkpoint.load_snapshot(run, step) for step in steps}
+    logits = jax.jit(lambda params: jaxcalc.apply(params, lesson.batch.tokens[:, :-1])[0, -1])
+    answers = [predict(run, lesson, logits(checkpoint.load_snapshot(run, step).params)) for step in steps]
     return {
         **asked(run, lesson),
-        "replay": [{"step": step, **predict(run, lesson, state.params)} for step, state in states.items()],
+        "replay": [{"step": step, **answer} for step, answer in zip(steps, answers, strict=True)],
     }
 
 
@@ -129,15 +132,10 @@ def asked(run: jaxcalc.Run, lesson: Lesson) -> dict[str, Any]:
     return {"run": str(run.path), "tokens": tokens, "target": lesson.words[-1], "membership": lesson.membership}
 
 
-@jax.jit
-def next_word(params: jaxcalc.Params, tokens: jax.Array) -> jax.Array:
-    """Return ln p of each word that could follow, `[V]`."""
-    return jax.nn.log_softmax(jaxcalc.apply(params, tokens, last=1)[0, 0])
-
-
-def predict(run: jaxcalc.Run, lesson: Lesson, params: jaxcalc.Params) -> dict[str, Any]:
-    """Return the likeliest next words, and the surprise of the right one."""
-    log_p = np.asarray(next_word(params, lesson.batch.tokens[:, :-1]), np.float64)
+def predict(run: jaxcalc.Run, lesson: Lesson, logits: jax.Array) -> dict[str, Any]:
+    """Return the likeliest next words, and the surprise of the right one, from the last position's logits `[V]`."""
+    wide = np.asarray(logits, np.float64)
+    log_p = wide - np.logaddexp.reduce(wide)
     target = int(lesson.batch.tokens[0, -1])
     return {
         "predictions": [
@@ -156,30 +154,33 @@ def make_step(
     """Return the step that the chosen optimizer would make of these gradients, and what is known of that optimizer."""
     if options.optimizer is not None:
         name, rate, n_steps, of = options.optimizer, options.learning_rate, None, "a fresh optimizer"
-        tx = jaxcalc.make_optimizer(name, None, rate)
-        step = take_step(tx, grads, tx.init(state.params), state.params)
+        tx, unclipped = jaxcalc.make_optimizer(name, None, rate), None
+        opt_state = tx.init(state.params)
     else:
         config = run.config
         name, rate, n_steps, of = config["optimizer"], config["learning_rate"], config["steps"], "the run's own"
+        tx, opt_state = checkpoint.optimizer_of(config), state.opt_state
         unclipped = checkpoint.optimizer_of({**config, "clip_norm": None}) if config["clip_norm"] else None
-        step = take_step(checkpoint.optimizer_of(config), grads, state.opt_state, state.params, unclipped)
+    quick = jax.jit(take_step, static_argnums=(0, 4), compiler_options=QUICK_TO_COMPILE)
+    step = quick(tx, grads, opt_state, state.params, unclipped)
     peak = training.DEFAULT_LEARNING_RATE[name] if rate is None else rate
-    rate_now = float(training.schedule(peak, n_steps)(int(state.step)))
+    rate_now = float(jax.jit(training.schedule(peak, n_steps))(state.step))
     return step, {"name": name, "of": of, "learning_rate": rate_now}
 
 
-@jax.jit
-def _walk_back(params: jaxcalc.Params, batch: jaxcalc.Batch) -> tuple[list[Backward], jaxcalc.Params]:
+@functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
+def _study(params: jaxcalc.Params, batch: jaxcalc.Batch) -> tuple[list[Backward], jaxcalc.Params, jaxcalc.Params]:
     walked = list(walk(params, batch))
-    return [stage._replace(name=None, stage=None) for stage in walked], collect(params, walked)
+    bare = [stage._replace(name=None, stage=None) for stage in walked]
+    return bare, collect(params, walked), token_grads(params, walked)
 
 
-def walk_back(params: jaxcalc.Params, batch: jaxcalc.Batch) -> tuple[list[Backward], jaxcalc.Params]:
-    """Return what `backprop.walk` yields and the whole gradient, compiled at once, which is sooner than by stage."""
+def study(params: jaxcalc.Params, batch: jaxcalc.Batch) -> tuple[list[Backward], jaxcalc.Params, jaxcalc.Params]:
+    """Return the backward walk, the gradient it collects and that by token: one program, which compiles soonest."""
     check_finite(params)
-    walked, grads = _walk_back(params, batch)
+    walked, grads, by_token = _study(params, batch)
     names = [stage.name for stage in reversed(stages(params, batch))]
-    return [stage._replace(name=name) for stage, name in zip(walked, names, strict=True)], grads
+    return [stage._replace(name=name) for stage, name in zip(walked, names, strict=True)], grads, by_token
 
 
 def watch(run: jaxcalc.Run, lesson: Lesson, options: WatchOptions) -> dict[str, Any]:
@@ -189,17 +190,15 @@ def watch(run: jaxcalc.Run, lesson: Lesson, options: WatchOptions) -> dict[str, 
     params, batch = state.params, lesson.batch
     if options.weight is not None:
         find_weight(params, options.weight)  # refused before anything is computed
-    walked, grads = walk_back(params, batch)
+    walked, grads, by_token = study(params, batch)
     step, optimizer = make_step(run, state, grads, options)
     order = [stage.name for stage in reversed(walked) if stage.name != "loss"]
 
     foreseen, earned = blame(grads, step), credit(params, step, batch)
     order += [row for row in foreseen.nats if row not in order]
     shares = foreseen.shares
-    now = predict(run, lesson, params)
-    after = predict(run, lesson, optax.apply_updates(params, step.update))
+    now, after = (predict(run, lesson, of[0].input[0, -1]) for of in (walked, study(step.params, batch)[0]))
     drop = now["surprise_nats"] - after["surprise_nats"]  # of this one word, so of the whole loss
-    by_token = token_blame(token_grads(params, batch), step)
     by_weight = blame(grads, step, "weight").nats
     path = options.weight or max(by_weight, key=lambda name: abs(by_weight[name]) if "[" in name else 0)
     story = weight_story(path, params, grads, step, batch, training.ADAM_BETAS)
@@ -233,7 +232,7 @@ def watch(run: jaxcalc.Run, lesson: Lesson, options: WatchOptions) -> dict[str, 
         "credit": {name: earned.nats[name] for name in order},
         "actual_drop": drop,
         "residual": drop - earned.total,
-        "token_blame": by_token.tolist(),
+        "token_blame": token_blame(by_token, step).tolist(),
         "weight": {**story._asdict(), "learning_rate": share * optimizer["learning_rate"]},
         "after": after,
     }

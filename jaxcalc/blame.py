@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcalc.backprop import Backward, check_finite, collect, walk
+from jaxcalc.backprop import Backward, collect
 from jaxcalc.errors import InputError
 from jaxcalc.losses import ApplyFn, answer_logits, check_mask, loss, token_cross_entropy
 from jaxcalc.model import HEAD_AXIS, Params, apply, attend, keys_values
@@ -41,7 +41,7 @@ SMALLEST_TOTAL = 1e-4
 class Step(NamedTuple):
     """One step of an optimizer, taken apart: `update` = `from_gradient` + `weight_decay` + `clipping`.
 
-    All four are trees like the parameters.
+    All of them but the state are trees like the parameters.
     """
 
     update: Any
@@ -50,6 +50,8 @@ class Step(NamedTuple):
     """What it would add if it neither decayed weights nor clipped; momentum of earlier gradients is in it."""
     weight_decay: Any
     clipping: Any
+    params: Any
+    """The parameters after the step, θ + Δ."""
     opt_state: Any
     """The optimizer's state after the step."""
 
@@ -73,7 +75,7 @@ def take_step(
         (`make_optimizer` without `clip_norm`), so that the same state fits both.
 
     >>> step = take_step(optax.sgd(0.01), jnp.array(0.1), optax.sgd(0.01).init(jnp.array(0.5)), jnp.array(0.5))
-    >>> round(float(0.5 + step.update), 6)
+    >>> round(float(step.params), 6)
     0.499
     """
     with_and_without = jax.tree.map(lambda leaf: jnp.stack([leaf, jnp.zeros_like(leaf)]), params)
@@ -84,7 +86,8 @@ def take_step(
     if unclipped is not None:
         update, state = tx.update(grads, opt_state, params)
     subtract = functools.partial(jax.tree.map, jnp.subtract)
-    return Step(update, undecayed, subtract(plain, undecayed), subtract(update, plain), state)
+    after = optax.apply_updates(params, update)
+    return Step(update, undecayed, subtract(plain, undecayed), subtract(update, plain), after, state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,21 +183,20 @@ def mean_gradient(params: Any, step: Step, batch: Batch, n_points: int = 32, app
     check_mask(batch)
     if n_points < 1:
         raise InputError(f"n_points is {n_points}; it must be at least 1")
-    return _mean_gradient(params, step.update, batch, n_points, apply_fn)
-
-
-@functools.partial(jax.jit, static_argnames=("n_points", "apply_fn"))
-def _mean_gradient(params: Any, update: Any, batch: Batch, n_points: int, apply_fn: ApplyFn) -> Any:
     nodes, weights = np.polynomial.legendre.leggauss(n_points)  # on −1 … 1
+    total = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
+    for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True):
+        total = _add_gradient(total, params, step.update, batch, (node + 1) / 2, weight / 2, apply_fn)
+    return total
 
-    def add(total: Any, point: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
-        t, weight = point
-        here = jax.tree.map(lambda theta, delta: theta + t * delta, params, update)
-        grads = jax.grad(loss)(here, batch, apply_fn)
-        return jax.tree.map(lambda total, grad: total + weight * grad, total, grads), None
 
-    points = (jnp.asarray((nodes + 1) / 2), jnp.asarray(weights / 2))
-    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), points)[0]
+@functools.partial(jax.jit, static_argnames="apply_fn")
+def _add_gradient(
+    total: Any, params: Any, update: Any, batch: Batch, t: float, weight: float, apply_fn: ApplyFn
+) -> Any:
+    """Return total + weight · ∇L(θ + tΔ)."""
+    here = jax.tree.map(lambda theta, delta: theta + t * delta, params, update)
+    return jax.tree.map(lambda total, grad: total + weight * grad, total, jax.grad(loss)(here, batch, apply_fn))
 
 
 _jitted_loss = jax.jit(loss, static_argnames="apply_fn")
@@ -203,8 +205,7 @@ _jitted_loss = jax.jit(loss, static_argnames="apply_fn")
 def actual_drop(params: Any, step: Step, batch: Batch, apply_fn: ApplyFn = apply) -> float:
     """Return L(θ) − L(θ + Δ), in nats; raises as `jaxcalc.loss` does."""
     check_mask(batch)
-    after = optax.apply_updates(params, step.update)
-    return float(_jitted_loss(params, batch, apply_fn)) - float(_jitted_loss(after, batch, apply_fn))
+    return float(_jitted_loss(params, batch, apply_fn)) - float(_jitted_loss(step.params, batch, apply_fn))
 
 
 def message_strengths(walked: Iterable[Backward]) -> dict[str, np.ndarray]:
@@ -220,30 +221,23 @@ def message_strengths(walked: Iterable[Backward]) -> dict[str, np.ndarray]:
     }
 
 
-def token_grads(params: Params, batch: Batch) -> Params:
+def token_grads(params: Params, walked: Iterable[Backward]) -> Params:
     """Return the gradient taken apart by where the weights were used: a tree like `params`, `[T, …]` each.
 
     Every position uses the same weights: what it asks, and what it offers as key and value. Entry t is the gradient
-    through the uses at position t; the sum over T is the gradient.
-
-    Raises as `backprop.walk` does.
+    through the uses at position t; the sum over T is the gradient, `backprop.collect(params, walked)`.
 
     >>> import jaxcalc
     >>> task = jaxcalc.calculator()
     >>> params = jaxcalc.init(jax.random.key(0), jaxcalc.ModelConfig(task.vocab_size))
-    >>> token_grads(params, jaxcalc.batch_at(task, 0, 0, 4))["output"]["unembed"].shape
+    >>> batch, walk = jaxcalc.batch_at(task, 0, 0, 4), jaxcalc.backprop.walk
+    >>> by_token = jax.jit(lambda params, batch: token_grads(params, walk(params, batch)))(params, batch)
+    >>> by_token["output"]["unembed"].shape
     (8, 64, 35)
     """
-    check_finite(params)
-    check_mask(batch)
-    return _token_grads(params, batch)
-
-
-@jax.jit
-def _token_grads(params: Params, batch: Batch) -> Params:
-    walked = [step for step in walk(params, batch) if step.name != "loss"]
-    grads = [_uses_by_position(step, step.stage.select(params)) for step in walked]
-    return jax.vmap(lambda grads: collect(params, map(_with_grads, walked, grads)))(grads)
+    steps = [step for step in walked if step.name != "loss"]
+    grads = [_uses_by_position(step, step.stage.select(params)) for step in steps]
+    return jax.vmap(lambda grads: collect(params, map(_with_grads, steps, grads)))(grads)
 
 
 def _with_grads(step: Backward, grads: Any) -> Backward:
@@ -387,20 +381,20 @@ def weight_story(
     check_mask(batch)
     leaf, index = find_weight(params, path)
 
-    def at(tree: Any) -> float:
-        return float(np.asarray(named_leaves(tree)[leaf])[index])
+    def at(tree: Any) -> np.ndarray:
+        return np.asarray(named_leaves(tree)[leaf])[index]
 
     return WeightStory(
         path=path,
-        value=at(params),
-        gradient=at(grads),
+        value=float(at(params)),
+        gradient=float(at(grads)),
         finite_difference=_finite_difference(params, leaf, index, batch, apply_fn),
         state=_optimizer_state(step.opt_state, leaf, index, adam_betas),
-        from_gradient=at(step.from_gradient),
-        weight_decay=at(step.weight_decay),
-        clipping=at(step.clipping),
-        step=at(step.update),
-        new_value=at(optax.apply_updates(params, step.update)),
+        from_gradient=float(at(step.from_gradient)),
+        weight_decay=float(at(step.weight_decay)),
+        clipping=float(at(step.clipping)),
+        step=float(at(step.update)),
+        new_value=float(at(step.params)),
     )
 
 
@@ -429,18 +423,16 @@ def find_weight(tree: Any, path: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _finite_difference(params: Any, leaf: str, index: tuple[int, ...], batch: Batch, apply_fn: ApplyFn) -> float:
+    wide = {name: np.asarray(value, np.float64) for name, value in named_leaves(params).items()}
+
+    def loss_with(change: float) -> float:
+        changed = wide[leaf].copy()
+        changed[index] += change
+        nudged = jax.tree.unflatten(jax.tree.structure(params), (wide | {leaf: changed}).values())
+        return float(_jitted_loss(nudged, Batch(batch.tokens, jnp.asarray(batch.mask, jnp.float64)), apply_fn))
+
+    h = 1e-5  # float64 rounds a loss of a few nats by 1e-15, so the quotient is good to about 1e-10
     with jax.enable_x64(True):
-        wide = {name: jnp.asarray(value, jnp.float64) for name, value in named_leaves(params).items()}
-        structure = jax.tree.structure(params)
-        mask = batch.mask.astype(jnp.float64)
-
-        def loss_with(change: float) -> float:
-            changed = wide | {leaf: wide[leaf].at[index].add(change)}
-            return float(
-                _jitted_loss(jax.tree.unflatten(structure, changed.values()), Batch(batch.tokens, mask), apply_fn)
-            )
-
-        h = 1e-5  # float64 rounds a loss of a few nats by 1e-15, so the quotient is good to about 1e-10
         return (loss_with(h) - loss_with(-h)) / (2 * h)
 
 

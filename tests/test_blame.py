@@ -31,6 +31,7 @@ from jaxcalc.training import ADAM_BETAS, OptimizerName, train_step
 
 loss = jax.jit(jaxcalc.loss)
 grad = jax.jit(jax.grad(jaxcalc.loss))
+grads_by_token = jax.jit(lambda params, batch: token_grads(params, walk(params, batch)))
 STAGES = ["embed", "block 0 attention", "block 0 mlp", "block 1 attention", "block 1 mlp", "output"]
 LEVELS: tuple[Level, ...] = ("stage", "block", "head", "leaf", "weight")
 
@@ -76,7 +77,7 @@ def test_the_step_is_the_one_that_training_makes(name: OptimizerName, params: Pa
     step = take_step(state.tx, grad(params, batch), state.opt_state, params)
     moved = jax.tree.map(jnp.subtract, after.params, params)
     assert inner(moved, moved) > 0
-    chex.assert_trees_all_close(jax.tree.map(jnp.add, params, step.update), after.params, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(step.params, after.params, rtol=1e-4, atol=1e-6)
     chex.assert_trees_all_close(step.opt_state, after.opt_state, rtol=1e-4, atol=1e-6)
 
 
@@ -188,7 +189,7 @@ def test_the_mean_gradient_of_a_quadratic_is_exact() -> None:
         value = (a * params["w"] ** 2).sum() / 2
         return jnp.stack([0.0, jnp.log(jnp.expm1(value))])[None, None]
 
-    step = Step({"w": delta}, {"w": delta}, {"w": 0 * delta}, {"w": 0 * delta}, None)
+    step = Step({"w": delta}, {"w": delta}, {"w": 0 * delta}, {"w": 0 * delta}, {"w": w + delta}, None)
     mean = mean_gradient({"w": w}, step, batch, 1, apply_fn)
     np.testing.assert_allclose(mean["w"], a * (w + delta / 2), rtol=1e-5)
     account = credit({"w": w}, step, batch, "weight", 1, apply_fn)
@@ -218,7 +219,7 @@ def test_message_strengths_are_norms_at_each_position(params: Params, batch: Bat
 
 
 def test_token_gradients_sum_to_the_gradient(params: Params, batch: Batch, grads: Params) -> None:
-    by_token = token_grads(params, batch)
+    by_token = grads_by_token(params, batch)
     chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf.sum(axis=0), by_token), grads, rtol=1e-4, atol=1e-6)
     step = first_step(optax.sgd(0.1), grads, params)
     nats = token_blame(by_token, step)
@@ -228,7 +229,7 @@ def test_token_gradients_sum_to_the_gradient(params: Params, batch: Batch, grads
 
 def test_a_token_gradient_is_that_of_a_model_with_other_weights_there(params: Params, batch: Batch) -> None:
     """Position 4 alone gets weights of its own: in the embeddings, in an mlp, and as key and value."""
-    by_token, t = token_grads(params, batch), 4
+    by_token, t = grads_by_token(params, batch), 4
     is_here = jnp.arange(8)[:, None] == t
 
     def with_own(own: dict) -> jax.Array:
@@ -400,7 +401,7 @@ def test_bad_input_is_named(params: Params, grads: Params, batch: Batch) -> None
     with pytest.raises(InputError, match=r"the gradient or the update of output\.norm is not finite"):
         blame(broken, step)
     empty = batch._replace(mask=jnp.zeros_like(batch.mask))
-    for function in (lambda: credit(params, step, empty), lambda: token_grads(params, empty),
+    for function in (lambda: credit(params, step, empty),
                      lambda: example_blame(params, empty), lambda: actual_drop(params, step, empty),
                      lambda: weight_story("output.norm[0]", params, grads, step, empty)):  # fmt: skip
         with pytest.raises(InputError, match="mask is all zero"):
@@ -408,7 +409,5 @@ def test_bad_input_is_named(params: Params, grads: Params, batch: Batch) -> None
     with pytest.raises(InputError, match="n_points is 0"):
         mean_gradient(params, step, batch, 0)
     bad = {**params, "output": {**params["output"], "norm": params["output"]["norm"].at[3].set(jnp.inf)}}
-    with pytest.raises(InputError, match=r"the parameter output\.norm\[3\] is inf"):
-        token_grads(bad, batch)
     with pytest.raises(InputError, match="squared norm of the gradient is nan"):
         example_blame(bad, batch)

@@ -9,8 +9,16 @@ import safetensors.numpy
 
 import jaxcalc
 from jaxcalc import InputError, Params, load_params, load_run, named_leaves, save_params
-from jaxcalc.checkpoint import start_run, write_json
+from jaxcalc.checkpoint import (
+    load_snapshot,
+    optimizer_of,
+    save_snapshot,
+    snapshot_steps,
+    start_run,
+    write_json,
+)
 
+OPTIMIZER = {"optimizer": "muon", "steps": 10, "learning_rate": None, "weight_decay": None, "clip_norm": None}
 TASK = {"operations": ["plus"], "max_number": 5, "output": "words", "split": "none", "held_out": 0.1, "seed": 0}
 
 
@@ -20,8 +28,10 @@ def run(tmp_path: Path) -> Path:
     task = jaxcalc.calculator(("plus",), 5, split="none")
     model = jaxcalc.ModelConfig(task.vocab_size, 8, 2, 8, 1, task.context_length)
     path = tmp_path / "a run with ünïcode"
-    start_run(path, {"task": TASK, "model": model.__dict__}, overwrite=False)
-    save_params(path / "model.safetensors", jaxcalc.init(jax.random.key(0), model))
+    start_run(path, {"task": TASK, "model": model.__dict__, **OPTIMIZER}, overwrite=False)
+    params = jaxcalc.init(jax.random.key(0), model)
+    save_params(path / "model.safetensors", params)
+    save_snapshot(path, jaxcalc.create_state(params, optimizer_of(OPTIMIZER)))
     write_json(path / "summary.json", {"steps": 0})
     return path
 
@@ -37,6 +47,50 @@ def test_a_finished_run_comes_back(run: Path) -> None:
     assert loaded.summary == {"steps": 0}
     assert loaded.task.tokenizer.operations == ("plus",)
     assert len(loaded.task.tokens) == 21
+
+
+def test_a_snapshot_is_the_whole_training_state_bit_for_bit(run: Path) -> None:
+    loaded = load_run(run)
+    state = load_snapshot(loaded, 0)
+    for step in range(2):
+        state, _ = jaxcalc.train_step(state, jaxcalc.batch_at(loaded.task, 0, step, 8))
+    save_snapshot(run, state)
+    assert snapshot_steps(run) == [0, 2]
+    back = load_snapshot(loaded, 2)
+    chex.assert_trees_all_equal(
+        (back.step, back.params, back.opt_state), (state.step, state.params, state.opt_state), strict=True
+    )
+    batch = jaxcalc.batch_at(loaded.task, 0, 2, 8)
+    chex.assert_trees_all_equal(jaxcalc.train_step(back, batch)[0].params, jaxcalc.train_step(state, batch)[0].params)
+
+
+def test_a_step_without_a_snapshot_is_refused_with_the_list(run: Path) -> None:
+    loaded = load_run(run)
+    save_snapshot(run, load_snapshot(loaded, 0).replace(step=40))
+    with pytest.raises(InputError, match=r"has no snapshot of step 7; there are 0, 40$"):
+        load_snapshot(loaded, 7)
+    for step in (0, 40):
+        (run / "snapshots" / f"{step:06}.safetensors").unlink()
+    with pytest.raises(InputError, match=r"no snapshot of step 0; it has none; train it again with --snapshots"):
+        load_snapshot(loaded, 0)
+
+
+def test_a_snapshot_of_something_else_is_refused(run: Path) -> None:
+    loaded = load_run(run)
+    path = run / "snapshots" / "000000.safetensors"
+    arrays = safetensors.numpy.load_file(path)
+    missing = {name: array for name, array in arrays.items() if not name.endswith("mu.embed.token")}
+    for changed, message in (
+        (missing, r"mu\.embed\.token is missing or not float32\[10, 8\]"),
+        ({**arrays, "params.embed.token": np.zeros((10, 8))}, r"params\.embed\.token is missing or not float32"),
+        ({**arrays, "more": np.zeros(1)}, "more belongs to no state of this run"),
+    ):
+        safetensors.numpy.save_file(changed, path)
+        with pytest.raises(InputError, match=message):
+            load_snapshot(loaded, 0)
+    path.write_bytes(b"\xff" * 100)
+    with pytest.raises(InputError, match=r"cannot read .*000000\.safetensors"):
+        load_snapshot(loaded, 0)
 
 
 def test_folders_that_are_no_finished_run_are_refused(run: Path, tmp_path: Path) -> None:
@@ -107,7 +161,8 @@ def test_overwriting_deletes_the_runs_files_and_nothing_else(run: Path) -> None:
         start_run(run, {}, overwrite=False)
     assert (run / "model.safetensors").exists()
     start_run(run, {}, overwrite=True)
-    assert sorted(path.name for path in run.iterdir()) == ["config.json", "notes.txt"]
+    assert sorted(path.name for path in run.iterdir()) == ["config.json", "notes.txt", "snapshots"]
+    assert not list((run / "snapshots").iterdir())
 
 
 def test_a_folder_that_is_no_run_is_never_overwritten(tmp_path: Path) -> None:

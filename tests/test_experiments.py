@@ -1,8 +1,11 @@
 """The scripts, as people run them."""
 
 import importlib.util
+import itertools
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +13,14 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+import chex
+import jax
+import numpy as np
 import pytest
+import safetensors.numpy
 
-from jaxcalc import report
+import jaxcalc
+from jaxcalc import checkpoint, report
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SMALL = [
@@ -109,11 +117,12 @@ def test_a_table_may_hold_out_no_problem_of_an_operation(scripts: Scripts, tmp_p
 
 
 def test_a_run_that_is_there_is_kept_unless_asked(scripts: Scripts, trained: Path) -> None:
-    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+    before = {path: path.read_bytes() for path in trained.rglob("*.*") if path.is_file()}
+    assert len(before) > 10
     status, _, err = scripts("train", "--run-dir", trained, *SMALL)
     assert status == 2
     assert "holds a run already; choose another --run-dir or add --overwrite" in err
-    assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
+    assert {path: path.read_bytes() for path in trained.rglob("*.*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
@@ -126,6 +135,8 @@ def test_a_run_that_is_there_is_kept_unless_asked(scripts: Scripts, trained: Pat
         (["--seed", "-1"], "--seed is -1"),
         (["--copies", "0"], "--copies is 0"),
         (["--inverse-copies", "-1"], "--inverse-copies is -1"),
+        (["--snapshots", "-1"], "--snapshots is -1"),
+        (["--clip-norm", "0"], "clip_norm is 0.0"),
         (["--model.n-heads", "5"], "n_heads is 5, which does not divide d_model, 64"),
         (["--model.n-layers", "0"], "n_layers is 0"),
         (["--ops", "plus", "modulo"], "unknown operation 'modulo'"),
@@ -165,7 +176,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(scripts: Scripts, tmp_path:
 
 
 def test_every_option_is_explained(scripts: Scripts) -> None:
-    for script in ("train", "ask", "evaluate"):
+    for script in ("train", "ask", "evaluate", "watch"):
         fields = load(script).__dict__[f"{script.capitalize()}Options"].__dataclass_fields__
         status, out, _ = scripts(script, "--help")
         assert status == 0
@@ -274,9 +285,176 @@ def test_evaluate_agrees_with_the_summary(scripts: Scripts, trained: Path) -> No
     assert "problems decoded in" in out
 
 
-@pytest.mark.parametrize("script", ["ask", "evaluate"])
+def test_training_keeps_snapshots_at_log_spaced_steps(scripts: Scripts, trained: Path) -> None:
+    train = load("train")
+    assert train.snapshot_steps(12, 10, 1200) == {0, 10, 20, 30, 40, 70, 110, 180, 290, 460, 740, 1200}
+    assert train.snapshot_steps(1, 10, 1200) == {0}
+    assert train.snapshot_steps(2, 7, 7) == {0, 7}
+    run = jaxcalc.load_run(trained)
+    assert checkpoint.snapshot_steps(trained) == [0, 10, 20, 30, 40, 50, 60]
+    untrained = jaxcalc.init(jax.random.key(0), jaxcalc.config_of(run.params))
+    chex.assert_trees_all_equal(checkpoint.load_snapshot(run, 0).params, untrained)
+    chex.assert_trees_all_equal(checkpoint.load_snapshot(run, 60).params, run.params)
+
+
+def test_training_goes_on_from_a_snapshot_bit_for_bit(trained: Path) -> None:
+    run = jaxcalc.load_run(trained)
+    state, expected = (checkpoint.load_snapshot(run, step) for step in (20, 30))
+    state, _ = jaxcalc.train_steps(state, run.task, seed=0, n_steps=10, batch_size=32)
+    chex.assert_trees_all_equal(state.params, expected.params)
+    chex.assert_trees_all_equal(state.opt_state, expected.opt_state)
+
+
+def watched(scripts: Scripts, *arguments: str | Path) -> dict:
+    status, out, err = scripts("watch", *arguments, "--json")
+    assert (status, err) == (0, "")
+    return json.loads(out)
+
+
+PROMISED = """tokens predictions surprise_nats stages blame predicted_drop credit actual_drop residual weight"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--optimizer", "sgd"], ["--optimizer", "adamw", "--learning-rate", "1e-3"], ["--step", "30"]]
+)
+def test_watch_adds_up(scripts: Scripts, trained: Path, arguments: list[str]) -> None:
+    step = [] if "--step" in arguments else ["--step", "0"]
+    result = watched(scripts, trained, "two plus three", *arguments, *step)
+    assert set(PROMISED.split()) <= set(result)
+    assert [token["token"] for token in result["tokens"]] == ["two", "plus", "three", "equals"]
+    assert result["target"] == "five"
+    assert len(result["predictions"]) == 5
+    assert result["surprise_nats"] == pytest.approx(-math.log(result["probability"]))
+    names = ["embed", "block 0 attention", "block 0 mlp", "output"]
+    assert [stage["name"] for stage in result["stages"]] == ["loss", *reversed(names)]
+    for later, earlier in itertools.pairwise(result["stages"]):
+        assert later["message_out"] == earlier["message_in"]
+    rows = [*names, "weight decay"] if "sgd" not in arguments else names  # sgd decays nothing
+    assert list(result["blame"]) == list(result["credit"]) == rows
+    assert sum(result["blame"].values()) == pytest.approx(1)
+    assert sum(result["blame_nats"].values()) == pytest.approx(result["predicted_drop"])
+    assert sum(result["token_blame"]) == pytest.approx(
+        result["predicted_drop"] - result["blame_nats"].get("weight decay", 0), rel=1e-3)  # fmt: skip
+    drop = result["surprise_nats"] - result["after"]["surprise_nats"]
+    assert result["actual_drop"] == pytest.approx(drop)
+    assert result["residual"] == pytest.approx(drop - sum(result["credit"].values()))
+    assert abs(result["residual"]) < 0.01 * abs(drop)
+    weight = result["weight"]
+    assert weight["new_value"] == pytest.approx(weight["value"] + weight["step"])
+    assert weight["finite_difference"] == pytest.approx(weight["gradient"], rel=1e-3)
+
+
+def test_watch_is_reproducible_bit_for_bit(scripts: Scripts, trained: Path) -> None:
+    arguments = [trained, "two plus three", "--step", "30"]
+    here = watched(scripts, *arguments)
+    command = [sys.executable, EXPERIMENTS / "watch.py", *arguments, "--json"]
+    elsewhere = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(elsewhere.stdout) == here == watched(scripts, *arguments)
+
+
+def test_watch_with_plain_sgd_reads_as_the_weight_minus_the_rate_times_the_gradient(
+    scripts: Scripts, trained: Path
+) -> None:
+    path = "blocks.0.attention.query[3,1,5]"
+    arguments = [trained, "2 + 3", "--step", "0", "--optimizer", "sgd", "--learning-rate", "0.01", "--weight", path]
+    weight = watched(scripts, *arguments)["weight"]
+    assert weight["path"] == path
+    assert weight["new_value"] == pytest.approx(weight["value"] - 0.01 * weight["gradient"], rel=1e-5)
+    status, out, _ = scripts("watch", *arguments)
+    assert status == 0
+    assert f"One weight: {path}" in out
+
+
+def test_watch_can_ask_for_a_later_word(scripts: Scripts, trained: Path) -> None:
+    result = watched(scripts, trained, "one plus one equals two", "--step", "0")
+    assert result["target"] == "<end>"
+    assert result["tokens"][-1]["token"] == "two"
+
+
+def test_watch_prints_plain_text_for_80_columns(scripts: Scripts, trained: Path) -> None:
+    status, out, _ = scripts("watch", trained, "two plus three", "--step", "0")
+    assert status == 0
+    for text in ("Text → tokens", "Forward", "The likeliest next words", "Surprise = −ln p(five)", "Backward",
+                 "blame before", "credit after", "One weight: ", "finite difference", "p(five) went from"):  # fmt: skip
+        assert text in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "\x1b" not in out
+    assert "…" not in out
+
+
+def test_watch_withholds_percentages_of_next_to_nothing(scripts: Scripts, trained: Path) -> None:
+    arguments = [trained, "two plus three", "--step", "0", "--optimizer", "sgd", "--learning-rate", "1e-7"]
+    result = watched(scripts, *arguments)
+    assert result["blame"] is None
+    assert "below 0.0001 nats" in result["withheld"]
+    _, out, _ = scripts("watch", *arguments)
+    assert "No percentages: the total" in out
+    assert "%" not in out.split("credit after")[1].split("Blame by")[0]
+
+
+def test_watch_replays_a_run(scripts: Scripts, trained: Path) -> None:
+    result = watched(scripts, trained, "two plus three", "--replay")
+    assert [at["step"] for at in result["replay"]] == [0, 10, 20, 30, 40, 50, 60]
+    first = watched(scripts, trained, "two plus three", "--step", "0")
+    assert result["replay"][0]["predictions"] == first["predictions"]
+    status, out, _ = scripts("watch", trained, "two plus three", "--replay")
+    assert status == 0
+    assert "two plus three equals → five" in out
+    assert len(out.splitlines()) == 3 + 7 + 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["two plus three", "--step", "7"], "has no snapshot of step 7; there are 0, 10, 20, 30, 40, 50, 60"),
+        (["two plus three", "--step", "-1"], "has no snapshot of step -1"),
+        (["two plus three", "--weight", "blocks.0.attention.quey[0,0,0]"], "the nearest are blocks.0.attention.query"),
+        (["two plus three", "--weight", "output.norm[99]"], "its last is output.norm[31]"),
+        (["two plus three", "--learning-rate", "0.1"], "name one with --optimizer"),
+        (["two plus three", "--optimizer", "sgd", "--learning-rate", "-1"], "learning_rate is -1.0"),
+        (["two plus three", "--replay", "--step", "0"], "leave out --step"),
+        (["two plus three equals four"], "'four' does not begin the right answer, 'five'"),
+        (["two minus three"], "has no answer from 0 to 6"),
+        (["six plus six"], "has no answer from 0 to 6"),
+        (["two pluss three"], "unknown word 'pluss'"),
+        ([""], "the prompt is empty"),
+    ],
+)
+def test_watch_refuses_bad_input_in_one_line(
+    scripts: Scripts, trained: Path, arguments: list[str], message: str
+) -> None:
+    status, out, err = scripts("watch", trained, *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_watch_names_the_first_weight_that_is_not_finite(scripts: Scripts, trained: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(trained, broken)
+    path = broken / "snapshots" / "000030.safetensors"
+    arrays = safetensors.numpy.load_file(path)
+    arrays["params.output.norm"][3] = np.nan
+    safetensors.numpy.save_file(arrays, path)
+    status, _, err = scripts("watch", broken, "two plus three", "--step", "30")
+    assert status == 2
+    assert "the parameter output.norm[3] is nan" in err
+    assert err.count("\n") == 1
+
+
+def test_a_run_without_snapshots_says_so(scripts: Scripts, tmp_path: Path) -> None:
+    status, _, _ = scripts("train", "--run-dir", tmp_path / "run", *SMALL, "--steps", "2", "--snapshots", "0")
+    assert status == 0
+    assert not (tmp_path / "run" / "snapshots").exists()
+    for arguments in ([], ["--replay"]):
+        status, _, err = scripts("watch", tmp_path / "run", "two plus three", *arguments)
+        assert status == 2
+        assert "train it again with --snapshots" in err
+
+
+@pytest.mark.parametrize("script", ["ask", "evaluate", "watch"])
 def test_a_run_folder_that_is_missing_is_one_line(scripts: Scripts, tmp_path: Path, script: str) -> None:
-    status, _, err = scripts(script, tmp_path / "nowhere", *(["1 + 1"] if script == "ask" else []))
+    status, _, err = scripts(script, tmp_path / "nowhere", *(["1 + 1"] if script != "evaluate" else []))
     assert status == 2
     assert "there is no run folder" in err
     assert err.count("\n") == 1
@@ -288,7 +466,7 @@ def test_a_run_that_is_unfinished_or_of_other_code_is_one_line(
 ) -> None:
     question = ["1 + 1"] if script == "ask" else []
     config = (trained / "config.json").read_text()
-    for text, message in ((config, "is unfinished"), (config.replace('"format": 1', '"format": 0'), "has format 0")):
+    for text, message in ((config, "is unfinished"), (config.replace('"format": 2', '"format": 0'), "has format 0")):
         (tmp_path / "config.json").write_text(text)
         status, _, err = scripts(script, tmp_path, *question)
         assert status == 2

@@ -162,9 +162,26 @@ def test_the_rate_warms_up_and_decays(params: Params) -> None:
         updates, _ = tx.update(ones, optax.tree.set(state, trace={"w": jnp.zeros(1)}), ones)
         rates.append(-float(updates["w"][0]))
         state = new
-    assert rates[0] == 0
+    assert rates[:3] == pytest.approx([1 / 11, 2 / 11, 3 / 11])  # the first step moves already
     assert max(rates) == rates[10] == pytest.approx(1)
     assert rates[100] == pytest.approx(0.01)
+
+
+def test_without_a_number_of_steps_the_rate_is_constant() -> None:
+    tx = make_optimizer("sgd", None, learning_rate=0.5)
+    grads = {"w": jnp.ones(1)}
+    first, state = tx.update(grads, tx.init(grads), grads)
+    later, _ = tx.update(grads, optax.tree.set(state, trace={"w": jnp.zeros(1)}), grads)
+    assert float(first["w"][0]) == float(later["w"][0]) == -0.5
+
+
+@pytest.mark.parametrize(("clip_norm", "expected"), [(1.0, 1.0), (6.0, 5.0), (None, 5.0)])
+def test_gradients_are_clipped_to_the_norm_asked_for(clip_norm: float | None, expected: float) -> None:
+    grads = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+    tx = make_optimizer("sgd", None, learning_rate=1.0, clip_norm=clip_norm)
+    updates, _ = tx.update(grads, tx.init(grads), grads)
+    assert float(optax.tree.norm(updates)) == pytest.approx(expected)
+    assert float(updates["a"][0]) == pytest.approx(-0.6 * expected)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +192,7 @@ def test_the_rate_warms_up_and_decays(params: Params) -> None:
         ({"name": "muon", "learning_rate": float("nan")}, "learning_rate is nan"),
         ({"name": "muon", "weight_decay": -1.0}, "weight_decay is -1.0"),
         ({"name": "muon", "n_steps": 0}, "n_steps is 0"),
+        ({"name": "muon", "clip_norm": 0.0}, "clip_norm is 0.0"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
