@@ -1,7 +1,7 @@
 """Train the calculator: text in, a run folder out.
 
 python experiments/train.py                # the default model, about a minute on two CPU cores
-python experiments/train.py --split none   # train on everything: a calculator that makes no error
+python experiments/train.py --split none   # hold nothing out: all or all but one of 11,344 answers are right
 python experiments/train.py --ops plus minus --max-number 20 --run-dir runs/small
 """
 
@@ -251,7 +251,9 @@ def finish(
         f"({summary['examples_per_second']:,.0f} examples/s), {seconds['compile']:.1f} s of compiling before, "
         f"{seconds['total']:.1f} s in all. Saved in {options.run_dir}.\n\nTry next:\n"
         f'  python experiments/ask.py {options.run_dir} "two plus three"\n'
-        f"  python experiments/evaluate.py {options.run_dir}",
+        f"  python experiments/evaluate.py {options.run_dir}"
+        + f'\n  python experiments/watch.py {options.run_dir} "two plus three" --replay'
+        * bool(options.snapshots),
         highlight=False,
         soft_wrap=True,
     )

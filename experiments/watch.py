@@ -251,7 +251,7 @@ def print_replay(result: dict[str, Any], console: Console) -> None:
         best = at["predictions"][0]
         mark = "" if best["token"] == target else " ✗"
         rows.append([f"{at['step']:,}", best["token"] + mark, report.percent(best["probability"]),
-                     report.percent(at["probability"]), f"{at['surprise_nats']:.4f}"])  # fmt: skip
+                     report.percent(at["probability"]), f"{at['surprise_nats']:.4g}"])  # fmt: skip
     columns = ["step", "next word", "p", f"p({target})", "surprise (nats)"]
     console.print(report.table(f"{text_of(result)} → {target}", columns, rows, text=(1,)))
     console.print(f"\nThis problem {WHERE[result['membership']]}.")
@@ -276,12 +276,12 @@ def print_reading(result: dict[str, Any], console: Console) -> None:
     console.print(f"{result['run']} at step {result['step']:,}. This problem {WHERE[result['membership']]}.\n")
     rows = [[str(token["position"]), str(token["id"]), token["token"]] for token in result["tokens"]]
     console.print(report.table("Text → tokens", ["position", "id", "token"], rows, text=(2,)))
-    title = "\nForward: how large what leaves each stage is, at each position"
+    title = "\nForward: ‖output‖ of each stage at each position"
     console.print(*report.position_tables(title, {row["name"]: row["norm"] for row in result["forward"]}), sep="\n")
     rows = [[word["token"], report.percent(word["probability"])] for word in result["predictions"]]
-    console.print(report.table("\nThe likeliest next words", ["word", "probability"], rows))
-    console.print(f"\nThe right word is {target}. Surprise = −ln p({target}) = −ln {p:.4g} = {nats:.4f} nats "
-                  f"({result['surprise_bits']:.2f} bits);\na uniform guess has {result['uniform_nats']:.2f} nats. "
+    console.print(report.table("\nLikeliest words", ["word", "probability"], rows))
+    console.print(f"\nThe right word is {target}. Surprise = −ln p({target}) = −ln {p:.4g} = {nats:.4g} nats\n"
+                  f"({result['surprise_bits']:.3g} bits); a uniform guess has {result['uniform_nats']:.2f} nats. "
                   "This surprise is the loss.\n")  # fmt: skip
 
 
@@ -292,9 +292,9 @@ def print_backward(result: dict[str, Any], console: Console) -> None:
     rows = [[s["name"], cell(s["message_in"]), cell(s["message_out"]), cell(s["grad_norm"])] for s in result["stages"]]
     columns = ["stage", "message in", "message out", "gradient"]
     console.print(report.table("Backward: norms, from the loss to the embeddings", columns, rows))
-    title = "\nBackward: the message ∂loss/∂h where each stage ends, at each position"
+    title = "\nBackward: ‖message in‖ at each position"
     console.print(*report.position_tables(title, {row["name"]: row["norm"] for row in result["messages"]}), sep="\n")
-    console.print("Norms do not add up, so they are no shares of anything. The tokenizer has no weights.\n")
+    console.print("Norms do not add up, so they are no shares. The tokenizer has no weights.\n")
 
 
 def print_blame(result: dict[str, Any], console: Console) -> None:
@@ -307,17 +307,18 @@ def print_blame(result: dict[str, Any], console: Console) -> None:
         rows.append([name, f"{nats:.6f}", share, f"{result['credit'][name]:.6f}", later])
     whole = "–" if withheld else "100.0%"
     rows.append(["all", f"{result['predicted_drop']:.6f}", whole, f"{earned:.6f}", whole])
-    title = (f"One step of {optimizer['name']} ({optimizer['of']}) at learning rate {optimizer['learning_rate']:.3g}: "
-             "the drop in loss, in nats")  # fmt: skip
-    console.print(report.table(title, ["", "blame before", "", "credit after", ""], rows))
+    console.print(
+        f"One step of {optimizer['name']} ({optimizer['of']}), learning rate {optimizer['learning_rate']:.3g}."
+    )
+    console.print(report.table("The drop in loss, in nats", ["", "blame before", "", "credit after", ""], rows))
     if withheld:
         console.print(f"No percentages: {withheld}. There is next to nothing to learn here; --step takes "
                       f"{', '.join(map(str, result['snapshots']))}.")  # fmt: skip
-    console.print(f"Predicted −⟨g, Δ⟩ {result['predicted_drop']:.6f}, actual drop {result['actual_drop']:.6f}, "
-                  f"of which credit leaves {result['residual']:.1e} unexplained.\n")  # fmt: skip
+    console.print(f"Predicted −⟨g, Δ⟩ {result['predicted_drop']:.6f}; actual drop {result['actual_drop']:.6f}, "
+                  f"less credit {result['residual']:.1e}.\n")  # fmt: skip
     rows = [[str(token["position"]), token["token"], f"{nats:.6f}"]
             for token, nats in zip(result["tokens"], result["token_blame"], strict=True)]  # fmt: skip
-    console.print(report.table("Blame by the position where the weights were used", ["position", "token", "nats"],
+    console.print(report.table("Blame by position", ["position", "token", "nats"],
                                rows, text=(1,)))  # fmt: skip
 
 
@@ -344,10 +345,10 @@ def print_weight(result: dict[str, Any], console: Console) -> None:
 def print_after(result: dict[str, Any], console: Console) -> None:
     after, target = result["after"], result["target"]
     rows = [[word["token"], report.percent(word["probability"])] for word in after["predictions"]]
-    console.print(report.table("\nThe likeliest next words after the step", ["word", "probability"], rows))
+    console.print(report.table("\nAfter the step", ["word", "probability"], rows))
     console.print(f"\np({target}) went from {report.percent(result['probability'])} to "
-                  f"{report.percent(after['probability'])}, the surprise from {result['surprise_nats']:.4f} to "
-                  f"{after['surprise_nats']:.4f} nats.")  # fmt: skip
+                  f"{report.percent(after['probability'])}, the surprise from {result['surprise_nats']:.4g} to "
+                  f"{after['surprise_nats']:.4g} nats.")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def _is_block_matrix(params: Any) -> Any:
     return jax.tree.map_with_path(lambda path, _: getattr(path[-1], "key", "") in _MATRIX_AXES, params)
 
 
-DEFAULT_LEARNING_RATE: dict[OptimizerName, float] = {"muon": 2e-2, "adamw": 3e-3, "sgd": 0.3}
+DEFAULT_LEARNING_RATE: dict[OptimizerName, float] = {"muon": 2e-2, "adamw": 3e-3, "sgd": 0.1}
 DEFAULT_WEIGHT_DECAY: dict[OptimizerName, float] = {"muon": 1.0, "adamw": 0.1, "sgd": 0.0}
 ADAM_BETAS = (0.9, 0.99)
 """The decay rates of both Adam moments, in "adamw" and for what "muon" leaves to Adam."""
@@ -137,7 +137,8 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Return an optimizer by name, at the rates of `schedule`.
 
-    - "muon": Muon (Jordan et al. 2024) on the block matrices, Adam on the rest at a quarter of the rate;
+    - "muon": Muon (Jordan et al. 2024) on the block matrices, Adam with Nesterov momentum on the rest, at a
+      quarter of the rate;
     - "adamw": Adam with decoupled weight decay (Loshchilov and Hutter 2019);
     - "sgd": plain gradient descent with momentum 0.9.
 

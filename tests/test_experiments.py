@@ -374,7 +374,7 @@ def test_watch_can_ask_for_a_later_word(scripts: Scripts, trained: Path) -> None
 def test_watch_prints_plain_text_for_80_columns(scripts: Scripts, trained: Path) -> None:
     status, out, _ = scripts("watch", trained, "two plus three", "--step", "0")
     assert status == 0
-    for text in ("Text → tokens", "Forward", "The likeliest next words", "Surprise = −ln p(five)", "Backward",
+    for text in ("Text → tokens", "Forward", "Likeliest words", "Surprise = −ln p(five)", "Backward",
                  "blame before", "credit after", "One weight: ", "finite difference", "p(five) went from"):  # fmt: skip
         assert text in out
     assert max(map(len, out.splitlines())) <= 80
