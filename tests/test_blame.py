@@ -265,7 +265,7 @@ def test_example_blame_is_the_share_of_each_examples_own_gradient(
     params: Params, batch: Batch, grads: Params, chunk: int
 ) -> None:
     result = example_blame(params, batch, chunk)
-    assert result.shares.sum() == pytest.approx(1, rel=1e-5)
+    assert result.shares.sum() == pytest.approx(1, abs=1e-4)
     n, square = 16, inner(grads, grads)
     own = [grad(params, Batch(batch.tokens[i : i + 1], batch.mask[i : i + 1])) for i in range(n)]
     weights = np.asarray(batch.mask.sum(axis=1) / batch.mask.sum(), np.float64) * n  # longer answers count for more
@@ -294,7 +294,7 @@ def test_the_noise_scale_of_known_noise() -> None:
 
 def test_one_example_has_all_the_blame_and_no_noise_scale(params: Params, batch: Batch) -> None:
     result = example_blame(params, Batch(batch.tokens[:1], batch.mask[:1]))
-    assert result.shares == pytest.approx([1], rel=1e-5)
+    assert result.shares == pytest.approx([1], abs=1e-4)  # √100,000 products of float32 round by about 2e-5
     assert result.noise_scale is None
 
 
