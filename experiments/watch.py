@@ -186,7 +186,7 @@ def study(params: jaxcalc.Params, batch: jaxcalc.Batch) -> tuple[list[Backward],
 def watch(run: jaxcalc.Run, lesson: Lesson, options: WatchOptions) -> dict[str, Any]:
     """Return everything about one step of learning from one word."""
     steps = checkpoint.snapshot_steps(run.path)
-    state = checkpoint.load_snapshot(run, steps[-1] if options.step is None and steps else options.step or 0)
+    state = checkpoint.load_snapshot(run, max(steps, default=0) if options.step is None else options.step)
     params, batch = state.params, lesson.batch
     if options.weight is not None:
         find_weight(params, options.weight)  # refused before anything is computed

@@ -291,7 +291,7 @@ def example_blame(params: Any, batch: Batch, chunk: int = 64, apply_fn: ApplyFn 
     holds that many copies of the parameters. Unbiased estimates from N examples: tr(Σ) = (Σ ‖g_i‖² − N ‖g‖²) / (N − 1)
     and ‖G‖² = ‖g‖² − tr(Σ) / N.
 
-    Raises `InputError` for a batch whose mask is all zero and a gradient that is zero or not finite.
+    Raises `InputError` for a batch whose mask is all zero, a chunk below 1, and a gradient that is zero or not finite.
 
     >>> import jaxcalc
     >>> task = jaxcalc.calculator()
@@ -301,6 +301,8 @@ def example_blame(params: Any, batch: Batch, chunk: int = 64, apply_fn: ApplyFn 
     ((8,), 1.0)
     """
     check_mask(batch)
+    if chunk < 1:
+        raise InputError(f"chunk is {chunk}; it must be at least 1")
     inner, squares, square = (np.asarray(x, np.float64) for x in _example_products(params, batch, chunk, apply_fn))
     if not 0 < square < np.inf:
         raise InputError(f"the squared norm of the gradient is {square}; shares of it need it finite and above 0")

@@ -402,6 +402,8 @@ def test_bad_input_is_named(params: Params, grads: Params, batch: Batch) -> None
                      lambda: weight_story("output.norm[0]", params, grads, step, empty)):  # fmt: skip
         with pytest.raises(InputError, match="mask is all zero"):
             function()
+    with pytest.raises(InputError, match="chunk is 0"):
+        example_blame(params, batch, 0)
     with pytest.raises(InputError, match="n_points is 0"):
         mean_gradient(params, step, batch, 0)
     bad = {**params, "output": {**params["output"], "norm": params["output"]["norm"].at[3].set(jnp.inf)}}
