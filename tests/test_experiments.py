@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from types import ModuleType
 
 import chex
 import jax
+import nbclient
+import nbformat
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -472,3 +475,22 @@ def test_a_run_that_is_unfinished_or_of_other_code_is_one_line(
         assert status == 2
         assert message in err
         assert err.count("\n") == 1
+
+
+def test_the_notebook_runs_from_top_to_bottom(trained: Path, tmp_path: Path) -> None:
+    notebook = nbformat.read(EXPERIMENTS / "how_it_learns.ipynb", as_version=4)
+    assert all(not cell.outputs for cell in notebook.cells if cell.cell_type == "code"), "committed without outputs"
+    (tmp_path / "experiments").mkdir()
+    shutil.copytree(trained, tmp_path / "runs" / "calculator")  # where the notebook looks: ../runs/calculator
+    place = {"metadata": {"path": str(tmp_path / "experiments")}}
+    nbclient.NotebookClient(notebook, timeout=300, resources=place).execute()
+
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    text = "".join(output.text for output in outputs if output.output_type == "stream")
+    total, actual = (float(re.search(rf"{line} .*?([\d.]+) nats$", text, re.MULTILINE).group(1))
+                     for line in ("sum .* credit", "actual drop"))  # fmt: skip
+    assert actual == pytest.approx(total, rel=0.01)
+    assert "shares together: 1.0000" in text
+    pictures = [output.data for output in outputs if output.output_type in ("display_data", "execute_result")]
+    assert sum("treescope" in data.get("text/html", "") for data in pictures) >= 2
+    assert any("image/png" in data for data in pictures)
