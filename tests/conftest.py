@@ -1,9 +1,21 @@
 """Fixtures that several test modules share; each is made once."""
 
+import os
+import tempfile
+
 import jax
 import pytest
 
 import jaxcalc
+
+COMPILED = tempfile.TemporaryDirectory(prefix="jaxcalc-tests-")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the tests' processes share the programs that any of them compiled; it saves a third of the time."""
+    if not hasattr(config, "workerinput"):  # in the process that starts the others, which inherit this
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 
 @pytest.fixture(scope="session")
