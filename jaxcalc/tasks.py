@@ -193,33 +193,28 @@ def calculator(
     _check_arguments(operations, max_number, split, held_out, copies, inverse_copies)
     tokenizer = Tokenizer(tuple(operations), max_number, output)
     problems = _table(operations, max_number)
-    words = [number_to_words(number).split() for number in range(max_number + 1)]
-    answers = [[*tokenizer.spell(number), END] for number in range(max_number + 1)]
-    prompt_length, answer_length = 2 + 2 * max(map(len, words)), max(map(len, answers))
-
-    def encode(prompt: list[str], answer: int) -> list[int]:
-        padded = [PAD] * (prompt_length - len(prompt)) + prompt + answers[answer]
-        return [tokenizer.ids[token] for token in padded] + [PAD_ID] * (answer_length - len(answers[answer]))
-
     is_held_out = _held_out(problems, operations, split, held_out, seed)
-    tokens, lessons = [], []
-    for (a, index, b, c), is_test in zip(problems.tolist(), is_held_out, strict=True):
-        operation = operations[index]
-        tokens.append(encode([*words[a], operation, *words[b], EQUALS], c))
-        if not is_test:
-            lessons += [tokens[-1]] * copies[operation]
-            inverse = [encode([*words[c], EQUALS, *words[a], operation], b)] * (a > 0 or operation in ("plus", "minus"))
-            inverse += [encode([*words[c], EQUALS, operation, *words[b]], a)] * (b > 0 or operation != "times")
-            lessons += inverse * inverse_copies[operation]
+    tokens, from_a, from_b = _sequences(problems, tokenizer)
+
+    # What an epoch visits: of each training problem its own sequence and its inverse questions, slot by slot.
+    a, index, b, _ = problems.T
+    name = np.array(operations)[index]
+    n_copies, n_inverse = (np.array([counts[op] for op in operations])[index] for counts in (copies, inverse_copies))
+    slots = [(tokens, n_copies > i) for i in range(max(n_copies))]
+    for i in range(max(n_inverse)):  # 0 times b is 0 for every b, and so is 0 divided by b: no unique answer
+        slots.append((from_a, (n_inverse > i) & ((a > 0) | np.isin(name, ("plus", "minus")))))
+        slots.append((from_b, (n_inverse > i) & ((b > 0) | (name != "times"))))
+    visited = np.stack([rows & ~is_held_out for _, rows in slots], axis=1)
+    lessons = np.stack([sequences for sequences, _ in slots], axis=1)[visited]
     return Task(
         tokens=jnp.asarray(tokens, jnp.int32),
         problems=jnp.asarray(problems, jnp.int32),
-        answers=jnp.asarray([encode([], number)[prompt_length:] for number in range(max_number + 1)], jnp.int32),
+        answers=jnp.asarray(_answers(tokenizer), jnp.int32),
         train_rows=jnp.asarray(np.flatnonzero(~is_held_out), jnp.int32),
         held_out_rows=jnp.asarray(np.flatnonzero(is_held_out), jnp.int32),
         lessons=jnp.asarray(lessons, jnp.int32),
         tokenizer=tokenizer,
-        prompt_length=prompt_length,
+        prompt_length=tokens.shape[1] - _answers(tokenizer).shape[1],
         split=split,
     )
 
@@ -295,6 +290,38 @@ def _hash(value: jax.Array, key: jax.Array) -> jax.Array:
     value = (value ^ key) * jnp.uint32(0x9E3779B1)
     value = (value ^ (value >> 15)) * jnp.uint32(0x85EBCA77)
     return value ^ (value >> 13)
+
+
+def _sequences(problems: np.ndarray, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return "a op b equals" → c, "c equals a op" → b and "c equals op b" → a, each int `[N, L]`."""
+    a, index, b, c = problems.T
+    ids, answers = tokenizer.ids, _answers(tokenizer)
+    words = _padded([[ids[word] for word in number_to_words(n).split()] for n in range(tokenizer.max_number + 1)])
+    operation = np.array([[ids[name]] for name in tokenizer.operations])[index]
+    equals = np.full_like(operation, ids[EQUALS])
+
+    def sequence(prompt: list[np.ndarray], answer: np.ndarray) -> np.ndarray:
+        rows = np.hstack(prompt)
+        padding_first = np.argsort(rows != PAD_ID, axis=1, kind="stable")
+        return np.hstack([np.take_along_axis(rows, padding_first, axis=1), answers[answer]])
+
+    return (
+        sequence([words[a], operation, words[b], equals], c),
+        sequence([words[c], equals, words[a], operation], b),
+        sequence([words[c], equals, operation, words[b]], a),
+    )
+
+
+def _answers(tokenizer: Tokenizer) -> np.ndarray:
+    """Return how each number is written as an answer, its end included: int `[max_number + 1, answer_length]`."""
+    return _padded([[tokenizer.ids[token] for token in (*tokenizer.spell(n), END)]
+                    for n in range(tokenizer.max_number + 1)])  # fmt: skip
+
+
+def _padded(rows: list[list[int]]) -> np.ndarray:
+    """Return rows of token ids as one array, padded on the right."""
+    width = max(map(len, rows))
+    return np.array([row + [PAD_ID] * (width - len(row)) for row in rows])
 
 
 def _table(operations: tuple[str, ...], max_number: int) -> np.ndarray:
