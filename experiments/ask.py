@@ -5,11 +5,14 @@ python experiments/ask.py runs/calculator              # keeps asking
 """
 
 import dataclasses
+import functools
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -59,14 +62,23 @@ def read_line() -> str:
         return ""
 
 
+@functools.partial(jax.jit, compiler_options=report.QUICK_TO_COMPILE)
+def answer_with(
+    params: jaxcalc.Params, task: jaxcalc.Task, prompt: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the answer's tokens, ln p of each, and ln p of every possible answer."""
+    tokens, log_probs = jaxcalc.generate(params, prompt[None], task.answer_length)
+    return tokens, log_probs, answer_log_probs(params, task, prompt)
+
+
 def ask(run: jaxcalc.Run, question: str) -> dict[str, Any]:
     """Return the model's answer to one question, and what is known about it."""
     task = run.task
     problem, prompt = task.parse(question), task.encode(question)
-    tokens, log_probs = jaxcalc.generate(run.params, prompt[None], task.answer_length)
+    tokens, log_probs, every_log_prob = answer_with(run.params, task, jnp.asarray(prompt))
     answer = answer_text(task, np.asarray(tokens[0]))
     value = task.tokenizer.read(answer.split())
-    probabilities = np.exp(answer_log_probs(run.params, task, prompt))
+    probabilities = np.exp(every_log_prob)
     others = [number for number in np.argsort(-probabilities).tolist() if number != value][:RUNNERS_UP]
     return {
         "prompt": task.tokenizer.decode(prompt[prompt != PAD_ID]),

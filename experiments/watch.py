@@ -39,8 +39,6 @@ from jaxcalc.tokenizer import END, EQUALS
 from jaxcalc.training import OptimizerName
 
 LIKELIEST = 5
-# Each program runs once, on one sentence: compiling it takes a thousand times as long as running it.
-QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,14 +159,14 @@ def make_step(
         name, rate, n_steps, of = config["optimizer"], config["learning_rate"], config["steps"], "the run's own"
         tx, opt_state = checkpoint.optimizer_of(config), state.opt_state
         unclipped = checkpoint.optimizer_of({**config, "clip_norm": None}) if config["clip_norm"] else None
-    quick = jax.jit(take_step, static_argnums=(0, 4), compiler_options=QUICK_TO_COMPILE)
+    quick = jax.jit(take_step, static_argnums=(0, 4), compiler_options=report.QUICK_TO_COMPILE)
     step = quick(tx, grads, opt_state, state.params, unclipped)
     peak = training.DEFAULT_LEARNING_RATE[name] if rate is None else rate
     rate_now = float(jax.jit(training.schedule(peak, n_steps))(state.step))
     return step, {"name": name, "of": of, "learning_rate": rate_now}
 
 
-@functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
+@functools.partial(jax.jit, compiler_options=report.QUICK_TO_COMPILE)
 def _study(params: jaxcalc.Params, batch: jaxcalc.Batch) -> tuple[list[Backward], jaxcalc.Params, jaxcalc.Params]:
     walked = list(walk(params, batch))
     bare = [stage._replace(name=None, stage=None) for stage in walked]

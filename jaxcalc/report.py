@@ -22,6 +22,10 @@ from jaxcalc.trees import count
 
 Options = TypeVar("Options")
 
+QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
+"""Compiler options of a program that runs once, on one sentence: compiling it takes a thousand times as long as
+running it."""
+
 
 def run_script(main: Callable[[Options], int], options: type[Options]) -> int:
     """Parse the command line into `options`, run `main` on it and return its exit status.

@@ -16,6 +16,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # in the process that starts the others, which inherit this
         os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # the cache warns in vain: github.com/jax-ml/jax/issues/38445
 
 
 @pytest.fixture(scope="session")
