@@ -206,13 +206,17 @@ def calculator(
         slots.append((from_b, (n_inverse > i) & ((b > 0) | (name != "times"))))
     visited = np.stack([rows & ~is_held_out for _, rows in slots], axis=1)
     lessons = np.stack([sequences for sequences, _ in slots], axis=1)[visited]
+
+    def int32(array: np.ndarray) -> jax.Array:
+        return jnp.asarray(array.astype(np.int32))  # converted on the host: there is nothing to compile
+
     return Task(
-        tokens=jnp.asarray(tokens, jnp.int32),
-        problems=jnp.asarray(problems, jnp.int32),
-        answers=jnp.asarray(_answers(tokenizer), jnp.int32),
-        train_rows=jnp.asarray(np.flatnonzero(~is_held_out), jnp.int32),
-        held_out_rows=jnp.asarray(np.flatnonzero(is_held_out), jnp.int32),
-        lessons=jnp.asarray(lessons, jnp.int32),
+        tokens=int32(tokens),
+        problems=int32(problems),
+        answers=int32(_answers(tokenizer)),
+        train_rows=int32(np.flatnonzero(~is_held_out)),
+        held_out_rows=int32(np.flatnonzero(is_held_out)),
+        lessons=int32(lessons),
         tokenizer=tokenizer,
         prompt_length=tokens.shape[1] - _answers(tokenizer).shape[1],
         split=split,
