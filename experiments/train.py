@@ -115,7 +115,7 @@ def main(options: TrainOptions) -> int:
     console = Console(stderr=options.json)
     untrained = jaxcalc.init(jax.random.key(options.seed), model)
     console.print(report.parameters_table(untrained), "", report.problems_table(task), "", sep="\n")
-    params, log = train(options, task, jaxcalc.create_state(untrained, tx))
+    params, log = train(options, task, jaxcalc.create_state(untrained, tx), started)
     summary = finish(options, task, params, log, started, console)
     if options.json:
         print(json.dumps(summary, ensure_ascii=False))
@@ -137,7 +137,7 @@ def check(options: TrainOptions) -> None:
             raise InputError(f"--{name.replace('_', '-')} is {value}; it must be from {least} to {2**31 - 1:,}")
 
 
-def train(options: TrainOptions, task: Task, state: jaxcalc.TrainState) -> tuple[Any, dict[str, Any]]:
+def train(options: TrainOptions, task: Task, state: jaxcalc.TrainState, started: float) -> tuple[Any, dict[str, Any]]:
     """Return the trained parameters and what happened on the way; writes metrics.jsonl."""
     # A call's length divides the number of steps, so one compiled program does them all.
     n_steps = max(n for n in range(1, MOST_STEPS_A_CALL + 1) if options.steps % n == 0)
@@ -174,8 +174,10 @@ def train(options: TrainOptions, task: Task, state: jaxcalc.TrainState) -> tuple
                 evaluation = jaxcalc.evaluate(state.params, task, rows)
                 match = evaluation.exact_match
                 shares = {name: row["exact_match"] for name, row in evaluation.by_operation().items()}
-                log["checks"].append({"step": step, f"{watched}_exact_match": match, "by_operation": shares})
-                metrics_file.write(json.dumps(log["checks"][-1]) + "\n")
+                seconds = time.perf_counter() - started
+                check = {"step": step, f"{watched}_exact_match": match, "by_operation": shares, "seconds": seconds}
+                log["checks"].append(check)
+                metrics_file.write(json.dumps(check) + "\n")
             progress.update(step, log["losses"][-1], match)
             snapshot(step)
             if log["interrupted"]:

@@ -1,0 +1,77 @@
+"""The same network, loss and optimizer in idiomatic PyTorch: the baseline of benchmark.py."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from jaxcalc import ModelConfig
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward layers."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d = config.d_model
+        self.n_heads = config.n_heads
+        self.attention_norm, self.mlp_norm = nn.RMSNorm(d, eps=1e-6), nn.RMSNorm(d, eps=1e-6)
+        self.query, self.key, self.value, self.out = (nn.Linear(d, d, bias=False) for _ in range(4))
+        self.up, self.down = nn.Linear(d, config.d_ff, bias=False), nn.Linear(config.d_ff, d, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        normed = self.attention_norm(x)
+        split = (*x.shape[:2], self.n_heads, -1)
+        query, key, value = (f(normed).view(split).transpose(1, 2) for f in (self.query, self.key, self.value))
+        query, key = (functional.rms_norm(y, y.shape[-1:], eps=1e-6) for y in (query, key))
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return x + self.down(functional.relu(self.up(self.mlp_norm(x))))
+
+
+class Model(nn.Module):
+    """Token ids `[B, T]` → logits `[B, T, V]`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.token = nn.Embedding(config.vocab_size, config.d_model)
+        self.position = nn.Embedding(config.context_length, config.d_model)
+        self.blocks = nn.Sequential(*(Block(config) for _ in range(config.n_layers)))
+        self.norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.unembed = nn.Linear(config.d_model, config.vocab_size, bias=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.token(tokens) + self.position.weight[: tokens.shape[1]]
+        return self.unembed(self.norm(self.blocks(x)))
+
+
+def train_step(
+    config: ModelConfig,
+    tokens: np.ndarray,
+    mask: np.ndarray,
+    learning_rate: float,
+    weight_decay: float,
+    clip_norm: float,
+    compiled: bool = False,
+) -> Callable[[], torch.Tensor]:
+    """Return a function that takes one step of AdamW on a batch, `tokens` `[B, T + 1]` and `mask` `[B, A]`."""
+    model = Model(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    forward = torch.compile(model) if compiled else model
+    inputs = torch.from_numpy(tokens[:, :-1].astype(np.int64))
+    targets = torch.from_numpy(tokens[:, 1:].astype(np.int64))
+    targets[:, : -mask.shape[1]] = -100  # what the loss leaves out
+    targets[:, -mask.shape[1] :][torch.from_numpy(mask == 0)] = -100
+
+    def step() -> torch.Tensor:
+        logits = forward(inputs)
+        loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        optimizer.step()
+        return loss.detach()
+
+    return step
