@@ -105,7 +105,7 @@ def main(options: TrainOptions) -> int:
     model = jaxcalc.ModelConfig(
         vocab_size=task.vocab_size, context_length=task.context_length, **dataclasses.asdict(options.model)
     )
-    jaxcalc.batch_at(task, options.seed, 0, options.batch_size)
+    jax.eval_shape(lambda: jaxcalc.batch_at(task, options.seed, 0, options.batch_size))  # refuses a wrong size
     training = ("seed", "steps", "batch_size", "optimizer", "learning_rate", "weight_decay", "clip_norm", "loss_on")
     config = {"task": task_config, "model": dataclasses.asdict(model)}
     config |= {name: getattr(options, name) for name in training}
@@ -113,7 +113,8 @@ def main(options: TrainOptions) -> int:
     checkpoint.start_run(options.run_dir, config, options.overwrite)
 
     console = Console(stderr=options.json)
-    untrained = jaxcalc.init(jax.random.key(options.seed), model)
+    init = jax.jit(jaxcalc.init, static_argnums=1, compiler_options=report.QUICK_TO_COMPILE)
+    untrained = init(jax.random.key(options.seed), model)
     console.print(report.parameters_table(untrained), "", report.problems_table(task), "", sep="\n")
     params, log = train(options, task, jaxcalc.create_state(untrained, tx), started)
     summary = finish(options, task, params, log, started, console)
