@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from jaxcalc import ModelConfig
+from jaxcalc import ModelConfig, Params
 
 
 class Block(nn.Module):
@@ -47,6 +47,25 @@ class Model(nn.Module):
         return self.unembed(self.norm(self.blocks(x)))
 
 
+def to_torch(params: Params) -> dict[str, np.ndarray]:
+    """Return jaxcalc's parameters under PyTorch's names, in its order of axes: outputs first."""
+    weights = {
+        "token.weight": params["embed"]["token"],
+        "position.weight": params["embed"]["position"],
+        "norm.weight": params["output"]["norm"],
+        "unembed.weight": params["output"]["unembed"].T,
+    }
+    for index, block in enumerate(params["blocks"]):
+        attention, mlp, d_model = block["attention"], block["mlp"], params["embed"]["token"].shape[1]
+        weights |= {f"blocks.{index}.{name}.weight": attention[name].reshape(d_model, -1).T
+                    for name in ("query", "key", "value")}  # fmt: skip
+        weights[f"blocks.{index}.out.weight"] = attention["out"].reshape(-1, d_model).T
+        weights |= {f"blocks.{index}.{name}.weight": mlp[name].T for name in ("up", "down")}
+        weights |= {f"blocks.{index}.{stage}_norm.weight": part["norm"]
+                    for stage, part in (("attention", attention), ("mlp", mlp))}  # fmt: skip
+    return {name: np.array(weight) for name, weight in weights.items()}
+
+
 def train_step(
     config: ModelConfig,
     tokens: np.ndarray,
@@ -54,10 +73,15 @@ def train_step(
     learning_rate: float,
     weight_decay: float,
     clip_norm: float,
+    weights: dict[str, np.ndarray],
     compiled: bool = False,
 ) -> Callable[[], torch.Tensor]:
-    """Return a function that takes one step of AdamW on a batch, `tokens` `[B, T + 1]` and `mask` `[B, A]`."""
+    """Return a function that takes one step of AdamW on a batch, `tokens` `[B, T + 1]` and `mask` `[B, A]`.
+
+    `weights` are what `to_torch` makes.
+    """
     model = Model(config)
+    model.load_state_dict({name: torch.tensor(weight) for name, weight in weights.items()})
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
     forward = torch.compile(model) if compiled else model
     inputs = torch.from_numpy(tokens[:, :-1].astype(np.int64))

@@ -71,7 +71,7 @@ def main(options: BenchmarkOptions) -> int:
     if options.markdown is not None:
         try:
             print(markdown(json.loads(options.markdown.read_text(encoding="utf-8"))))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{options.markdown} is no file that --json wrote: {error!r}") from error
         return 0
     for path in (options.json, options.figure):
@@ -100,8 +100,13 @@ def machine() -> dict[str, Any]:
         cpu = names[0] if names else cpu
     torch = {"torch": importlib.metadata.version("torch")} if importlib.util.find_spec("torch") else {}
     device = jax.devices()[0]
-    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "device": device.device_kind,
+    return {"cpu": cpu, "cores": n_cores(), "device": device.device_kind,
             "platform": device.platform, **report.versions(), **torch}  # fmt: skip
+
+
+def n_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def measure(functions: dict[str, Callable[[], Any]], quick: bool) -> dict[str, float]:
@@ -186,45 +191,45 @@ def compile_of(lower: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[st
 
 
 def torch_steps(
-    config: jaxcalc.ModelConfig, batch: jaxcalc.Batch, lengths: Sequence[int], quick: bool
+    params: jaxcalc.Params, batch: jaxcalc.Batch, length: int
 ) -> dict[tuple[str, int], tuple[Callable[[], Any], dict[str, float]]]:
-    """Return PyTorch's step, eager and compiled, for each length, at the number of threads that is best for it."""
+    """Return PyTorch's step, eager and compiled, padded to a length, at the number of threads that is best for it."""
     import torch
-    from baseline_torch import train_step  # beside this script
+    from baseline_torch import to_torch, train_step  # beside this script
 
-    steps: dict[tuple[str, int], tuple[Callable[[], Any], dict[str, float]]] = {}
-    for length in lengths:
-        pad = length + 1 - batch.tokens.shape[1]
-        tokens = np.pad(np.asarray(batch.tokens), ((0, 0), (pad, 0)))
-        make = functools.partial(train_step, dataclasses.replace(config, context_length=length), tokens,
-                                 np.asarray(batch.mask), LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM)  # fmt: skip
+    longer = length - params["embed"]["position"].shape[0]
+    positions = jnp.pad(params["embed"]["position"], ((0, longer), (0, 0)))
+    params = {**params, "embed": {**params["embed"], "position": positions}}
+    tokens = np.pad(np.asarray(batch.tokens), ((0, 0), (longer, 0)))
+    make = functools.partial(train_step, jaxcalc.config_of(params), tokens, np.asarray(batch.mask), LEARNING_RATE,
+                             WEIGHT_DECAY, CLIP_NORM, to_torch(params))  # fmt: skip
 
-        def with_threads(step: Callable[[], Any], n: int) -> Callable[[], Any]:
-            def call() -> Any:
-                torch.set_num_threads(n)
-                return step()
+    def with_threads(step: Callable[[], Any], n: int) -> Callable[[], Any]:
+        def call() -> Any:
+            torch.set_num_threads(n)
+            return step()
 
-            return call
+        return call
 
-        eager = make()
-        candidates = {str(n): with_threads(eager, n) for n in range(1, len(os.sched_getaffinity(0)) + 1)}
-        seconds = measure(candidates, quick=True)
-        best = min(candidates, key=seconds.__getitem__)
-        steps["PyTorch", length] = candidates[best], {"threads": int(best)}
-        torch.set_num_threads(int(best))
-        start = time.perf_counter()
-        compiled = make(compiled=True)
-        compiled()
-        cost = {"threads": int(best), "compile_seconds": time.perf_counter() - start}
-        steps["torch.compile", length] = with_threads(compiled, int(best)), cost
-    return steps
+    eager = make()
+    candidates = {str(n): with_threads(eager, n) for n in range(1, n_cores() + 1)}
+    seconds = measure(candidates, quick=True)
+    best = min(candidates, key=seconds.__getitem__)
+    torch.set_num_threads(int(best))
+    start = time.perf_counter()
+    compiled = make(compiled=True)
+    compiled()
+    cost = {"threads": int(best), "compile_seconds": time.perf_counter() - start}
+    return {
+        ("PyTorch", length): (candidates[best], {"threads": int(best)}),
+        ("torch.compile", length): (with_threads(compiled, int(best)), cost),
+    }
 
 
 def train_step_rows(result: dict[str, Any], quick: bool) -> list[dict[str, Any]]:
     """Return the speed of one training step of the default model, here and elsewhere."""
     task = jaxcalc.calculator()
-    config = jaxcalc.ModelConfig(task.vocab_size)
-    params = jaxcalc.init(jax.random.key(0), config)
+    params = jaxcalc.init(jax.random.key(0), jaxcalc.ModelConfig(task.vocab_size))
     has_torch = importlib.util.find_spec("torch") is not None
     if not has_torch:
         print('PyTorch is not installed, so it is left out: pip install -e ".[bench]"', file=sys.stderr)
@@ -238,7 +243,7 @@ def train_step_rows(result: dict[str, Any], quick: bool) -> list[dict[str, Any]]
             ("Flax Linen", length): linen_step(params, batch),
         }
         if has_torch:
-            systems |= torch_steps(config, batch, (length, TUTORIAL_LENGTH), quick)
+            systems |= torch_steps(params, batch, length) | torch_steps(params, batch, TUTORIAL_LENGTH)
         seconds = measure({f"{name}|{length}": step for (name, length), (step, _) in systems.items()}, quick)
         for (name, length), (_, cost) in systems.items():
             n_steps = STEPS_A_CALL if name == "train_steps" else 1
