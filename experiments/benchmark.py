@@ -392,6 +392,7 @@ def tables(result: dict[str, Any]) -> list[Part]:
         ]  # fmt: skip
         columns = ["system", "batch", "T", "ms", "examples/s", "GFLOP/s", "of peak", "compile s", "MiB"]
         parts.append(Part("One training step", columns, rows))
+        parts.append(Part("Examples/s, as a multiple", *multiples(result["train_step"])))
     if "growth" in result:
         rows = [[axis, f"{row[axis]:,}", f"{row['ms']:.2f}", f"{row['ratio']:.2f}", f"{row['gflops']:.0f}",
                  f"{row['share_of_peak']:.0%}", number(row["compile_seconds"], 1)]
@@ -415,6 +416,24 @@ def tables(result: dict[str, Any]) -> list[Part]:
         columns = ["task", "held out", "seconds", "less compiling", "steps"]
         parts.append(Part("Seconds from a cold process to held-out exact match", columns, rows))
     return parts
+
+
+def multiples(rows: Sequence[dict[str, Any]]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Return how many times the examples/s of the others jaxcalc makes, from the rows of one training step."""
+    others = {
+        f"PyTorch, T {TUTORIAL_LENGTH}": (("PyTorch", "torch.compile"), TUTORIAL_LENGTH),
+        "PyTorch, same T": (("PyTorch", "torch.compile"), None),
+        "Linen, same T": (("Flax Linen",), None),
+    }
+    cells = []
+    for ours in (row for row in rows if row["system"] in ("train_step", "train_steps")):
+        cells.append([ours["system"], f"{ours['batch']:,}"])
+        for systems, length in others.values():
+            speeds = [row["examples_per_second"] for row in rows
+                      if row["system"] in systems and row["batch"] == ours["batch"]
+                      and row["length"] == (length or ours["length"])]  # fmt: skip
+            cells[-1].append(f"{ours['examples_per_second'] / max(speeds):.2f}" if speeds else "–")
+    return ["", "batch", *others], cells
 
 
 def number(value: float | None, digits: int) -> str:
