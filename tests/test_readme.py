@@ -1,10 +1,12 @@
 """The README's Python examples run as they stand."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import benchmark
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -20,6 +22,11 @@ def test_python_examples_run(index: int) -> None:
 def test_the_first_example_is_short() -> None:
     lines = [line for line in EXAMPLES[0].splitlines() if line.strip() and not line.startswith("import")]
     assert len(lines) == 10
+
+
+def test_the_speed_tables_are_those_of_the_benchmarks_file() -> None:
+    result = json.loads((ROOT / "experiments" / "benchmark.json").read_text(encoding="utf-8"))
+    assert README.split("<!-- benchmark -->\n")[1].split("\n<!-- /benchmark -->")[0] == benchmark.markdown(result)
 
 
 def test_every_file_that_the_readme_names_exists() -> None:
