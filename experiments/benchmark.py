@@ -194,7 +194,7 @@ def torch_steps(
     params: jaxcalc.Params, batch: jaxcalc.Batch, length: int
 ) -> dict[tuple[str, int], tuple[Callable[[], Any], dict[str, float]]]:
     """Return PyTorch's step, eager and compiled, padded to a length, at the number of threads that is best for it."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     from baseline_torch import to_torch, train_step  # beside this script
 
     longer = length - params["embed"]["position"].shape[0]
