@@ -296,7 +296,9 @@ def test_training_keeps_snapshots_at_log_spaced_steps(scripts: Scripts, trained:
     run = jaxcalc.load_run(trained)
     assert checkpoint.snapshot_steps(trained) == [0, 10, 20, 30, 40, 50, 60]
     untrained = jaxcalc.init(jax.random.key(0), jaxcalc.config_of(run.params))
-    chex.assert_trees_all_equal(checkpoint.load_snapshot(run, 0).params, untrained)
+    chex.assert_trees_all_close(
+        checkpoint.load_snapshot(run, 0).params, untrained, rtol=1e-6, atol=1e-7
+    )  # train.py compiles it as one program, which rounds apart
     chex.assert_trees_all_equal(checkpoint.load_snapshot(run, 60).params, run.params)
 
 
@@ -399,7 +401,10 @@ def test_watch_replays_a_run(scripts: Scripts, trained: Path) -> None:
     result = watched(scripts, trained, "two plus three", "--replay")
     assert [at["step"] for at in result["replay"]] == [0, 10, 20, 30, 40, 50, 60]
     first = watched(scripts, trained, "two plus three", "--step", "0")
-    assert result["replay"][0]["predictions"] == first["predictions"]
+    replayed, shown = result["replay"][0]["predictions"], first["predictions"]  # by two programs, which round apart
+    assert [word["token"] for word in replayed] == [word["token"] for word in shown]
+    probabilities = [[word["probability"] for word in words] for words in (replayed, shown)]
+    assert probabilities[0] == pytest.approx(probabilities[1], rel=1e-6)
     status, out, _ = scripts("watch", trained, "two plus three", "--replay")
     assert status == 0
     assert "two plus three equals → five" in out
