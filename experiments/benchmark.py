@@ -31,7 +31,7 @@ from flax.training.train_state import TrainState
 from rich.console import Console
 
 import jaxcalc
-from jaxcalc import report
+from jaxcalc import population, report
 from jaxcalc.errors import InputError
 from jaxcalc.losses import cross_entropy
 
@@ -135,8 +135,8 @@ def matmul_peak(_: dict[str, Any], quick: bool) -> float:
     return max(2 * n**3 / seconds[str(n)] for n in sizes) / 1e9
 
 
-def optimizer() -> optax.GradientTransformation:
-    return optax.chain(optax.clip_by_global_norm(CLIP_NORM), optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY))
+def optimizer(learning_rate: float = LEARNING_RATE) -> optax.GradientTransformation:
+    return optax.chain(optax.clip_by_global_norm(CLIP_NORM), optax.adamw(learning_rate, weight_decay=WEIGHT_DECAY))
 
 
 def jaxcalc_step(params: jaxcalc.Params, batch: jaxcalc.Batch) -> tuple[Callable[[], Any], dict[str, float]]:
@@ -361,10 +361,49 @@ def growth(result: dict[str, Any], quick: bool) -> dict[str, list[dict[str, Any]
     return rows
 
 
+def populations(_: dict[str, Any], quick: bool) -> list[dict[str, Any]]:
+    """Return the speed of one step of S models trained at once, and of S `train_steps`, one after another."""
+    task = jaxcalc.calculator()
+    config = jaxcalc.ModelConfig(task.vocab_size)
+    on_cpu = jax.devices()[0].platform == "cpu"
+    rows = []
+    for size in (64, 256):
+        steps, _ = jaxcalc_steps(jaxcalc.init(jax.random.key(0), config), task, size)
+        systems, costs = {"alone": steps}, {}
+        for n_models in (1, 4) if quick else (1, 2, 4, 8, 16) if on_cpu else (1, 4, 16, 64, 256, 1024):
+            steps, costs[n_models] = population_steps(config, task, n_models, size)
+            systems[str(n_models)] = steps
+        seconds = measure(systems, quick)
+        for n_models, cost in costs.items():
+            at_once, apart = seconds[str(n_models)] / STEPS_A_CALL, n_models * seconds["alone"] / STEPS_A_CALL
+            rows.append({"models": n_models, "batch": size, "ms_at_once": 1e3 * at_once,
+                         "ms_one_after_another": 1e3 * apart, "times_as_fast": apart / at_once, **cost})  # fmt: skip
+    return rows
+
+
+def population_steps(
+    config: jaxcalc.ModelConfig, task: jaxcalc.Task, n_models: int, size: int
+) -> tuple[Callable[[], Any], dict[str, float]]:
+    """Return one call of `population.train_steps`, which goes on from where the last one stopped."""
+    seeds = jnp.arange(n_models)
+    rates = np.full(n_models, LEARNING_RATE)
+    state = population.create_state(population.init(seeds, config), optimizer, learning_rate=rates)
+    lower = functools.partial(population.train_steps.lower, seeds=seeds, n_steps=STEPS_A_CALL, batch_size=size)
+    compiled, cost = compile_of(lower, state, task)
+
+    def call() -> Any:
+        nonlocal state
+        state, metrics = compiled(state, task, seeds=seeds)
+        return metrics
+
+    return call, cost
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any], bool], Any]] = {
     "matmul_peak_gflops": matmul_peak,
     "train_step": train_step_rows,
     "growth": growth,
+    "population": populations,
     "decode_answers_per_second": decode_answers_per_second,
     "ask_seconds": ask_seconds,
     "time_to_accuracy": time_to_accuracy,
@@ -399,6 +438,13 @@ def tables(result: dict[str, Any]) -> list[Part]:
                 for axis, of_axis in result["growth"].items() for row in of_axis]  # fmt: skip
         columns = ["doubled", "size", "ms", "ratio", "GFLOP/s", "of peak", "compile s"]
         parts.append(Part("Growth of one training step", columns, rows))
+    if "population" in result:
+        rows = [[f"{row['models']:,}", f"{row['batch']:,}", f"{row['ms_at_once']:.2f}",
+                 f"{row['ms_one_after_another']:.2f}", f"{row['times_as_fast']:.2f}",
+                 number(row["compile_seconds"], 1), number(row["memory_mib"], 0)]
+                for row in result["population"]]  # fmt: skip
+        columns = ["models", "batch", "ms at once", "ms one after another", "times as fast", "compile s", "MiB"]
+        parts.append(Part("One step of several models", columns, rows))
     rows = []
     if "matmul_peak_gflops" in result:
         rows.append(["float32 matmul peak", f"{result['matmul_peak_gflops']:.0f} GFLOP/s"])

@@ -1,6 +1,6 @@
 """jaxcalc teaches a small transformer to calculate in English words, and shows how it learns."""
 
-from jaxcalc import backprop, blame
+from jaxcalc import backprop, blame, population
 from jaxcalc.checkpoint import Run, load_params, load_run, save_params
 from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
@@ -45,6 +45,7 @@ __all__ = [
     "make_optimizer",
     "named_leaves",
     "number_to_words",
+    "population",
     "save_params",
     "summary",
     "surprise",

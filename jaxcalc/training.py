@@ -13,6 +13,7 @@ from jaxcalc.errors import InputError
 from jaxcalc.losses import ApplyFn, answer_logits, cross_entropy, targets
 from jaxcalc.model import Params, apply
 from jaxcalc.tasks import Batch, LossOn, Task, batch_at
+from jaxcalc.trees import is_concrete
 
 Metrics = dict[str, jax.Array]
 OptimizerName = Literal["muon", "adamw", "sgd"]
@@ -111,7 +112,7 @@ MUON_ADAM_SHARE = 0.25
 """What "muon" leaves to Adam learns at this share of the rate."""
 
 
-def schedule(peak: float, n_steps: int | None, warmup_steps: int = 50) -> optax.Schedule:
+def schedule(peak: float | jax.Array, n_steps: int | None, warmup_steps: int = 50) -> optax.Schedule:
     """Return the learning rate of steps 0, 1, …: linear warm-up to `peak`, then cosine decay to 1 % of it.
 
     Step s of W warm-up steps learns at peak · (s + 1) / (W + 1), so the first step moves already.
@@ -124,14 +125,16 @@ def schedule(peak: float, n_steps: int | None, warmup_steps: int = 50) -> optax.
     if n_steps is None:
         return optax.constant_schedule(peak)
     warmup = min(warmup_steps, n_steps // 2)
-    return optax.warmup_cosine_decay_schedule(peak / (warmup + 1), peak, warmup, n_steps, end_value=0.01 * peak)
+    rising = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
+    falling = optax.cosine_decay_schedule(peak, n_steps - warmup, alpha=0.01)
+    return optax.join_schedules([rising, falling], [warmup])
 
 
 def make_optimizer(
     name: OptimizerName,
     n_steps: int | None,
-    learning_rate: float | None = None,
-    weight_decay: float | None = None,
+    learning_rate: float | jax.Array | None = None,
+    weight_decay: float | jax.Array | None = None,
     clip_norm: float | None = None,
     warmup_steps: int = 50,
 ) -> optax.GradientTransformation:
@@ -153,7 +156,7 @@ def make_optimizer(
     decay = DEFAULT_WEIGHT_DECAY[name] if weight_decay is None else weight_decay
     if n_steps is not None and n_steps < 1:
         raise InputError(f"n_steps is {n_steps}; it must be at least 1")
-    if not 0 < peak < float("inf") or not 0 <= decay < float("inf"):
+    if is_concrete((peak, decay)) and not (0 < peak < float("inf") and 0 <= decay < float("inf")):
         raise InputError(
             f"learning_rate is {peak}, weight_decay is {decay}; they must be finite, above 0 and at least 0"
         )

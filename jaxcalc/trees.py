@@ -20,9 +20,9 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def is_concrete(array: Any) -> bool:
-    """Return whether an array's values can be looked at: it is not a tracer of `jit`, `grad` or `vmap`."""
-    return not isinstance(array, Tracer)
+def is_concrete(tree: Any) -> bool:
+    """Return whether the values can be looked at: no leaf is a tracer of `jit`, `grad` or `vmap`."""
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def count(tree: Any) -> int:
