@@ -42,7 +42,26 @@ class ModelOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainOptions:
+class TaskOptions:
+    ops: tuple[str, ...] = ("plus", "minus", "times", "divided-by")
+    """Operations, one or more of: plus minus times divided-by."""
+    max_number: int = 99
+    """Largest operand and largest answer."""
+    output: Output = "words"
+    """How answers are written: in words, in digits, or in digits reversed."""
+    split: Split = "orbit"
+    """What stays together when problems are held out: a + b with b + a (orbit), all problems of one fact
+    (family), or nothing (random). Or hold nothing out (none)."""
+    held_out: float = 0.1
+    """Share of each operation's problems that training never sees."""
+    copies: int = 3
+    """How often an epoch visits each times and divided-by problem, of which there are few."""
+    inverse_copies: int = 2
+    """How often it visits their inverse questions, such as "nine equals divided by six" for 54 / 6; 0 for never."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions(TaskOptions):
     """Train a calculator language model and leave a run folder that answers questions."""
 
     run_dir: Path = Path("runs/calculator")
@@ -67,21 +86,6 @@ class TrainOptions:
     """Scale gradients of a larger norm than this down to it; no clipping if left out."""
     loss_on: LossOn = "answer"
     """Which tokens the loss is on: the answer and its end, or all."""
-    ops: tuple[str, ...] = ("plus", "minus", "times", "divided-by")
-    """Operations, one or more of: plus minus times divided-by."""
-    max_number: int = 99
-    """Largest operand and largest answer."""
-    output: Output = "words"
-    """How answers are written: in words, in digits, or in digits reversed."""
-    split: Split = "orbit"
-    """What stays together when problems are held out: a + b with b + a (orbit), all problems of one fact
-    (family), or nothing (random). Or hold nothing out (none)."""
-    held_out: float = 0.1
-    """Share of each operation's problems that training never sees."""
-    copies: int = 3
-    """How often an epoch visits each times and divided-by problem, of which there are few."""
-    inverse_copies: int = 2
-    """How often it visits their inverse questions, such as "nine equals divided by six" for 54 / 6; 0 for never."""
     snapshots: int = 12
     """How many snapshots of the training state to keep, the first of step 0 and the others at log-spaced steps."""
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
@@ -91,16 +95,7 @@ def main(options: TrainOptions) -> int:
     started = time.perf_counter()
     # Everything that can be wrong with the options is found before a file is touched.
     check(options)
-    task_config = {
-        "operations": [name.replace("-", " ") for name in options.ops],
-        "max_number": options.max_number,
-        "output": options.output,
-        "split": options.split,
-        "held_out": options.held_out,
-        "seed": options.seed,
-        "copies": dict.fromkeys(RARE, options.copies),
-        "inverse_copies": dict.fromkeys(RARE, options.inverse_copies),
-    }
+    task_config = task_config_of(options, options.seed)
     task = checkpoint.task_of(task_config)
     model = jaxcalc.ModelConfig(
         vocab_size=task.vocab_size, context_length=task.context_length, **dataclasses.asdict(options.model)
@@ -121,6 +116,20 @@ def main(options: TrainOptions) -> int:
     if options.json:
         print(json.dumps(summary, ensure_ascii=False))
     return 130 if log["interrupted"] else 0
+
+
+def task_config_of(options: TaskOptions, seed: int) -> dict[str, Any]:
+    """Return the arguments of `jaxcalc.calculator` that the options stand for."""
+    return {
+        "operations": [name.replace("-", " ") for name in options.ops],
+        "max_number": options.max_number,
+        "output": options.output,
+        "split": options.split,
+        "held_out": options.held_out,
+        "seed": seed,
+        "copies": dict.fromkeys(RARE, options.copies),
+        "inverse_copies": dict.fromkeys(RARE, options.inverse_copies),
+    }
 
 
 def check(options: TrainOptions) -> None:

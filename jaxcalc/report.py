@@ -22,6 +22,8 @@ from jaxcalc.trees import count
 
 Options = TypeVar("Options")
 
+COLOURS = {"plus": "#4477aa", "minus": "#66ccee", "times": "#ee6677", "divided by": "#ccbb44"}
+"""Each operation's colour, in every figure."""
 QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
 """Compiler options of a program that runs once, on one sentence: compiling it takes a thousand times as long as
 running it."""
@@ -229,15 +231,12 @@ def learning_curve(path: Path, losses: Sequence[float], checks: Sequence[dict[st
     above.semilogy(range(1, len(losses) + 1), losses, linewidth=0.6, color="#4477aa")
     above.set_ylabel("surprise per answer token (nats)")
     above.set_title("Loss on the training batches", loc="left")
-    colours = dict(
-        zip(("plus", "minus", "times", "divided by"), ("#4477aa", "#66ccee", "#ee6677", "#ccbb44"), strict=True)
-    )
     steps = [check["step"] for check in checks]
     for operation in checks[0]["by_operation"]:
         if checks[0]["by_operation"][operation] is None:
             continue  # a small table may hold out no problem of an operation
         shares = [100 * check["by_operation"][operation] for check in checks]
-        below.plot(steps, shares, marker=".", label=operation, color=colours[operation])
+        below.plot(steps, shares, marker=".", label=operation, color=COLOURS[operation])
     below.set_ylim(-2, 102)
     below.set_ylabel("exact match (%)")
     below.set_xlabel("training step")

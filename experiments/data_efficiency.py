@@ -1,0 +1,132 @@
+"""How much of the table does it need? Trains with ever more of it held out, and draws what is still answered right.
+
+python experiments/data_efficiency.py     # 4 shares × 3 seeds, some 10 minutes on two CPU cores
+
+Every model is a run folder of its own, which ask.py and watch.py can question, and a second call trains only
+what is missing.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import train  # beside this script
+from rich.console import Console
+from train import TrainOptions
+
+from jaxcalc import checkpoint, report
+from jaxcalc.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class DataEfficiencyOptions:
+    """Train with several shares of the table held out, every share with every seed."""
+
+    out: Path = Path("runs/data_efficiency")
+    """Folder for the runs, data_efficiency.json and data_efficiency.png."""
+    json: bool = False
+    """Print the result as JSON to stdout, and the table to stderr."""
+    held_out: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7)
+    """Shares of each operation's problems that training never sees."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each chooses held-out problems, first weights and the order of the batches."""
+    train: TrainOptions = dataclasses.field(default_factory=TrainOptions)
+    """Options of train.py, but for those that are set above."""
+
+
+def main(options: DataEfficiencyOptions) -> int:
+    for name in ("held_out", "seeds"):
+        values = getattr(options, name)
+        if not values or len(set(values)) < len(values):
+            raise InputError(f"--{name.replace('_', '-')} is {values}; name at least one, each once")
+    for name in ("run_dir", "json", "overwrite", "seed", "held_out"):
+        if getattr(options.train, name) != getattr(TrainOptions, name):
+            raise InputError(f"--train.{name.replace('_', '-')} cannot be chosen; every run here has its own")
+    if options.train.split == "none":
+        raise InputError("--train.split none holds nothing out; choose another split")
+    try:
+        runs = [run(options, share, seed) for share in options.held_out for seed in options.seeds]
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with what is missing", file=sys.stderr)
+        return 130
+    result = {"runs": runs, "shares": shares(runs)}
+    checkpoint.write_json(options.out / "data_efficiency.json", result)
+    figure(options.out / "data_efficiency.png", result["shares"])
+
+    operations = list(runs[0]["by_operation"])
+    rows = [[f"{row['held_out']:.0%}", f"{row['n_train']:,}", *(spread(row[name]) for name in ("all", *operations))]
+            for row in result["shares"]]  # fmt: skip
+    console = Console(stderr=options.json, highlight=False)
+    title = f"Held-out exact match in %, median of {len(options.seeds)} seeds, and the worst"
+    console.print(report.table(title, ["held out", "training", "all", *operations], rows), "")
+    console.print(f"Saved in {options.out}: the runs, data_efficiency.json, data_efficiency.png", soft_wrap=True)
+    if options.json:
+        print(json.dumps(result))
+    return 0
+
+
+def run(options: DataEfficiencyOptions, share: float, seed: int) -> dict[str, Any]:
+    """Return the result of one run of train.py, which is made unless its folder is whole already."""
+    folder = options.out / f"held_out_{share:g}_seed_{seed}"
+    wanted = dataclasses.replace(options.train, run_dir=folder, held_out=share, seed=seed, overwrite=True)
+    said, made_by = json.loads(json.dumps(dataclasses.asdict(wanted), default=str)), folder / "options.json"
+    if not made_by.is_file():
+        print(f"training with {share:.0%} held out, seed {seed}", file=sys.stderr)
+        with contextlib.redirect_stdout(io.StringIO()):  # its tables; they are in its folder
+            status = train.main(wanted)
+        if status:
+            raise KeyboardInterrupt
+        checkpoint.write_json(made_by, said)
+    elif json.loads(made_by.read_text(encoding="utf-8")) != said:
+        raise InputError(f"{folder} was trained with other options; choose another --out")
+    summary = json.loads((folder / checkpoint.SUMMARY).read_text(encoding="utf-8"))
+    kept = ("seed", "n_train", "held_out_exact_match", "train_exact_match", "by_operation", "steps")
+    return {"held_out": share, **{key: summary[key] for key in kept}}
+
+
+def shares(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return for each held-out share the exact matches of its seeds, in all and by operation, from worst to best."""
+    rows = []
+    for share in dict.fromkeys(run["held_out"] for run in runs):
+        same = [run for run in runs if run["held_out"] == share]
+        matches = {"all": sorted(run["held_out_exact_match"] for run in same)}
+        for operation in same[0]["by_operation"]:
+            matches[operation] = sorted(run["by_operation"][operation]["held_out_exact_match"] for run in same)
+        rows.append({"held_out": share, "n_train": same[0]["n_train"], **matches})
+    return rows
+
+
+def spread(matches: list[float]) -> str:
+    return f"{100 * statistics.median(matches):.1f} ({100 * matches[0]:.1f})"
+
+
+def figure(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a figure: exact match against the share held out, by operation; the median and the range of the seeds."""
+    from matplotlib.figure import Figure  # slow to import, and only this function needs it
+
+    drawing = Figure(figsize=(8, 5), layout="constrained")
+    axes = drawing.subplots()
+    held_out = [100 * row["held_out"] for row in rows]
+    for name in (name for name in rows[0] if name not in ("held_out", "n_train")):
+        colour = report.COLOURS.get(name, "black")
+        medians = [100 * statistics.median(row[name]) for row in rows]
+        axes.plot(held_out, medians, marker="o", label=name, color=colour, linestyle="--" if name == "all" else "-")
+        worst, best = ([100 * row[name][end] for row in rows] for end in (0, -1))
+        axes.fill_between(held_out, worst, best, color=colour, alpha=0.15, linewidth=0)
+    axes.set_xticks(held_out, [f"{row['held_out']:.0%}\n{row['n_train']:,} seen" for row in rows])
+    axes.set_xlabel("share of the table held out, and the number of problems in training")
+    axes.set_ylabel("held-out exact match (%)")
+    axes.set_title("What is answered right of what was never seen", loc="left")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower left", frameon=False)
+    drawing.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    sys.exit(report.run_script(main, DataEfficiencyOptions))
