@@ -66,6 +66,15 @@ def test_the_scanned_steps_go_on_learning(small: tuple[Params, Batch]) -> None:
     assert cost["memory_mib"] > 0
 
 
+def test_a_population_goes_on_learning() -> None:
+    task = jaxcalc.calculator(max_number=6)
+    config = jaxcalc.ModelConfig(task.vocab_size, d_model=16, n_heads=2, d_ff=32, n_layers=1)
+    call, _ = benchmark.population_steps(config, task, n_models=3, size=16)
+    first, later = call()["loss"], [call() for _ in range(4)][-1]["loss"]
+    assert first.shape == (3, benchmark.STEPS_A_CALL)
+    assert (later.mean(axis=1) < first.mean(axis=1)).all()
+
+
 def test_the_speed_of_a_step_is_its_flops_over_its_time(small: tuple[Params, Batch]) -> None:
     row = benchmark.step_row(small[0], size=8, length=10, seconds=0.5, peak=2.0)
     assert row["examples_per_second"] == 16
@@ -103,6 +112,8 @@ def test_the_tables_are_made_of_the_file(tmp_path: Path, capsys: pytest.CaptureF
         **PEAK,
         "train_step": [{"system": "Linen", "batch": 64, "length": 8, "ms": 1.5, "examples_per_second": 42_000.0,
                         "gflops": 50.0, "share_of_peak": 0.5}],
+        "population": [{"models": 4, "batch": 64, "ms_at_once": 2.0, "ms_one_after_another": 5.0, "times_as_fast": 2.5,
+                        "compile_seconds": 1.0, "memory_mib": 7.4}],
         "time_to_accuracy": {"sums": {"thresholds": {"0.995": {"seconds": 12.34, "without_compilation": None,
                                                                 "steps": 600}}}},
     }  # fmt: skip
@@ -112,6 +123,7 @@ def test_the_tables_are_made_of_the_file(tmp_path: Path, capsys: pytest.CaptureF
     out = capsys.readouterr().out
     assert "abacus, 2 cores, with python 3.11, jax 0.10" in out
     assert "| Linen | 64 | 8 | 1.50 | 42,000 | 50 | 50% | – | – |" in out
+    assert "| 4 | 64 | 2.00 | 5.00 | 2.50 | 1.0 | 7 |" in out
     assert "| sums | 99.5% | 12.3 | – | 600 |" in out
     assert "| float32 matmul peak | 100 GFLOP/s |" in out
 
