@@ -85,6 +85,9 @@ def run(options: DataEfficiencyOptions, share: float, seed: int) -> dict[str, An
     elif json.loads(made_by.read_text(encoding="utf-8")) != said:
         raise InputError(f"{folder} was trained with other options; choose another --out")
     summary = json.loads((folder / checkpoint.SUMMARY).read_text(encoding="utf-8"))
+    for operation, row in summary["by_operation"].items():
+        if not row["n_held_out"]:
+            raise InputError(f"--held-out {share:g} holds out no problem of {operation!r}; take a larger share")
     kept = ("seed", "n_train", "held_out_exact_match", "train_exact_match", "by_operation", "steps")
     return {"held_out": share, **{key: summary[key] for key in kept}}
 

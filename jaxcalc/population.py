@@ -91,8 +91,10 @@ def train_steps(
 
     Jitted, one program for all; donates `state`. Member p sees the batches of seed `seeds[p]`.
 
-    Raises as `jaxcalc.batch_at` does.
+    Raises `InputError` for seeds that are not `[P]`, and as `jaxcalc.batch_at` does.
     """
+    if seeds.shape != jnp.shape(state.step):
+        raise InputError(f"seeds have shape {seeds.shape}; expected {jnp.shape(state.step)}, a seed for each member")
 
     def one(state: TrainState, seed: jax.Array) -> tuple[TrainState, Metrics]:
         return training.train_steps(state, task, seed=seed, n_steps=n_steps, batch_size=batch_size, loss_on=loss_on)

@@ -87,7 +87,7 @@ def test_answers_are_those_of_evaluate(task: Task, config: ModelConfig) -> None:
         np.testing.assert_array_equal(correct[p], alone.correct)
 
 
-def test_bad_input_is_named(config: ModelConfig) -> None:
+def test_bad_input_is_named(task: Task, config: ModelConfig) -> None:
     params = population.init(SEEDS, config)
     make_tx = functools.partial(jaxcalc.make_optimizer, "muon", 10)
     with pytest.raises(InputError, match=r"learning_rate has shape \(2,\); expected \(3,\)"):
@@ -104,3 +104,6 @@ def test_bad_input_is_named(config: ModelConfig) -> None:
         population.size(params | {"output": {**params["output"], "unembed": jnp.zeros((2, 16, 35))}})
     with pytest.raises(InputError, match="step"):
         population.member(jaxcalc.create_state(params, optax.sgd(0.1)), 0)
+    state = population.create_state(params, optax.sgd, learning_rate=RATES)
+    with pytest.raises(InputError, match=r"seeds have shape \(2,\); expected \(3,\)"):
+        population.train_steps(state, task, seeds=SEEDS[:2], n_steps=1, batch_size=8)

@@ -93,3 +93,9 @@ def test_data_efficiency_trains_what_is_missing(tmp_path: Path, capsys: pytest.C
         data_efficiency.main(DataEfficiencyOptions(out=tmp_path, train=TrainOptions(seed=1)))
     with pytest.raises(InputError, match=r"--train\.split none"):
         data_efficiency.main(DataEfficiencyOptions(out=tmp_path, train=TrainOptions(split="none")))
+
+
+def test_data_efficiency_names_a_share_that_is_too_small(tmp_path: Path) -> None:
+    small = TrainOptions(max_number=6, ops=("plus", "divided-by"), steps=1, batch_size=8, snapshots=0, model=MODEL)
+    with pytest.raises(InputError, match=r"--held-out 0\.05 holds out no problem of 'plus'"):
+        data_efficiency.main(DataEfficiencyOptions(out=tmp_path, held_out=(0.05,), seeds=(0,), train=small))
