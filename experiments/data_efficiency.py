@@ -15,9 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import train  # beside this script
 from rich.console import Console
-from train import TrainOptions
+from train import TrainOptions, task_config_of
 
 from jaxcalc import checkpoint, report
 from jaxcalc.errors import InputError
@@ -49,6 +50,12 @@ def main(options: DataEfficiencyOptions) -> int:
             raise InputError(f"--train.{name.replace('_', '-')} cannot be chosen; every run here has its own")
     if options.train.split == "none":
         raise InputError("--train.split none holds nothing out; choose another split")
+    for share in options.held_out:  # before hours of training
+        task = checkpoint.task_of(task_config_of(dataclasses.replace(options.train, held_out=share), 0))
+        held_out = np.bincount(task.problems[task.held_out_rows, 1], minlength=len(task.tokenizer.operations))
+        for operation, count in zip(task.tokenizer.operations, held_out, strict=True):
+            if not count:
+                raise InputError(f"--held-out {share:g} holds out no problem of {operation!r}; take a larger share")
     try:
         runs = [run(options, share, seed) for share in options.held_out for seed in options.seeds]
     except KeyboardInterrupt:
@@ -59,11 +66,15 @@ def main(options: DataEfficiencyOptions) -> int:
     figure(options.out / "data_efficiency.png", result["shares"])
 
     operations = list(runs[0]["by_operation"])
-    rows = [[f"{row['held_out']:.0%}", f"{row['n_train']:,}", *(spread(row[name]) for name in ("all", *operations))]
-            for row in result["shares"]]  # fmt: skip
+    rows = []
+    for row in result["shares"]:
+        matches = [row[name] for name in ("all", *operations)]
+        median = [f"{100 * statistics.median(seeds):.1f}" for seeds in matches]
+        rows += [[f"{row['held_out']:.0%} ({row['n_train']:,} seen)", "median", *median]]
+        rows += [["", "worst", *(f"{100 * seeds[0]:.1f}" for seeds in matches)]]
     console = Console(stderr=options.json, highlight=False)
-    title = f"Held-out exact match in %, median of {len(options.seeds)} seeds, and the worst"
-    console.print(report.table(title, ["held out", "training", "all", *operations], rows), "")
+    title = f"Held-out exact match in %, {len(options.seeds)} seeds"
+    console.print(report.table(title, ["held out", "of seeds", "all", *operations], rows, text=(0, 1)), "")
     console.print(f"Saved in {options.out}: the runs, data_efficiency.json, data_efficiency.png", soft_wrap=True)
     if options.json:
         print(json.dumps(result))
@@ -85,9 +96,6 @@ def run(options: DataEfficiencyOptions, share: float, seed: int) -> dict[str, An
     elif json.loads(made_by.read_text(encoding="utf-8")) != said:
         raise InputError(f"{folder} was trained with other options; choose another --out")
     summary = json.loads((folder / checkpoint.SUMMARY).read_text(encoding="utf-8"))
-    for operation, row in summary["by_operation"].items():
-        if not row["n_held_out"]:
-            raise InputError(f"--held-out {share:g} holds out no problem of {operation!r}; take a larger share")
     kept = ("seed", "n_train", "held_out_exact_match", "train_exact_match", "by_operation", "steps")
     return {"held_out": share, **{key: summary[key] for key in kept}}
 
@@ -102,10 +110,6 @@ def shares(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             matches[operation] = sorted(run["by_operation"][operation]["held_out_exact_match"] for run in same)
         rows.append({"held_out": share, "n_train": same[0]["n_train"], **matches})
     return rows
-
-
-def spread(matches: list[float]) -> str:
-    return f"{100 * statistics.median(matches):.1f} ({100 * matches[0]:.1f})"
 
 
 def figure(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -20,14 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from train import ModelOptions, TaskOptions, task_config_of  # beside this script
+from train import ModelOptions, TaskOptions, steps_a_call, task_config_of  # beside this script
 
 import jaxcalc
 from jaxcalc import checkpoint, population, report
 from jaxcalc.errors import InputError
 from jaxcalc.training import DEFAULT_LEARNING_RATE, DEFAULT_WEIGHT_DECAY, OptimizerName
-
-MOST_STEPS_A_CALL = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +115,7 @@ def train_grid(
     rates, decays = np.array(grid).T
     make_tx = functools.partial(jaxcalc.make_optimizer, options.optimizer, options.steps)
     state = population.create_state(population.init(seeds, config), make_tx, learning_rate=rates, weight_decay=decays)
-    n_steps = max(n for n in range(1, MOST_STEPS_A_CALL + 1) if options.steps % n == 0)
+    n_steps = steps_a_call(options.steps, most=50)
     metrics: jaxcalc.Metrics = {}
     for _ in range(options.steps // n_steps):
         state, metrics = population.train_steps(

@@ -22,10 +22,9 @@ from jaxcalc import checkpoint, report
 from jaxcalc.errors import InputError
 from jaxcalc.tasks import LossOn, Split, Task
 from jaxcalc.tokenizer import Output
-from jaxcalc.training import OptimizerName
+from jaxcalc.training import DEFAULT_LEARNING_RATE, DEFAULT_WEIGHT_DECAY, OptimizerName
 
 RARE = ("times", "divided by")  # operations with few problems in the table
-MOST_STEPS_A_CALL = 10
 CHECKS = 30  # how often the held-out problems are decoded during a run
 
 
@@ -102,8 +101,13 @@ def main(options: TrainOptions) -> int:
     )
     jax.eval_shape(lambda: jaxcalc.batch_at(task, options.seed, 0, options.batch_size))  # refuses a wrong size
     training = ("seed", "steps", "batch_size", "optimizer", "learning_rate", "weight_decay", "clip_norm", "loss_on")
-    config = {"task": task_config, "model": dataclasses.asdict(model)}
+    config: dict[str, Any] = {"task": task_config, "model": dataclasses.asdict(model)}
     config |= {name: getattr(options, name) for name in training}
+    # A run says its numbers, whatever later versions take by default.
+    if options.learning_rate is None:
+        config["learning_rate"] = DEFAULT_LEARNING_RATE[options.optimizer]
+    if options.weight_decay is None:
+        config["weight_decay"] = DEFAULT_WEIGHT_DECAY[options.optimizer]
     tx = checkpoint.optimizer_of(config)
     checkpoint.start_run(options.run_dir, config, options.overwrite)
 
@@ -149,8 +153,7 @@ def check(options: TrainOptions) -> None:
 
 def train(options: TrainOptions, task: Task, state: jaxcalc.TrainState, started: float) -> tuple[Any, dict[str, Any]]:
     """Return the trained parameters and what happened on the way; writes metrics.jsonl."""
-    # A call's length divides the number of steps, so one compiled program does them all.
-    n_steps = max(n for n in range(1, MOST_STEPS_A_CALL + 1) if options.steps % n == 0)
+    n_steps = steps_a_call(options.steps, most=10)
     settings = {"n_steps": n_steps, "batch_size": options.batch_size, "loss_on": options.loss_on}
     watched, rows = ("held-out", task.held_out_rows) if task.held_out_rows.size else ("training", task.train_rows[::10])
     log: dict[str, Any] = {"watched": watched, "losses": [], "checks": [], "interrupted": False}
@@ -196,6 +199,11 @@ def train(options: TrainOptions, task: Task, state: jaxcalc.TrainState, started:
         log["train"] = time.perf_counter() - clock
     signal.signal(signal.SIGINT, previous)
     return state.params, log
+
+
+def steps_a_call(steps: int, most: int) -> int:
+    """Return the largest divisor of `steps` up to `most`, so that one compiled program does them all."""
+    return max(n for n in range(1, most + 1) if steps % n == 0)
 
 
 def snapshot_steps(n: int, every: int, last: int) -> set[int]:

@@ -98,4 +98,5 @@ def test_data_efficiency_trains_what_is_missing(tmp_path: Path, capsys: pytest.C
 def test_data_efficiency_names_a_share_that_is_too_small(tmp_path: Path) -> None:
     small = TrainOptions(max_number=6, ops=("plus", "divided-by"), steps=1, batch_size=8, snapshots=0, model=MODEL)
     with pytest.raises(InputError, match=r"--held-out 0\.05 holds out no problem of 'plus'"):
-        data_efficiency.main(DataEfficiencyOptions(out=tmp_path, held_out=(0.05,), seeds=(0,), train=small))
+        data_efficiency.main(DataEfficiencyOptions(out=tmp_path, held_out=(0.5, 0.05), seeds=(0,), train=small))
+    assert not list(tmp_path.iterdir())  # before anything was trained
