@@ -47,7 +47,7 @@ TRAININGS = (
     (
         "three operations, random split",
         ["--ops", "plus", "minus", "times", "--split", "random"],
-        (400, 1200),
+        (400, 600, 1200),
         (0.98, 0.99, 0.995, 0.999),
     ),
 )
