@@ -90,6 +90,12 @@ def test_training_leaves_a_whole_run(trained: Path) -> None:
     assert (trained / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_run_says_the_rates_that_it_used(trained: Path) -> None:
+    config = json.loads((trained / "config.json").read_text())
+    assert config["learning_rate"] == jaxcalc.training.DEFAULT_LEARNING_RATE["muon"]
+    assert config["weight_decay"] == jaxcalc.training.DEFAULT_WEIGHT_DECAY["muon"]
+
+
 def test_every_step_is_logged_once(trained: Path) -> None:
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if "loss" in line]

@@ -25,7 +25,7 @@ def task() -> Task:
 
 @pytest.fixture(scope="module")
 def config(task: Task) -> ModelConfig:
-    return ModelConfig(task.vocab_size, d_model=16, n_heads=2, d_ff=32, context_length=task.context_length)
+    return ModelConfig(task.vocab_size, d_model=16, n_heads=2, d_ff=32, n_layers=1, context_length=task.context_length)
 
 
 def test_first_weights_are_those_of_each_seed(config: ModelConfig) -> None:
