@@ -104,8 +104,8 @@ def _is_block_matrix(params: Any) -> Any:
     return jax.tree.map_with_path(lambda path, _: getattr(path[-1], "key", "") in _MATRIX_AXES, params)
 
 
-DEFAULT_LEARNING_RATE: dict[OptimizerName, float] = {"muon": 4e-2, "adamw": 6e-3, "sgd": 0.1}
-DEFAULT_WEIGHT_DECAY: dict[OptimizerName, float] = {"muon": 0.25, "adamw": 1.6, "sgd": 0.0}
+DEFAULT_LEARNING_RATE: dict[OptimizerName, float] = {"muon": 4e-2, "adamw": 3e-3, "sgd": 0.1}
+DEFAULT_WEIGHT_DECAY: dict[OptimizerName, float] = {"muon": 0.25, "adamw": 6.4, "sgd": 0.0}
 ADAM_BETAS = (0.9, 0.99)
 """The decay rates of both Adam moments, in "adamw" and for what "muon" leaves to Adam."""
 MUON_ADAM_SHARE = 0.25
