@@ -1,6 +1,6 @@
 """jaxcalc teaches a small transformer to calculate in English words, and shows how it learns."""
 
-from jaxcalc import backprop, blame, population
+from jaxcalc import backprop, blame, landscape, lens, population
 from jaxcalc.checkpoint import Run, load_params, load_run, save_params
 from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
@@ -39,6 +39,8 @@ __all__ = [
     "evaluate",
     "generate",
     "init",
+    "landscape",
+    "lens",
     "load_params",
     "load_run",
     "loss",

@@ -1,0 +1,61 @@
+"""The curvature and the loss along directions, against dense algebra."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import jaxcalc
+from jaxcalc import landscape
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[jaxcalc.Params, jaxcalc.Batch]:
+    task = jaxcalc.calculator(operations=("plus",), max_number=9)
+    config = jaxcalc.ModelConfig(task.vocab_size, 4, 1, 4, 1, task.context_length)
+    params = jax.tree.map(lambda leaf: 5 * leaf, jaxcalc.init(jax.random.key(0), config))
+    return params, jaxcalc.batch_at(task, seed=0, step=0, size=16)
+
+
+def test_sharpness_is_the_largest_eigenvalue_of_the_dense_hessian(small: tuple) -> None:
+    params, batch = small
+    flat, unravel = ravel_pytree(params)
+    hessian = jax.jit(jax.hessian(lambda x: jaxcalc.loss(unravel(x), batch)))(flat)
+    largest = np.linalg.eigvalsh(np.asarray(hessian, np.float64))[-1]
+    assert largest > 0.1
+    found, error = landscape.sharpness(jax.random.key(1), params, batch, n_steps=40)
+    assert float(found) == pytest.approx(largest, rel=1e-3)
+    assert abs(float(found) - largest) <= float(error) + 1e-3 * largest
+    rough, bound = landscape.sharpness(jax.random.key(1), params, batch, n_steps=2)
+    assert float(rough) < float(found)  # fewer steps find less, and say so
+    assert float(bound) > float(error)
+
+    vector = jax.tree.map(jnp.ones_like, params)
+    product = ravel_pytree(landscape.hessian_vector(params, vector, batch))[0]
+    chex.assert_trees_all_close(product, hessian @ jnp.ones_like(flat), rtol=1e-3, atol=1e-4)
+
+
+def test_loss_along_a_direction_is_the_loss_there(small: tuple) -> None:
+    params, batch = small
+    direction = landscape.random_direction(jax.random.key(2), params)
+    found = landscape.loss_along(params, direction, jnp.array([0.0, 0.5, -1.0]), batch)
+    moved = jax.tree.map(lambda p, d: p - d, params, direction)
+    expected = jnp.stack([jaxcalc.loss(params, batch), jaxcalc.loss(moved, batch)])
+    chex.assert_trees_all_close(found[::2], expected, rtol=1e-5)
+
+
+def test_a_random_direction_has_the_norms_of_the_weights_filter_by_filter(params: jaxcalc.Params) -> None:
+    direction = landscape.random_direction(jax.random.key(0), params)
+    chex.assert_trees_all_equal_shapes(direction, params)
+    block, drawn = params["blocks"][1]["attention"], direction["blocks"][1]["attention"]
+    for name, axes in (("query", 0), ("value", 0), ("out", (0, 1))):
+        sizes = [np.sqrt((np.asarray(leaf[name]) ** 2).sum(axis=axes)) for leaf in (block, drawn)]
+        np.testing.assert_allclose(*sizes, rtol=1e-5)
+    rows = [np.linalg.norm(tree["embed"]["token"], axis=1) for tree in (params, direction)]
+    np.testing.assert_allclose(*rows, rtol=1e-5)
+    assert not drawn["norm"].any()
+    other = landscape.random_direction(jax.random.key(1), params)
+    cosine = jaxcalc.compare(direction, other).rows["total"]["cosine"]
+    assert abs(cosine) < 0.05
