@@ -205,7 +205,7 @@ def operations(params: jaxcalc.Params, task: Task) -> dict[str, Any]:
     at_operation = jnp.asarray(role == lens.ROLES.index("operation"))
     wanted = jnp.concatenate([tokens[:, : task.prompt_length], others[:, task.prompt_length :]], axis=1)
     steered, at_random = [], []
-    states = [named_leaves(jaxcalc.trace(params, each)[1]) for each in (tokens, others)]
+    states = [named_leaves(jax.jit(jaxcalc.trace)(params, each)[1]) for each in (tokens, others)]
     for site in lens.stages(params):
         gap = (states[1][site] - states[0][site]) * at_operation[..., None]
         direction = gap.sum(axis=(0, 1)) / at_operation.sum()
@@ -255,14 +255,15 @@ def while_it_learns(run: jaxcalc.Run, step: int | None) -> dict[str, Any] | None
         table.append({
             "step": at,
             "loss": float(jaxcalc.loss(params, batch)),
+            "exact_match_all": float(lens.answers_right(logits, batch).mean()),
             "exact_match": by_operation(run.task, rows, lens.answers_right(logits, batch)),
             "answer_probes": scores,
             "sharpness": float(sharpest),
             "sharpness_error": float(error),
         })  # fmt: skip
-    early = next((row["step"] for row in table if 0.05 < np.mean(list(row["exact_match"].values())) < 0.95), None)
-    mistakes = None if early is None else confusions(checkpoint.load_snapshot(run, early).params, run.task, rows)
-    return {"snapshots": table, "mistakes_step": early, "mistakes": mistakes}
+    half = min(table, key=lambda row: abs(row["exact_match_all"] - 0.5))["step"]
+    mistakes = confusions(checkpoint.load_snapshot(run, half).params, run.task, rows)
+    return {"snapshots": table, "mistakes_step": half, "mistakes": mistakes}
 
 
 def confusions(params: jaxcalc.Params, task: Task, rows: np.ndarray) -> dict[str, dict[str, float]]:

@@ -40,17 +40,24 @@ def short(site: str) -> str:
     return "embed" if parts[0] == "embed" else f"{parts[2]} {parts[1]}"
 
 
-def grid(axes: Axes, values: np.ndarray, rows: list[str], columns: list[str], form: str, **settings: Any) -> Any:
+def grid(axes: Axes, values: np.ndarray, rows: list[str], columns: list[str], decimals: int, **settings: Any) -> Any:
     """Draw a table of numbers as colours, each number written in its cell."""
+    values = np.round(values, decimals) + 0.0  # no −0
     image = axes.imshow(values, aspect="auto", **settings)
     low, high = image.get_clim()
     for (row, column), value in np.ndenumerate(values):
         red, green, blue, _ = image.cmap((value - low) / ((high - low) or 1))
         dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
-        axes.text(column, row, form.format(value), ha="center", va="center", fontsize=7, color="w" if dark else "k")
+        axes.text(
+            column, row, f"{value:.{decimals}f}", ha="center", va="center", fontsize=7, color="w" if dark else "k"
+        )
     axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(len(rows)), rows, fontsize=8)
     return image
+
+
+def heading(figure: Figure, text: str) -> None:
+    figure.suptitle(text, x=0.01, ha="left", fontsize=11)
 
 
 def plain(axes: Axes) -> None:
@@ -64,18 +71,19 @@ def attention(found: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(3.1 * len(heads) / len(blocks) + 1, 3.2 * len(blocks) + 0.5), layout="constrained")
     kept = [index for index, role in enumerate(lens.ROLES) if role != "start"]
     names = [lens.ROLES[index] for index in kept]
-    for axes, (head, shares) in zip(np.ravel(figure.subplots(len(blocks), -(-len(heads) // len(blocks)))), heads.items(),
-                                    strict=False):  # fmt: skip
+    panels = np.ravel(figure.subplots(len(blocks), -(-len(heads) // len(blocks))))
+    for axes, (head, shares) in zip(panels, heads.items(), strict=False):
         values = 100 * np.array(shares)[kept]
         first = axes is figure.axes[0]
-        grid(axes, values, names if first else [""] * len(kept), list(lens.ROLES), "{:.0f}", vmin=0, vmax=100,
-             cmap="cividis")  # fmt: skip
+        labels = names if first else [""] * len(kept)
+        grid(axes, values, labels, list(lens.ROLES), decimals=0, vmin=0, vmax=100, cmap="cividis")
         axes.set_title(f"head {head}", loc="left", fontsize=9)
-    strongest = max(((100 * value, head, lens.ROLES[q], lens.ROLES[k]) for head, shares in heads.items()
-                     for q, row in enumerate(shares) for k, value in enumerate(row)
-                     if lens.ROLES[q] in ("equals", "answer")))  # fmt: skip
-    figure.suptitle(f"Where each head looks, in % of a row's attention: {strongest[2]!r} looks at {strongest[3]!r} with "
-                    f"{strongest[0]:.0f} % in head {strongest[1]}", x=0.01, ha="left", fontsize=11)  # fmt: skip
+    looks = [(100 * share, head, query, key) for head, shares in heads.items()
+             for query, row in zip(lens.ROLES, shares, strict=True) for key, share in zip(lens.ROLES, row, strict=True)
+             if query in ("equals", "answer")]  # fmt: skip
+    share, head, query, key = max(looks)
+    strongest = f'"{query}" looks at "{key}" with {share:.0f} % in head {head}'
+    heading(figure, f"Where each head looks, in % of a row's attention: {strongest}")
     figure.supxlabel("looked at", fontsize=9)
     figure.supylabel("looking", fontsize=9)
     return figure
@@ -86,13 +94,11 @@ def ablation(found: dict[str, Any]) -> Figure:
     for axes, (kind, costs) in zip(figure.subplots(1, 2), found["lost_without_head"].items(), strict=True):
         names = list(found["exact_match"])
         values = 100 * np.array([[row[name] for name in names] for row in costs.values()])
-        grid(axes, values, [f"head {head}" for head in costs], names, "{:.0f}", vmin=0, vmax=100, cmap="cividis")
+        grid(axes, values, [f"head {head}" for head in costs], names, decimals=0, vmin=0, vmax=100, cmap="cividis")
         axes.set_title(f"{kind} in place of what the head mixes", loc="left", fontsize=9)
-    lost, head, name = max(
-        (row[name], head, name) for head, row in found["lost_without_head"]["mean"].items() for name in row
-    )
-    figure.suptitle(f"Points of exact match lost without a head: at most {100 * lost:.0f}, {name} without head {head}",
-                    x=0.01, ha="left", fontsize=11)  # fmt: skip
+    costs = found["lost_without_head"]["mean"]
+    lost, head, name = max((row[name], head, name) for head, row in costs.items() for name in row)
+    heading(figure, f"Points of exact match lost without a head: at most {100 * lost:.0f}, {name} without head {head}")
     return figure
 
 
@@ -113,8 +119,8 @@ def probes(found: dict[str, Any], blank: dict[str, Any]) -> Figure:
     rows[0][0].set_ylabel("read at its last word")
     rows[1][0].set_ylabel('read at "equals"')
     final = {name: scores["score"][-1] for name, scores in found["answer_probes"].items() if name != "magnitude"}
-    figure.suptitle("What a linear probe reads (share right): after the last stage, of the answer "
-                    + ", ".join(f"the {name} {value:.0%}" for name, value in final.items()), x=0.01, ha="left", fontsize=11)  # fmt: skip
+    read = ", ".join(f"{name} {value:.0%}" for name, value in final.items())
+    heading(figure, f"What a linear probe reads off the stream (share right), at last of the answer: {read}")
     return figure
 
 
@@ -125,9 +131,8 @@ def numbers(found: dict[str, Any]) -> Figure:
     for column, stage in enumerate((0, last)):
         points = np.array(found["pca"][stage])
         value = np.arange(len(points))
-        for row, (colour, label, cmap) in enumerate(
-            ((value, "number", "viridis"), (value % 10, "ones digit", "twilight"))
-        ):
+        colourings = ((value, "number", "viridis"), (value % 10, "ones digit", "twilight"))
+        for row, (colour, label, cmap) in enumerate(colourings):
             image = axes[row, column].scatter(*points.T, c=colour, cmap=cmap, s=14)
             share = sum(found["pca_variance"][stage])
             axes[row, column].set_title(f"after {short(found['stages'][stage])}, by {label} ({share:.0%} of variance)",
@@ -136,14 +141,13 @@ def numbers(found: dict[str, Any]) -> Figure:
             axes[row, column].set_ylabel("principal component 2", fontsize=8)
             figure.colorbar(image, ax=axes[row, column], label=label)
     image = axes[0, 2].imshow(found["distances"], cmap="cividis")
-    axes[0, 2].set_title("distance of any two numbers, last stage", loc="left", fontsize=9)
+    axes[0, 2].set_title("distance of two numbers, last stage", loc="left", fontsize=9)
     figure.colorbar(image, ax=axes[0, 2], label="distance")
     power = 100 * np.array(found["fourier"][last])
     axes[1, 2].bar(1 + np.arange(len(power)), power, color="#4477aa")
-    axes[1, 2].axhline(
-        100 * found["fourier_shuffled"][last], color="#666666", linestyle=":", label="most, order shuffled"
-    )
-    n = 2 * len(power)
+    shuffled = 100 * found["fourier_shuffled"][last]
+    axes[1, 2].axhline(shuffled, color="#666666", linestyle=":", label="most, order shuffled")
+    n = len(found["distances"])
     top = np.argsort(-power)[:3]
     for k in top:
         axes[1, 2].annotate(f"{n / (k + 1):.3g}", (k + 1, power[k]), ha="center", va="bottom", fontsize=8)
@@ -151,8 +155,8 @@ def numbers(found: dict[str, Any]) -> Figure:
     axes[1, 2].set_ylabel("variance (%)", fontsize=8)
     axes[1, 2].legend(frameon=False, fontsize=8)
     plain(axes[1, 2])
-    figure.suptitle("The numbers in the stream repeat with periods " + ", ".join(f"{n / (k + 1):.3g} ({power[k]:.0f} %)" for k in top),
-                    x=0.01, ha="left", fontsize=11)  # fmt: skip
+    periods = ", ".join(f"{n / (k + 1):.3g} ({power[k]:.0f} %)" for k in top)
+    heading(figure, f"The numbers in the stream repeat with periods {periods}")
     return figure
 
 
@@ -162,7 +166,7 @@ def operation(found: dict[str, Any]) -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     stages = [short(site) for site in found["stages"]]
     changes = np.array(swap["change_in_log_prob"])
-    image = grid(left, changes, stages, list(lens.ROLES[:-1]), "{:.1f}", cmap="cividis")
+    image = grid(left, changes, stages, list(lens.ROLES[:-1]), decimals=1, cmap="cividis")
     figure.colorbar(image, ax=left, label="change in ln p of the right answer (nats)")
     left.set_title(f"stream taken from the {swap['to']!r} question, by place and stage", loc="left", fontsize=9)
     right.plot(stages, [100 * share for share in swap["turned_by_direction"]], marker="o", color="#4477aa",
@@ -174,9 +178,9 @@ def operation(found: dict[str, Any]) -> Figure:
     right.legend(frameon=False, fontsize=8)
     plain(right)
     place = lens.ROLES.index("operation")
-    figure.suptitle(f"What {swap['from']!r} means: at the operation itself a swap costs {-changes[0, place]:.1f} nats at the "
-                    f"embedding, {-changes[1, place]:.1f} after attention 0, {-changes[-1, place]:.1f} at the end",
-                    x=0.01, ha="left", fontsize=11)  # fmt: skip
+    costs = [f"{abs(changes[stage, place]):.1f}" for stage in (0, 1, -1)]
+    heading(figure, f"What {swap['from']!r} means: a swap at the operation costs {costs[0]} nats at the embedding, "
+                    f"{costs[1]} after attention 0, {costs[2]} at the end")  # fmt: skip
     return figure
 
 
@@ -199,8 +203,7 @@ def output(found: dict[str, Any]) -> Figure:
     right.set_title("written directly by each part; they add up", loc="left", fontsize=9)
     plain(right)
     best = max(parts, key=parts.__getitem__)
-    figure.suptitle(f"Who says the word: {best} writes {parts[best]:.1f} of {sum(parts.values()):.1f}", x=0.01, ha="left",
-                    fontsize=11)  # fmt: skip
+    heading(figure, f"Who says the word: {best} writes {parts[best]:.1f} of {sum(parts.values()):.1f}")
     return figure
 
 
@@ -210,22 +213,19 @@ def learning(history: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(9, 8), layout="constrained")
     accuracy, readable, loss, sharp = figure.subplots(4, 1, sharex=True)
     for name in table[0]["exact_match"]:
-        accuracy.plot(
-            steps, [100 * row["exact_match"][name] for row in table], marker="o", color=COLOURS[name], label=name
-        )
+        shares = [100 * row["exact_match"][name] for row in table]
+        accuracy.plot(steps, shares, marker="o", color=COLOURS[name], label=name)
     accuracy.set_ylabel("exact match (%)")
     for name, style in zip(table[0]["answer_probes"], ("-", "--", "-.", ":"), strict=True):
-        readable.plot(
-            steps, [row["answer_probes"][name] for row in table], linestyle=style, color="#4477aa", label=name
-        )
-    readable.set_ylabel("answer's probes")
+        scores = [row["answer_probes"][name] for row in table]
+        readable.plot(steps, scores, linestyle=style, color="#4477aa", label=name)
+    readable.set_ylabel("answer's probes (share, R²)")
     loss.plot(steps, [row["loss"] for row in table], marker="o", color="#4477aa")
     loss.set_ylabel("surprise (nats)")
     loss.set_yscale("log")
     sharp.errorbar(steps, [row["sharpness"] for row in table], [row["sharpness_error"] for row in table], marker="o",
                    color="#4477aa")  # fmt: skip
     sharp.set_ylabel("sharpness")
-    sharp.set_yscale("symlog", linthresh=1e-2)
     sharp.set_xscale("log")
     sharp.set_xlabel("training step (0 is drawn at 1)")
     for axes in (accuracy, readable):
@@ -236,28 +236,26 @@ def learning(history: dict[str, Any]) -> Figure:
     for name in table[0]["exact_match"]:
         reached = next((row["step"] for row in table if row["exact_match"][name] >= 0.9), None)
         order.append(f"{name} " + ("not yet" if reached is None else f"by step {reached:,}"))
-    figure.suptitle("90 % right: " + ", ".join(order), x=0.01, ha="left", fontsize=11)
+    heading(figure, "90 % right: " + ", ".join(order))
     return figure
 
 
 def loss_lines(landscape: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    for (name, losses), colour, style in zip(landscape["losses"].items(), ("#ee6677", "#4477aa", "#4477aa"), ("-", "--", ":"),
-                                             strict=True):  # fmt: skip
-        axes.plot(landscape["distances"], losses, color=colour, linestyle=style, label=name)
+    styles = ({"color": "#ee6677"}, {"color": "#4477aa", "linestyle": "--"}, {"color": "#4477aa", "linestyle": ":"})
+    for (name, losses), style in zip(landscape["losses"].items(), styles, strict=True):
+        axes.plot(landscape["distances"], losses, label=name, **style)
     axes.set_yscale("log")
     axes.set_xlabel("distance, in lengths of the filter-normalised random direction 1\n"
-                    f"(the next step itself is {1 / landscape['step_lengths']:.1e} of it). Three of some hundred thousand "
-                    "directions:\ntheir shapes depend on their scaling (Li et al. 2018)")  # fmt: skip
+                    f"(the next step itself is {1 / landscape['step_lengths']:.1e} of it). Three directions of as many as\n"
+                    "there are weights, and their shapes depend on how they are scaled (Li et al. 2018)")  # fmt: skip
     axes.set_ylabel("surprise (nats)")
     axes.legend(frameon=False)
     plain(axes)
-    ends = {name: max(losses[0], losses[-1]) for name, losses in landscape["losses"].items()}
-    steepest = max(ends, key=ends.__getitem__)
-    axes.set_title(
-        f"The loss around the weights rises most along {steepest}: to {ends[steepest]:.3g} nats",
-        loc="left",
-        fontsize=11,
+    near = np.isclose(np.abs(landscape["distances"]), 0.25)
+    there = ", ".join(
+        f"{np.mean(np.array(losses)[near]):.2g} along {name}" for name, losses in landscape["losses"].items()
     )
+    heading(figure, f"The loss around the weights, a quarter of the way: {there}")
     return figure

@@ -38,6 +38,10 @@ def claims(found: Measures, blank: list[Measures]) -> list[Claim]:
     ]
 
 
+def points(share: float) -> int:
+    return round(100 * share)
+
+
 def attention_claims(found: Measures, blank: list[Measures]) -> list[Claim]:
     def look(measures: Measures, head: str, query: str, keys: list[str]) -> float:
         return sum(measures["attention"][head][ROLE[query]][ROLE[key]] for key in keys)
@@ -56,9 +60,9 @@ def attention_claims(found: Measures, blank: list[Measures]) -> list[Claim]:
         best = max(lost, key=lost.__getitem__)
         controls = [max(costs[operation] for costs in one["lost_without_head"]["mean"].values()) for one in blank]
         text = (
-            f"with the mean in place of what head {best} mixes, {operation} loses {100 * lost[best]:.0f} points of "
-            f"exact match, with zero {100 * by_zero[best][operation]:.0f}; "
-            f"without the head it needs least it loses {100 * min(lost.values()):.0f}"
+            f"with the mean in place of what head {best} mixes, {operation} loses {points(lost[best])} points of "
+            f"exact match, with zero {points(by_zero[best][operation])}; "
+            f"without the head it needs least it loses {points(min(lost.values()))}"
         )
         made.append(claim("attention", f"{operation} needs a head", text, lost[best], controls, 0.1, "share"))
     return made
