@@ -243,9 +243,9 @@ def learning(history: dict[str, Any]) -> Figure:
 def loss_lines(landscape: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    styles = ({"color": "#ee6677"}, {"color": "#4477aa", "linestyle": "--"}, {"color": "#4477aa", "linestyle": ":"})
-    for (name, losses), style in zip(landscape["losses"].items(), styles, strict=True):
-        axes.plot(landscape["distances"], losses, label=name, **style)
+    styles = (("#ee6677", "-"), ("#4477aa", "--"), ("#4477aa", ":"))
+    for (name, losses), (colour, style) in zip(landscape["losses"].items(), styles, strict=True):
+        axes.plot(landscape["distances"], losses, label=name, color=colour, linestyle=style)
     axes.set_yscale("log")
     axes.set_xlabel("distance, in lengths of the filter-normalised random direction 1\n"
                     f"(the next step itself is {1 / landscape['step_lengths']:.1e} of it). Three directions of as many as\n"

@@ -198,8 +198,8 @@ def learning_lines(history: dict[str, Any]) -> list[str]:
     lines.append(f"- Sharpness, the Hessian's largest eigenvalue: {sharp}.")
     if history["mistakes"]:
         kinds = ("right ones", "right tens", "off by one", "off by ten")
-        lines += ["", f"Wrong answers at step {history['mistakes_step']:,}; in brackets what the same answers, dealt to "
-                  "other problems of the operation, would have.", "",
+        lines += ["", f"Wrong answers at step {history['mistakes_step']:,}; in brackets what the same answers, dealt "
+                  "to other problems of the operation, would have.", "",
                   f"| operation | wrong | {' | '.join(kinds)} |", "|---|---|" + "---|" * len(kinds)]  # fmt: skip
         for name, row in history["mistakes"].items():
             cells = [
