@@ -31,7 +31,7 @@ N_CONTROLS = 3
 """Untrained models, and shufflings of the labels, that stand beside each measure."""
 N_PROBED = 2_000
 """Problems on which the answer's probes are fitted and tested."""
-BATCH = 512
+BATCH = 256
 """Problems on which the landscape is measured."""
 ALIKE = {
     "right ones": lambda x, y: x % 10 == y % 10,
@@ -293,7 +293,8 @@ def around(run: jaxcalc.Run, params: jaxcalc.Params, step: int | None) -> dict[s
         return None
     state = checkpoint.load_snapshot(run, steps[-1] if step is None else step)
     batch = lens.read(run.task, np.random.default_rng(0).choice(len(run.task.tokens), BATCH, replace=False))[1]
-    update = take_step(checkpoint.optimizer_of(run.config), jax.grad(jaxcalc.loss)(params, batch), state.opt_state,
+    grads = jax.jit(jax.grad(jaxcalc.loss))(params, batch)
+    update = take_step(checkpoint.optimizer_of(run.config), grads, state.opt_state,
                        params).update  # fmt: skip
     directions = {f"random {i + 1}": landscape.random_direction(jax.random.key(i), params) for i in range(2)}
     norm = jaxcalc.summary(directions["random 1"]).rows["total"]["norm"]

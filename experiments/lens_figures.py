@@ -115,7 +115,7 @@ def probes(found: dict[str, Any], blank: dict[str, Any]) -> Figure:
             axes.set_ylim(-0.45, 1.05)
             axes.tick_params("x", rotation=45)
             plain(axes)
-    rows[0][0].legend(frameon=False, fontsize=8, loc="lower right")
+    rows[0][1].legend(frameon=False, fontsize=8, loc="center right")
     rows[0][0].set_ylabel("read at its last word")
     rows[1][0].set_ylabel('read at "equals"')
     final = {name: scores["score"][-1] for name, scores in found["answer_probes"].items() if name != "magnitude"}
@@ -248,8 +248,8 @@ def loss_lines(landscape: dict[str, Any]) -> Figure:
         axes.plot(landscape["distances"], losses, label=name, color=colour, linestyle=style)
     axes.set_yscale("log")
     axes.set_xlabel("distance, in lengths of the filter-normalised random direction 1\n"
-                    f"(the next step itself is {1 / landscape['step_lengths']:.1e} of it). Three directions of as many as\n"
-                    "there are weights, and their shapes depend on how they are scaled (Li et al. 2018)")  # fmt: skip
+                    f"(the next step itself is {1 / landscape['step_lengths']:.1e} of it). Three directions of as many\n"
+                    "as there are weights, and their shapes depend on how they are scaled (Li et al. 2018)")  # fmt: skip
     axes.set_ylabel("surprise (nats)")
     axes.legend(frameon=False)
     plain(axes)
@@ -257,5 +257,5 @@ def loss_lines(landscape: dict[str, Any]) -> Figure:
     there = ", ".join(
         f"{np.mean(np.array(losses)[near]):.2g} along {name}" for name, losses in landscape["losses"].items()
     )
-    heading(figure, f"The loss around the weights, a quarter of the way: {there}")
+    heading(figure, f"Surprise a quarter of the way: {there}")
     return figure
