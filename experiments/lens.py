@@ -31,7 +31,7 @@ N_CONTROLS = 3
 """Untrained models, and shufflings of the labels, that stand beside each measure."""
 N_PROBED = 2_000
 """Problems on which the answer's probes are fitted and tested."""
-BATCH = 256
+BATCH = 512
 """Problems on which the landscape is measured."""
 ALIKE = {
     "right ones": lambda x, y: x % 10 == y % 10,
@@ -72,7 +72,10 @@ def main(options: LensOptions) -> int:
     params = shown.params if options.step is None else checkpoint.load_snapshot(shown, options.step).params
     default = "lens" if options.step is None else f"lens_step_{options.step}"
     folder = shown.path / default if options.out is None else options.out
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
 
     controls = [jaxcalc.init(jax.random.key(10_000 + index), jaxcalc.config_of(params)) for index in range(N_CONTROLS)]
     blank = [measure(control, shown.task) for control in controls]
@@ -158,7 +161,7 @@ def attributes(values: np.ndarray) -> dict[str, tuple[np.ndarray, int | None]]:
     }
 
 
-def probes(states: jax.Array, values: np.ndarray) -> dict[str, dict[str, list[float]]]:
+def probes(states: jax.Array, values: np.ndarray) -> dict[str, dict[str, Any]]:
     """Return how well each attribute is read off each stage's states `[stages, M, D]`, and off shuffled labels."""
     found = {}
     for name, (labels, n_classes) in attributes(values).items():
@@ -166,7 +169,7 @@ def probes(states: jax.Array, values: np.ndarray) -> dict[str, dict[str, list[fl
         shuffled = [np.random.default_rng(index).permutation(labels) for index in range(N_CONTROLS)]
         scores = [[float(lens.probe(key, stage, jnp.asarray(given), n_classes)) for stage in states]
                   for given in (labels, *shuffled)]  # fmt: skip
-        found[name] = {"score": scores[0], "shuffled": np.max(scores[1:], axis=0).tolist()}
+        found[name] = {"n": len(values), "score": scores[0], "shuffled": np.max(scores[1:], axis=0).tolist()}
     return found
 
 
@@ -263,7 +266,7 @@ def while_it_learns(run: jaxcalc.Run, step: int | None) -> dict[str, Any] | None
         })  # fmt: skip
     half = min(table, key=lambda row: abs(row["exact_match_all"] - 0.5))["step"]
     mistakes = confusions(checkpoint.load_snapshot(run, half).params, run.task, rows)
-    return {"snapshots": table, "mistakes_step": half, "mistakes": mistakes}
+    return {"n_problems": len(small.tokens), "snapshots": table, "mistakes_step": half, "mistakes": mistakes}
 
 
 def confusions(params: jaxcalc.Params, task: Task, rows: np.ndarray) -> dict[str, dict[str, float]]:

@@ -247,9 +247,10 @@ def loss_lines(landscape: dict[str, Any]) -> Figure:
     for (name, losses), (colour, style) in zip(landscape["losses"].items(), styles, strict=True):
         axes.plot(landscape["distances"], losses, label=name, color=colour, linestyle=style)
     axes.set_yscale("log")
+    share = 1 / landscape["step_lengths"]
     axes.set_xlabel("distance, in lengths of the filter-normalised random direction 1\n"
-                    f"(the next step itself is {1 / landscape['step_lengths']:.1e} of it). Three directions of as many\n"
-                    "as there are weights, and their shapes depend on how they are scaled (Li et al. 2018)")  # fmt: skip
+                    f"(the next step is {share:.1e} of it). Three directions of as many as there are\n"
+                    "weights; their shapes depend on how they are scaled (Li et al. 2018)")  # fmt: skip
     axes.set_ylabel("surprise (nats)")
     axes.legend(frameon=False)
     plain(axes)

@@ -82,7 +82,8 @@ def number_claims(found: Measures, blank: list[Measures]) -> list[Claim]:
                 f"with shuffled labels {shuffled:.2f}, off untrained models at most {max(untrained):.2f}"
             )
             controls = [*untrained, shuffled]
-            made.append(claim("numbers", f"{whose} {name} becomes readable", text, score, controls, 0.05, unit))
+            margin = max(0.05, of["n"] ** -0.5)  # two standard errors of a share of n, at most
+            made.append(claim("numbers", f"{whose} {name} becomes readable", text, score, controls, margin, unit))
     power = np.array(found["fourier"][-1])
     top = np.argsort(-power)[:3]
     named = ", ".join(f"{len(found['pca'][-1]) / (k + 1):.3g} ({power[k]:.0%})" for k in top)
@@ -182,9 +183,7 @@ def as_text(result: dict[str, Any], figures: list[str], n_controls: int) -> str:
 def sentence(one: Claim) -> str:
     verdict = "**holds**" if one["holds"] else "**does not hold**"
     name = one["claim"][0].upper() + one["claim"][1:]
-    return (
-        f"- {name}: {verdict}. {one['text'][0].upper()}{one['text'][1:]}. (Control {one['control']:.3g} {one['unit']}.)"
-    )
+    return f"- {name}: {verdict}. {one['text'][0].upper()}{one['text'][1:]}. (Control {one['control']:.3g} {one['unit']}, margin {one['margin']:.2g}.)"
 
 
 def learning_lines(history: dict[str, Any]) -> list[str]:
@@ -195,7 +194,7 @@ def learning_lines(history: dict[str, Any]) -> list[str]:
         when = "not at any snapshot" if reached is None else f"by step {reached:,}"
         lines.append(f"- {operation}: 90 % of the whole table is right {when}.")
     sharp = ", ".join(f"{row['sharpness']:.3g} (step {row['step']:,})" for row in table)
-    lines.append(f"- Sharpness, the Hessian's largest eigenvalue: {sharp}.")
+    lines.append(f"- Sharpness, the Hessian's largest eigenvalue on {history['n_problems']} problems: {sharp}.")
     if history["mistakes"]:
         kinds = ("right ones", "right tens", "off by one", "off by ten")
         lines += ["", f"Wrong answers at step {history['mistakes_step']:,}; in brackets what the same answers, dealt "

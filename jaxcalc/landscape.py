@@ -30,7 +30,7 @@ def hessian_vector(params: Params, vector: Params, batch: Batch, apply_fn: Apply
 
 @functools.partial(jax.jit, static_argnames=("n_steps", "apply_fn"))
 def sharpness(
-    key: jax.Array, params: Params, batch: Batch, n_steps: int = 24, apply_fn: ApplyFn = apply
+    key: jax.Array, params: Params, batch: Batch, n_steps: int = 16, apply_fn: ApplyFn = apply
 ) -> tuple[jax.Array, jax.Array]:
     """Return the Hessian's largest eigenvalue and a bound on its error: some eigenvalue lies within it. Jitted.
 
