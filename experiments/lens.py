@@ -205,20 +205,20 @@ def operations(params: jaxcalc.Params, task: Task) -> dict[str, Any]:
     patched = [[float((lens.answer_log_prob(lens.patch(params, tokens, others, site, jnp.asarray(role == r)), batch)
                        - before).mean()) for r in asked] for site in lens.stages(params)]  # fmt: skip
 
-    at_operation = jnp.asarray(role == lens.ROLES.index("operation"))
     wanted = jnp.concatenate([tokens[:, : task.prompt_length], others[:, task.prompt_length :]], axis=1)
-    steered, at_random = [], []
     states = [named_leaves(jax.jit(jaxcalc.trace)(params, each)[1]) for each in (tokens, others)]
-    for site in lens.stages(params):
-        gap = (states[1][site] - states[0][site]) * at_operation[..., None]
-        direction = gap.sum(axis=(0, 1)) / at_operation.sum()
-        noise = jax.random.normal(jax.random.key(0), direction.shape)
-        noise = noise * jnp.linalg.norm(direction) / jnp.linalg.norm(noise)
-        for shares, added in ((steered, direction), (at_random, noise)):
-            logits = lens.steer(params, wanted, added, site, at_operation)
-            shares.append(float(lens.answers_right(logits, other_batch).mean()))
-    return {"swap": {"from": first, "to": second, "n": len(here), "change_in_log_prob": patched,
-                     "turned_by_direction": steered, "turned_by_random": at_random}}  # fmt: skip
+    turned: dict[str, dict[str, list[float]]] = {}
+    for place in ("operation", "equals"):
+        where = jnp.asarray(role == lens.ROLES.index(place))
+        turned[place] = {"mean difference": [], "random": []}
+        for site in lens.stages(params):
+            direction = ((states[1][site] - states[0][site]) * where[..., None]).sum(axis=(0, 1)) / where.sum()
+            noise = jax.random.normal(jax.random.key(0), direction.shape)
+            noise = noise * jnp.linalg.norm(direction) / jnp.linalg.norm(noise)
+            for shares, added in zip(turned[place].values(), (direction, noise), strict=True):
+                logits = lens.steer(params, wanted, added, site, where)
+                shares.append(float(lens.answers_right(logits, other_batch).mean()))
+    return {"swap": {"from": first, "to": second, "n": len(here), "change_in_log_prob": patched, "turned": turned}}
 
 
 def outputs(params: jaxcalc.Params, task: Task, rows: np.ndarray) -> dict[str, Any]:

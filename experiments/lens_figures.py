@@ -169,9 +169,11 @@ def operation(found: dict[str, Any]) -> Figure:
     image = grid(left, changes, stages, list(lens.ROLES[:-1]), decimals=1, cmap="cividis")
     figure.colorbar(image, ax=left, label="change in ln p of the right answer (nats)")
     left.set_title(f"stream taken from the {swap['to']!r} question, by place and stage", loc="left", fontsize=9)
-    right.plot(stages, [100 * share for share in swap["turned_by_direction"]], marker="o", color="#4477aa",
-               label=f"{swap['to']} − {swap['from']}")  # fmt: skip
-    right.plot(stages, [100 * share for share in swap["turned_by_random"]], marker="s", color="#ccbb44", label="random")
+    colours = {"operation": "#4477aa", "equals": "#ee6677"}
+    for name, shares in swap["turned"].items():
+        for (of, values), style in zip(shares.items(), ("-", ":"), strict=True):
+            label = f"{swap['to']} − {swap['from']} at {name!r}" if of != "random" else f"random at {name!r}"
+            right.plot(stages, 100 * np.array(values), marker="o", color=colours[name], linestyle=style, label=label)
     right.set_title("answers turned by a direction (%)", loc="left", fontsize=9)
     right.set_ylim(-3, 103)
     right.tick_params("x", rotation=45)

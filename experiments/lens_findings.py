@@ -98,27 +98,35 @@ def operation_claims(found: Measures, blank: list[Measures]) -> list[Claim]:
     if not swap:
         return []
     made = []
-    for where in ("operation", "equals"):
-        costs, *others = (-np.array(one["swap"]["change_in_log_prob"])[:, ROLE[where]] for one in (found, *blank))
-        most = int(costs.argmax())
+    for place in ("operation", "equals"):
+        costs, *others = (-np.array(one["swap"]["change_in_log_prob"])[1:, ROLE[place]] for one in (found, *blank))
+        by_stage = ", ".join(f"{abs(cost):.1f} after {site}" for site, cost in zip(sites[1:], costs, strict=True))
         text = (
-            f'with the stream at "{where}" after {sites[most]} taken from the {swap["to"]} question, the right answer '
-            f"of {swap['from']} loses {costs[most]:.1f} nats; after {sites[1]} {abs(costs[1]):.1f}, "
-            f"after {sites[-1]} {abs(costs[-1]):.1f}"
+            f'with the stream at "{place}" taken from the {swap["to"]} question, the right answer of {swap["from"]} '
+            f"loses, in nats, {by_stage}; with the operation's embedding all of "
+            f"{abs(swap['change_in_log_prob'][0][ROLE['operation']]):.1f}"
         )
         controls = [float(cost.max()) for cost in others]
-        made.append(claim("operations", f'the operation is read at "{where}"', text, float(costs[most]), controls, 0.5,
-                          "nats"))  # fmt: skip
-    turned, at_random = swap["turned_by_direction"], swap["turned_by_random"]
-    best = int(np.argmax(turned))
-    text = (
-        f"adding the mean difference of {swap['to']} and {swap['from']} to the operation after {sites[best]} turns "
-        f"{turned[best]:.1%} of {swap['n']:,} answers into those of {swap['to']}, a random direction as long "
-        f"{at_random[best]:.1%}; after {sites[1]} it turns {turned[1]:.1%}"
-    )
-    controls = [at_random[best], *(max(one["swap"]["turned_by_direction"]) for one in blank)]
-    made.append(claim("operations", "an operation is a direction", text, turned[best], controls, 0.1, "share"))
+        name = f'after the embeddings, "{place}" carries the operation'
+        made.append(claim("operations", name, text, float(costs.max()), controls, 0.5, "nats"))
+    for place, shares in swap["turned"].items():
+        turned, at_random = (np.array(shares[of])[1:] for of in ("mean difference", "random"))
+        best = int(np.argmax(turned))
+        text = (
+            f'adding the mean difference of {swap["to"]} and {swap["from"]} to "{place}" after {sites[best + 1]} turns '
+            f"{turned[best]:.1%} of {swap['n']:,} answers into those of {swap['to']}, a random direction as long "
+            f"{at_random[best]:.1%} (the difference of the two embeddings turns {shares_at_embedding(swap):.0%}, since "
+            f"it makes the other question)"
+        )
+        untrained = [max(one["swap"]["turned"][place]["mean difference"][1:]) for one in blank]
+        name = f'after the embeddings, an operation is one direction at "{place}"'
+        made.append(claim("operations", name, text, float(turned[best]), [*untrained, float(at_random[best])], 0.1,
+                          "share"))  # fmt: skip
     return made
+
+
+def shares_at_embedding(swap: dict[str, Any]) -> float:
+    return swap["turned"]["operation"]["mean difference"][0]
 
 
 def output_claims(found: Measures, blank: list[Measures]) -> list[Claim]:
@@ -182,8 +190,8 @@ def as_text(result: dict[str, Any], figures: list[str], n_controls: int) -> str:
 
 def sentence(one: Claim) -> str:
     verdict = "**holds**" if one["holds"] else "**does not hold**"
-    name = one["claim"][0].upper() + one["claim"][1:]
-    return f"- {name}: {verdict}. {one['text'][0].upper()}{one['text'][1:]}. (Control {one['control']:.3g} {one['unit']}, margin {one['margin']:.2g}.)"
+    name, text = (words[0].upper() + words[1:] for words in (one["claim"], one["text"]))
+    return f"- {name}: {verdict}. {text}. (Control {one['control']:.3g} {one['unit']}, margin {one['margin']:.2g}.)"
 
 
 def learning_lines(history: dict[str, Any]) -> list[str]:

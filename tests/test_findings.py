@@ -47,7 +47,7 @@ def test_findings_are_written_and_said(
     assert {path.stem for path in folder.glob("*.png")} == {path.stem for path in folder.glob("*.svg")} == names
 
     result = json.loads((folder / "findings.json").read_text())
-    assert len(result["stable"]) == len(result["findings"]) == 22
+    assert len(result["stable"]) == len(result["findings"]) == 23
     for one in result["findings"]:
         assert one["holds"] == (one["value"] > one["control"] + one["margin"])
         assert (f"**holds**. {one['text'][0].upper()}{one['text'][1:]}" in out) == one["holds"]
@@ -77,7 +77,7 @@ def test_nothing_is_found_in_an_untrained_model(
     assert status == 0
     result = json.loads(out)
     assert [one["claim"] for one in result["findings"] if one["holds"]] == []
-    assert "None of 22 claims holds" in (runs[0] / "blank" / "findings.md").read_text()
+    assert "None of 23 claims holds" in (runs[0] / "blank" / "findings.md").read_text()
 
 
 def test_a_claim_holds_only_above_every_control() -> None:
