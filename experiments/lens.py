@@ -25,6 +25,7 @@ from jaxcalc import checkpoint, landscape, lens, report
 from jaxcalc.blame import take_step
 from jaxcalc.errors import InputError
 from jaxcalc.tasks import Task
+from jaxcalc.tokenizer import PAD
 from jaxcalc.trees import named_leaves
 
 N_CONTROLS = 3
@@ -52,6 +53,8 @@ class LensOptions:
     """Folder for figures, findings.json and findings.md; the first run's folder lens if left out."""
     step: int | None = None
     """Which snapshot of the first run; its trained model if left out."""
+    question: str | None = None
+    """Such as "seven times eight", whose attention patterns are drawn; the middle problem of the table if left out."""
     json: bool = False
     """Print the findings as one JSON object instead of text."""
 
@@ -70,6 +73,7 @@ def main(options: LensOptions) -> int:
         raise InputError("--step looks at one run's snapshot; leave out the other runs")
     shown = runs[0]
     params = shown.params if options.step is None else checkpoint.load_snapshot(shown, options.step).params
+    example = one_question(params, shown.task, options.question)
     default = "lens" if options.step is None else f"lens_step_{options.step}"
     folder = shown.path / default if options.out is None else options.out
     try:
@@ -92,6 +96,7 @@ def main(options: LensOptions) -> int:
         "other_runs": [{"run": str(run.path), "seed": run.summary["seed"]} for run in runs[1:]],
         "findings": findings,
         "stable": stable(findings, others),
+        "question": example,
         "measures": found,
         "while_it_learns": history,
         "landscape": surroundings,
@@ -99,7 +104,7 @@ def main(options: LensOptions) -> int:
         "device": jax.devices()[0].device_kind,
     }
     checkpoint.write_json(folder / "findings.json", result)
-    figures = lens_figures.draw(folder, shown, found, blank[0], history, surroundings)
+    figures = lens_figures.draw(folder, example, found, blank[0], history, surroundings)
     text = as_text(result, figures, N_CONTROLS)
     (folder / "findings.md").write_text(text, encoding="utf-8")
     print(json.dumps(result, ensure_ascii=False) if options.json else text)
@@ -120,6 +125,21 @@ def measure(params: jaxcalc.Params, task: Task) -> dict[str, Any]:
         **operations(params, task),
         **outputs(params, task, rows),
     }
+
+
+def one_question(params: jaxcalc.Params, task: Task, question: str | None) -> dict[str, Any]:
+    """Return the words of one question with its right answer, and every head's attention over them, `[T, S]`."""
+    problem = task.problem(len(task.tokens) // 2) if question is None else task.parse(question)
+    row = task.row(problem)
+    if row is None:
+        raise InputError(f"{question!r} has no answer from 0 to {task.tokenizer.max_number}, so no row of the table")
+    tokens, _ = lens.read(task, [row])
+    blocks = jaxcalc.trace(params, tokens)[1]["blocks"]
+    words = [task.tokenizer.token(index) for index in np.asarray(tokens)[0].tolist()]
+    seen = [index for index, word in enumerate(words) if word != PAD or index < task.prompt_length]
+    patterns = {name: np.asarray(blocks[block]["attention"]["pattern"])[0, head][np.ix_(seen, seen)].tolist()
+                for block, head, name in heads(params)}  # fmt: skip
+    return {"words": [words[index] for index in seen], "attention": patterns}
 
 
 def by_operation(task: Task, rows: np.ndarray, values: jax.Array) -> dict[str, float]:

@@ -7,15 +7,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-import jaxcalc
 from jaxcalc import lens
 from jaxcalc.report import COLOURS
+from jaxcalc.tokenizer import EQUALS, PAD
 
 
-def draw(folder: Path, run: jaxcalc.Run, found: dict[str, Any], blank: dict[str, Any],
+def draw(folder: Path, example: dict[str, Any], found: dict[str, Any], blank: dict[str, Any],
          history: dict[str, Any] | None, landscape: dict[str, Any] | None) -> list[str]:  # fmt: skip
     """Write every figure as PNG and SVG and return their names."""
     drawings = {
+        "question": question(example),
         "attention": attention(found),
         "ablation": ablation(found),
         "probes": probes(found, blank),
@@ -63,6 +64,25 @@ def heading(figure: Figure, text: str) -> None:
 def plain(axes: Axes) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def question(example: dict[str, Any]) -> Figure:
+    words, heads = example["words"], example["attention"]
+    blocks = {name.split(".")[0] for name in heads}
+    figure = Figure(figsize=(3.1 * len(heads) / len(blocks) + 1, 3.2 * len(blocks) + 0.5), layout="constrained")
+    panels = np.ravel(figure.subplots(len(blocks), -(-len(heads) // len(blocks))))
+    for axes, (head, pattern) in zip(panels, heads.items(), strict=False):
+        labels = words if axes is figure.axes[0] else [""] * len(words)
+        grid(axes, 100 * np.array(pattern), labels, words, decimals=0, vmin=0, vmax=100, cmap="cividis")
+        axes.set_title(f"head {head}", loc="left", fontsize=9)
+    due = words.index(EQUALS)
+    share, head, word = max((row[due][key], head, words[key]) for head, row in heads.items() for key in range(due + 1))
+    said = " ".join(word for word in words[: due + 1] if word != PAD)
+    heading(figure, f'Attention in %, "{said} …": for the answer\'s first word head {head} looks at "{word}" '
+                    f"with {100 * share:.0f} %")  # fmt: skip
+    figure.supxlabel("looked at", fontsize=9)
+    figure.supylabel("looking", fontsize=9)
+    return figure
 
 
 def attention(found: dict[str, Any]) -> Figure:

@@ -40,10 +40,10 @@ def test_findings_are_written_and_said(
 ) -> None:
     status, out, err = look(monkeypatch, capsys, *runs)
     assert status == 0
-    assert "Saved 8 figures" in err
+    assert "Saved 9 figures" in err
     folder = runs[0] / "lens"
     assert (folder / "findings.md").read_text() in out
-    names = {"attention", "ablation", "probes", "numbers", "operation", "output", "learning", "landscape"}
+    names = {"question", "attention", "ablation", "probes", "numbers", "operation", "output", "learning", "landscape"}
     assert {path.stem for path in folder.glob("*.png")} == {path.stem for path in folder.glob("*.svg")} == names
 
     result = json.loads((folder / "findings.json").read_text())
@@ -65,6 +65,10 @@ def test_measures_are_those_of_the_model(runs: list[Path]) -> None:
     evaluation = jaxcalc.evaluate(run.params, run.task, np.arange(len(run.task.tokens)))
     for name, row in evaluation.by_operation().items():
         assert found["exact_match"][name] == pytest.approx(row["exact_match"], abs=1e-6)
+    example = json.loads((runs[0] / "lens" / "findings.json").read_text())["question"]
+    sizes = np.array(example["attention"]["0.1"]).sum(axis=1)
+    assert len(example["words"]) == len(sizes)
+    np.testing.assert_allclose(sizes, 1, atol=1e-5)
     contributions = sum(values[0] for values in found["contributions"].values())
     assert contributions > 1
     assert found["p_right_by_stage"][-1][0] > 0.3
@@ -100,6 +104,8 @@ def test_what_cannot_be_looked_at_is_one_line(
         ([runs[0], other], "has other operations, numbers or sizes"),
         ([*runs, "--step", "0"], "leave out the other runs"),
         ([runs[0], "--step", "1"], "has no snapshot of step 1; there are 0"),
+        ([runs[0], "--question", "30 + 30"], "'30 + 30' has no answer from 0 to 30"),
+        ([runs[0], "--question", "two plus"], "there is no number after 'plus'"),
         ([runs[0], "--out", runs[0] / "config.json"], "cannot write to"),
     ):
         status, _, err = look(monkeypatch, capsys, *arguments)
