@@ -133,7 +133,7 @@ def one_question(params: jaxcalc.Params, task: Task, question: str | None) -> di
     row = task.row(problem)
     if row is None:
         raise InputError(f"{question!r} has no answer from 0 to {task.tokenizer.max_number}, so no row of the table")
-    tokens, _ = lens.read(task, [row])
+    tokens, _ = lens.read(task, np.array([row]))
     blocks = jaxcalc.trace(params, tokens)[1]["blocks"]
     words = [task.tokenizer.token(index) for index in np.asarray(tokens)[0].tolist()]
     seen = [index for index, word in enumerate(words) if word != PAD or index < task.prompt_length]

@@ -241,7 +241,7 @@ def learning(history: dict[str, Any]) -> Figure:
     for name, style in zip(table[0]["answer_probes"], ("-", "--", "-.", ":"), strict=True):
         scores = [row["answer_probes"][name] for row in table]
         readable.plot(steps, scores, linestyle=style, color="#4477aa", label=name)
-    readable.set_ylabel("answer's probes (share, R²)")
+    readable.set_ylabel("answer's probes")
     loss.plot(steps, [row["loss"] for row in table], marker="o", color="#4477aa")
     loss.set_ylabel("surprise (nats)")
     loss.set_yscale("log")
