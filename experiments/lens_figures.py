@@ -66,46 +66,43 @@ def plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def question(example: dict[str, Any]) -> Figure:
-    words, heads = example["words"], example["attention"]
-    blocks = {name.split(".")[0] for name in heads}
-    figure = Figure(figsize=(3.1 * len(heads) / len(blocks) + 1, 3.2 * len(blocks) + 0.5), layout="constrained")
-    panels = np.ravel(figure.subplots(len(blocks), -(-len(heads) // len(blocks))))
-    for axes, (head, pattern) in zip(panels, heads.items(), strict=False):
-        labels = words if axes is figure.axes[0] else [""] * len(words)
-        grid(axes, 100 * np.array(pattern), labels, words, decimals=0, vmin=0, vmax=100, cmap="cividis")
+def head_panels(heads: dict[str, np.ndarray], rows: list[str], columns: list[str]) -> Figure:
+    """Draw the attention of every head, block by block: who looks, in rows, at what, in %."""
+    n_blocks = len({name.split(".")[0] for name in heads})
+    n_heads = -(-len(heads) // n_blocks)
+    figure = Figure(figsize=(3.1 * n_heads + 1, 3.2 * n_blocks + 0.5), layout="constrained")
+    panels = np.ravel(figure.subplots(n_blocks, n_heads))
+    for index, (axes, (head, shares)) in enumerate(zip(panels, heads.items(), strict=False)):
+        labels = [""] * len(rows) if index % n_heads else rows
+        grid(axes, 100 * shares, labels, columns, decimals=0, vmin=0, vmax=100, cmap="cividis")
         axes.set_title(f"head {head}", loc="left", fontsize=9)
-    due = words.index(EQUALS)
-    share, head, word = max((row[due][key], head, words[key]) for head, row in heads.items() for key in range(due + 1))
-    said = " ".join(word for word in words[: due + 1] if word != PAD)
-    heading(figure, f'Attention in %, "{said} …": for the answer\'s first word head {head} looks at "{word}" '
-                    f"with {100 * share:.0f} %")  # fmt: skip
     figure.supxlabel("looked at", fontsize=9)
     figure.supylabel("looking", fontsize=9)
     return figure
 
 
+def question(example: dict[str, Any]) -> Figure:
+    words, heads = example["words"], {head: np.array(pattern) for head, pattern in example["attention"].items()}
+    figure = head_panels(heads, words, words)
+    due = words.index(EQUALS)
+    share, head, word = max((pattern[due, key], head, words[key]) for head, pattern in heads.items()
+                            for key in range(due + 1))  # fmt: skip
+    said = " ".join(word for word in words[: due + 1] if word != PAD)
+    heading(figure, f'Attention in %, "{said} …": for the answer\'s first word head {head} looks at "{word}" '
+                    f"with {100 * share:.0f} %")  # fmt: skip
+    return figure
+
+
 def attention(found: dict[str, Any]) -> Figure:
-    heads = found["attention"]
-    blocks = {name.split(".")[0] for name in heads}
-    figure = Figure(figsize=(3.1 * len(heads) / len(blocks) + 1, 3.2 * len(blocks) + 0.5), layout="constrained")
+    heads = {head: np.array(shares) for head, shares in found["attention"].items()}
     kept = [index for index, role in enumerate(lens.ROLES) if role != "start"]
-    names = [lens.ROLES[index] for index in kept]
-    panels = np.ravel(figure.subplots(len(blocks), -(-len(heads) // len(blocks))))
-    for axes, (head, shares) in zip(panels, heads.items(), strict=False):
-        values = 100 * np.array(shares)[kept]
-        first = axes is figure.axes[0]
-        labels = names if first else [""] * len(kept)
-        grid(axes, values, labels, list(lens.ROLES), decimals=0, vmin=0, vmax=100, cmap="cividis")
-        axes.set_title(f"head {head}", loc="left", fontsize=9)
-    looks = [(100 * share, head, query, key) for head, shares in heads.items()
-             for query, row in zip(lens.ROLES, shares, strict=True) for key, share in zip(lens.ROLES, row, strict=True)
-             if query in ("equals", "answer")]  # fmt: skip
-    share, head, query, key = max(looks)
-    strongest = f'"{query}" looks at "{key}" with {share:.0f} % in head {head}'
-    heading(figure, f"Where each head looks, in % of a row's attention: {strongest}")
-    figure.supxlabel("looked at", fontsize=9)
-    figure.supylabel("looking", fontsize=9)
+    names = list(lens.ROLES)
+    figure = head_panels({head: shares[kept] for head, shares in heads.items()}, [names[i] for i in kept], names)
+    due = [names.index(role) for role in ("equals", "answer")]
+    share, head, query, key = max((shares[query, key], head, names[query], names[key])
+                                  for head, shares in heads.items() for query in due for key in range(len(names)))  # fmt: skip
+    heading(figure, f"Where each head looks, in % of a row's attention: \"{query}\" looks at \"{key}\" with "
+                    f"{100 * share:.0f} % in head {head}")  # fmt: skip
     return figure
 
 
