@@ -96,11 +96,12 @@ def question(example: dict[str, Any]) -> Figure:
 def attention(found: dict[str, Any]) -> Figure:
     heads = {head: np.array(shares) for head, shares in found["attention"].items()}
     kept = [index for index, role in enumerate(lens.ROLES) if role != "start"]
-    names = list(lens.ROLES)
+    names: list[str] = list(lens.ROLES)
     figure = head_panels({head: shares[kept] for head, shares in heads.items()}, [names[i] for i in kept], names)
     due = [names.index(role) for role in ("equals", "answer")]
-    share, head, query, key = max((shares[query, key], head, names[query], names[key])
-                                  for head, shares in heads.items() for query in due for key in range(len(names)))  # fmt: skip
+    looks = [(shares[query, key], head, names[query], names[key])
+             for head, shares in heads.items() for query in due for key in range(len(names))]  # fmt: skip
+    share, head, query, key = max(looks)
     heading(figure, f"Where each head looks, in % of a row's attention: \"{query}\" looks at \"{key}\" with "
                     f"{100 * share:.0f} % in head {head}")  # fmt: skip
     return figure
