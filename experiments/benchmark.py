@@ -33,7 +33,8 @@ from rich.console import Console
 import jaxcalc
 from jaxcalc import population, report
 from jaxcalc.errors import InputError
-from jaxcalc.losses import cross_entropy
+from jaxcalc.losses import ApplyFn, cross_entropy
+from jaxcalc.sharding import data_parallel
 
 LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 1e-3, 1e-4, 1.0
 TUTORIAL_LENGTH = 15  # positions that the PyTorch tutorial pads every problem to
@@ -146,9 +147,11 @@ def jaxcalc_step(params: jaxcalc.Params, batch: jaxcalc.Batch) -> tuple[Callable
     return lambda: compiled(state, batch), cost
 
 
-def jaxcalc_steps(params: jaxcalc.Params, task: jaxcalc.Task, size: int) -> tuple[Callable[[], Any], dict[str, float]]:
+def jaxcalc_steps(
+    params: jaxcalc.Params, task: jaxcalc.Task, size: int, apply_fn: ApplyFn = jaxcalc.apply
+) -> tuple[Callable[[], Any], dict[str, float]]:
     """Return one call of `train_steps`, which goes on from where the last one stopped."""
-    state = jaxcalc.create_state(jax.tree.map(jnp.copy, params), optimizer())
+    state = jaxcalc.create_state(jax.tree.map(jnp.copy, params), optimizer(), apply_fn)
     lower = functools.partial(jaxcalc.train_steps.lower, seed=0, n_steps=STEPS_A_CALL, batch_size=size)
     compiled, cost = compile_of(lower, state, task)
 
@@ -242,11 +245,14 @@ def train_step_rows(result: dict[str, Any], quick: bool) -> list[dict[str, Any]]
             ("train_steps", length): jaxcalc_steps(params, task, size),
             ("Flax Linen", length): linen_step(params, batch),
         }
+        if len(jax.devices()) > 1:
+            parallel = jaxcalc_steps(params, task, size, data_parallel(jax.devices()))
+            systems[f"train_steps, {len(jax.devices())} devices", length] = parallel
         if has_torch:
             systems |= torch_steps(params, batch, length) | torch_steps(params, batch, TUTORIAL_LENGTH)
         seconds = measure({f"{name}|{length}": step for (name, length), (step, _) in systems.items()}, quick)
         for (name, length), (_, cost) in systems.items():
-            n_steps = STEPS_A_CALL if name == "train_steps" else 1
+            n_steps = STEPS_A_CALL if name.startswith("train_steps") else 1
             row = step_row(params, size, length, seconds[f"{name}|{length}"] / n_steps, result["matmul_peak_gflops"])
             rows.append({"system": name, **row, **cost})
     return rows
@@ -472,7 +478,7 @@ def multiples(rows: Sequence[dict[str, Any]]) -> tuple[Sequence[str], Sequence[S
         "Linen, same T": (("Flax Linen",), None),
     }
     cells = []
-    for ours in (row for row in rows if row["system"] in ("train_step", "train_steps")):
+    for ours in (row for row in rows if row["system"].startswith("train_step")):
         cells.append([ours["system"], f"{ours['batch']:,}"])
         for systems, length in others.values():
             speeds = [row["examples_per_second"] for row in rows
@@ -524,4 +530,5 @@ def growth_figure(path: Path, growth: dict[str, list[dict[str, Any]]]) -> None:
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", n_cores())  # of which all but one row use the first, with all its threads
     sys.exit(report.run_script(main, BenchmarkOptions))

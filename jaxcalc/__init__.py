@@ -1,6 +1,6 @@
 """jaxcalc teaches a small transformer to calculate in English words, and shows how it learns."""
 
-from jaxcalc import backprop, blame, landscape, lens, population
+from jaxcalc import backprop, blame, landscape, lens, population, sharding
 from jaxcalc.checkpoint import Run, load_params, load_run, save_params
 from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
@@ -49,6 +49,7 @@ __all__ = [
     "number_to_words",
     "population",
     "save_params",
+    "sharding",
     "summary",
     "surprise",
     "trace",

@@ -12,7 +12,7 @@ import jaxcalc
 PACKAGE = Path(jaxcalc.__file__).parent
 ORDER = [
     "errors", "words", "tokenizer", "tasks", "trees", "model", "losses", "training", "decoding", "evaluation",
-    "backprop", "blame", "lens", "landscape", "population", "checkpoint", "report", "__init__",
+    "backprop", "blame", "lens", "landscape", "population", "sharding", "checkpoint", "report", "__init__",
 ]  # fmt: skip
 HOST = {"checkpoint", "report"}  # the only modules that touch files, clocks and the terminal
 
