@@ -1,6 +1,7 @@
 """One batch on many devices: the same `train_step`, with each device working on its part of the batch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from jaxcalc.losses import ApplyFn
 from jaxcalc.model import apply
 
 
-def data_parallel(devices: Sequence[jax.Device], apply_fn: ApplyFn = apply) -> ApplyFn:
+def data_parallel(devices: Sequence[Any], apply_fn: ApplyFn = apply) -> ApplyFn:
     """Return a model that computes what `apply_fn` does, each device for its part of the batch.
 
     For `jaxcalc.create_state(params, tx, apply_fn=…)`: `train_step` and `train_steps` then learn on all devices. Every
@@ -38,7 +39,7 @@ def data_parallel(devices: Sequence[jax.Device], apply_fn: ApplyFn = apply) -> A
     mesh = Mesh(np.asarray(devices), ("data",))
     whole, by_example = PartitionSpec(), PartitionSpec("data")
 
-    def parallel_apply(params: object, tokens: jax.Array, last: int | None = None) -> jax.Array:
+    def parallel_apply(params: Any, tokens: jax.Array, last: int | None = None) -> jax.Array:
         if tokens.shape[0] % len(devices):
             raise InputError(f"a batch of {tokens.shape[0]} does not divide evenly among {len(devices)} devices")
         vector, unravel = ravel_pytree(params)
