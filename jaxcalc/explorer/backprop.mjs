@@ -1,0 +1,203 @@
+// Backpropagation, one stage at a time, as backprop.py has it. There jax.vjp derives each stage's vector-Jacobian
+// product; here each is written out: (message arriving) → [gradients of its own parameters, message leaving].
+
+import { attention, embed, EPSILON, lastRow, meanSquare, mlp, output, softmax, sum, surprise } from "./model.mjs";
+import { add, array, treeMap, zerosLike } from "./trees.mjs";
+
+// The network as a list of stages that ends in the surprise at the target, the word after the last token.
+// apply(own parameters, input) → [output, vjp].
+export function stages(params, target) {
+  const stage = (name, path, apply) => ({ name, path, apply });
+  const network = [stage("embed", ["embed"], applyEmbed)];
+  params.blocks.forEach((_, i) => {
+    network.push(stage(`block ${i} attention`, ["blocks", i, "attention"], applyAttention));
+    network.push(stage(`block ${i} mlp`, ["blocks", i, "mlp"], applyMlp));
+  });
+  network.push(stage("output", ["output"], applyOutput));
+  network.push(stage("loss", null, (_, logits) => applyLoss(logits, target)));
+  return network;
+}
+
+const select = (tree, path) => (path ?? []).reduce((node, key) => node[key], path ? tree : {});
+
+// Walk forward through the stages, keeping of each what it was given, what it made of that, and its vjp.
+export function forward(params, tokens, network) {
+  let x = tokens;
+  return network.map((stage) => {
+    const input = x;
+    const [y, vjp] = stage.apply(select(params, stage.path), input);
+    x = y;
+    return { stage, input, output: y, vjp };
+  });
+}
+
+// Walk back from the loss: at each stage what arrives, what leaves and the gradients in between.
+export function backward(walked) {
+  let message = array([], Float64Array.of(1)); // ∂L/∂L
+  return walked.toReversed().map(({ stage, input, output, vjp }) => {
+    const messageIn = message;
+    const [grads, messageOut] = vjp(messageIn);
+    message = messageOut;
+    return { name: stage.name, path: stage.path, input, output, messageIn, messageOut, grads };
+  });
+}
+
+// Forward, then the stages backwards: the loss first, the embeddings last.
+export const walk = (params, tokens, target) => backward(forward(params, tokens, stages(params, target)));
+
+// The whole gradient, a tree like the parameters.
+export function collect(params, walked) {
+  const total = zerosLike(params);
+  for (const { path, grads } of walked) {
+    if (!path) continue;
+    const at = select(total, path.slice(0, -1));
+    at[path.at(-1)] = treeMap(add, at[path.at(-1)], grads);
+  }
+  return total;
+}
+
+// The stages and their vector-Jacobian products.
+
+function applyEmbed(params, tokens) {
+  const { residual } = embed(params, tokens);
+  const vjp = (message) => {
+    const grads = zerosLike(params);
+    const d = params.token.shape[1];
+    tokens.forEach((token, t) => {
+      for (let i = 0; i < d; i++) {
+        grads.token.data[token * d + i] += message.data[t * d + i];
+        grads.position.data[t * d + i] += message.data[t * d + i];
+      }
+    });
+    return [grads, null]; // whole numbers have no derivative
+  };
+  return [residual, vjp];
+}
+
+function applyAttention(params, x) {
+  const made = attention(params, x);
+  const vjp = (message) => {
+    const [out, toMixed] = projectVjp(made.mixed, params.out, message);
+    const { toQuery, toKey, toValue } = mixVjp(made, toMixed);
+    const [query, fromQuery] = projectVjp(made.normed, params.query, rmsNormVjp(made.asked, toQuery));
+    const [key, fromKey] = projectVjp(made.normed, params.key, rmsNormVjp(made.offered, toKey));
+    const [value, fromValue] = projectVjp(made.normed, params.value, toValue);
+    const [norm, toX] = normVjp(x, params.norm, sum(sum(fromQuery, fromKey), fromValue));
+    return [{ norm, query, key, value, out }, sum(message, toX)]; // the stream passes the stage by, and so does its message
+  };
+  return [made.residual, vjp];
+}
+
+// Back through mixed = pattern · value and pattern = softmax(query · key / √K), head by head.
+function mixVjp({ query, key, value, pattern }, toMixed) {
+  const [t, h, k] = query.shape;
+  const toQuery = array(query.shape), toKey = array(key.shape), toValue = array(value.shape);
+  for (let head = 0; head < h; head++) {
+    for (let i = 0; i < t; i++) {
+      const share = pattern.data.subarray((head * t + i) * t, (head * t + i) * t + i + 1);
+      const at = (position, c) => (position * h + head) * k + c;
+      const toShare = Array.from(share, (_, j) => {
+        let dot = 0;
+        for (let c = 0; c < k; c++) {
+          dot += toMixed.data[at(i, c)] * value.data[at(j, c)];
+          toValue.data[at(j, c)] += share[j] * toMixed.data[at(i, c)];
+        }
+        return dot;
+      });
+      const mean = toShare.reduce((total, message, j) => total + share[j] * message, 0);
+      toShare.forEach((message, j) => {
+        const toScore = (share[j] * (message - mean)) / Math.sqrt(k);
+        for (let c = 0; c < k; c++) {
+          toQuery.data[at(i, c)] += toScore * key.data[at(j, c)];
+          toKey.data[at(j, c)] += toScore * query.data[at(i, c)];
+        }
+      });
+    }
+  }
+  return { toQuery, toKey, toValue };
+}
+
+function applyMlp(params, x) {
+  const made = mlp(params, x);
+  const vjp = (message) => {
+    const [down, toHidden] = projectVjp(made.hidden, params.down, message);
+    const open = array(toHidden.shape, toHidden.data.map((value, i) => (made.hidden.data[i] > 0 ? value : 0)));
+    const [up, toNormed] = projectVjp(made.normed, params.up, open);
+    const [norm, toX] = normVjp(x, params.norm, toNormed);
+    return [{ norm, up, down }, sum(message, toX)];
+  };
+  return [made.residual, vjp];
+}
+
+function applyOutput(params, x) {
+  const made = output(params, x);
+  const vjp = (message) => {
+    const [unembed, toNormed] = projectVjp(made.normed, params.unembed, message);
+    const [norm, toX] = normVjp(x, params.norm, toNormed);
+    return [{ norm, unembed }, toX];
+  };
+  return [made.logits, vjp];
+}
+
+// The output error: what the model thinks of each word, less the truth.
+export function outputError(scores, target) {
+  const error = softmax(scores);
+  // p − 1 as the sum of the others, which loses no digits where p is nearly 1.
+  error[target] = -error.reduce((total, p, word) => (word === target ? total : total + p), 0);
+  return error;
+}
+
+function applyLoss(logits, target) {
+  const scores = lastRow(logits);
+  const vjp = (message) => {
+    const toLogits = array(logits.shape);
+    lastRow(toLogits).set(outputError(scores, target).map((error) => error * message.data[0]));
+    return [{}, toLogits];
+  };
+  return [array([], Float64Array.of(surprise(scores, target))), vjp];
+}
+
+// Back through x · weights: [gradient of the weights, message to x].
+function projectVjp(x, weights, message) {
+  const n = x.shape[0], k = x.data.length / n, m = message.data.length / n;
+  const grad = array(weights.shape), toX = array(x.shape);
+  for (let i = 0; i < n; i++) {
+    for (let j = 0; j < k; j++) {
+      const factor = x.data[i * k + j];
+      let dot = 0;
+      for (let c = 0; c < m; c++) {
+        grad.data[j * m + c] += factor * message.data[i * m + c];
+        dot += weights.data[j * m + c] * message.data[i * m + c];
+      }
+      toX.data[i * k + j] = dot;
+    }
+  }
+  return [grad, toX];
+}
+
+// Back through rmsNorm(x): with r = 1 / √(mean x² + ε), the message leaving is r · (m − x · r² · mean(x · m)).
+function rmsNormVjp(x, message) {
+  const d = x.shape.at(-1);
+  const toX = array(x.shape);
+  for (let start = 0; start < x.data.length; start += d) {
+    const r = 1 / Math.sqrt(meanSquare(x.data, start, d) + EPSILON);
+    let dot = 0;
+    for (let i = start; i < start + d; i++) dot += x.data[i] * message.data[i];
+    for (let i = start; i < start + d; i++) toX.data[i] = r * (message.data[i] - (x.data[i] * r * r * dot) / d);
+  }
+  return toX;
+}
+
+// Back through rmsNorm(x) · gain: [gradient of the gain, message to x].
+function normVjp(x, gain, message) {
+  const d = gain.data.length;
+  const grad = array(gain.shape), scaled = array(x.shape);
+  for (let start = 0; start < x.data.length; start += d) {
+    const r = 1 / Math.sqrt(meanSquare(x.data, start, d) + EPSILON);
+    for (let i = 0; i < d; i++) {
+      grad.data[i] += message.data[start + i] * x.data[start + i] * r;
+      scaled.data[start + i] = message.data[start + i] * gain.data[i];
+    }
+  }
+  return [grad, rmsNormVjp(x, scaled)];
+}

@@ -1,0 +1,127 @@
+// The model, stage by stage, as model.py has it, for one sequence: T and S positions, D width, H heads, K head
+// width, F hidden width, V words. Numbers are float64.
+
+import { array } from "./trees.mjs";
+
+// trace(params, tokens) → the logits [T, V] and every activation on the way there.
+export function trace(params, tokens) {
+  const activations = { embed: embed(params.embed, tokens), blocks: [] };
+  let x = activations.embed.residual;
+  for (const block of params.blocks) {
+    const attended = attention(block.attention, x);
+    const fedForward = mlp(block.mlp, attended.residual);
+    activations.blocks.push({ attention: attended, mlp: fedForward });
+    x = fedForward.residual;
+  }
+  activations.output = output(params.output, x);
+  return { logits: activations.output.logits, activations };
+}
+
+// Each token's row plus its position's.
+export function embed(params, tokens) {
+  const d = params.token.shape[1];
+  const residual = array([tokens.length, d]);
+  tokens.forEach((token, t) => {
+    for (let i = 0; i < d; i++) residual.data[t * d + i] = params.token.data[token * d + i] + params.position.data[t * d + i];
+  });
+  return { residual };
+}
+
+// Every position gathers from those before it: pattern = softmax(query · key / √K), mixed = pattern · value.
+export function attention(params, x) {
+  const normed = scale(rmsNorm(x), params.norm);
+  const asked = project(normed, params.query), offered = project(normed, params.key);
+  const query = rmsNorm(asked), key = rmsNorm(offered), value = project(normed, params.value);
+  const [t, h, k] = query.shape;
+  const pattern = array([h, t, t]), mixed = array([t, h, k]);
+  for (let head = 0; head < h; head++) {
+    for (let i = 0; i < t; i++) {
+      const scores = [];
+      for (let j = 0; j <= i; j++) {
+        let dot = 0;
+        for (let c = 0; c < k; c++) dot += query.data[(i * h + head) * k + c] * key.data[(j * h + head) * k + c];
+        scores.push(dot / Math.sqrt(k));
+      }
+      softmax(scores).forEach((share, j) => {
+        pattern.data[(head * t + i) * t + j] = share;
+        for (let c = 0; c < k; c++) mixed.data[(i * h + head) * k + c] += share * value.data[(j * h + head) * k + c];
+      });
+    }
+  }
+  const out = project(mixed, params.out, 2);
+  return { normed, asked, offered, query, key, value, pattern, mixed, out, residual: sum(x, out) };
+}
+
+// Each position's stream through a hidden layer.
+export function mlp(params, x) {
+  const normed = scale(rmsNorm(x), params.norm);
+  const before = project(normed, params.up);
+  const hidden = array(before.shape, before.data.map((value) => Math.max(value, 0)));
+  const out = project(hidden, params.down);
+  return { normed, hidden, out, residual: sum(x, out) };
+}
+
+// The stream → a score for each word that could come next.
+export function output(params, x) {
+  const normed = scale(rmsNorm(x), params.norm);
+  return { normed, logits: project(normed, params.unembed) };
+}
+
+// x times weights: the last `nAxes` axes of x meet the first `nAxes` of the weights.
+export function project(x, weights, nAxes = 1) {
+  const shape = [...x.shape.slice(0, x.shape.length - nAxes), ...weights.shape.slice(nAxes)];
+  const n = x.shape[0], m = weights.shape.slice(nAxes).reduce((a, b) => a * b, 1), k = x.data.length / n;
+  const product = array(shape);
+  for (let i = 0; i < n; i++) {
+    for (let j = 0; j < k; j++) {
+      const factor = x.data[i * k + j];
+      if (factor === 0) continue; // most hidden values are
+      for (let c = 0; c < m; c++) product.data[i * m + c] += factor * weights.data[j * m + c];
+    }
+  }
+  return product;
+}
+
+export const EPSILON = 1e-6;
+
+// x / √(mean of x² over the last axis + ε).
+export function rmsNorm(x) {
+  const d = x.shape.at(-1);
+  const result = array(x.shape);
+  for (let start = 0; start < x.data.length; start += d) {
+    const factor = 1 / Math.sqrt(meanSquare(x.data, start, d) + EPSILON);
+    for (let i = start; i < start + d; i++) result.data[i] = x.data[i] * factor;
+  }
+  return result;
+}
+
+export function meanSquare(data, start, d) {
+  let total = 0;
+  for (let i = start; i < start + d; i++) total += data[i] * data[i];
+  return total / d;
+}
+
+export function scale(x, gain) {
+  const d = gain.data.length;
+  return array(x.shape, x.data.map((value, i) => value * gain.data[i % d]));
+}
+
+export const sum = (x, y) => array(x.shape, x.data.map((value, i) => value + y.data[i]));
+
+export function softmax(scores) {
+  const most = Math.max(...scores);
+  const powers = Array.from(scores, (score) => Math.exp(score - most));
+  const total = powers.reduce((a, b) => a + b, 0);
+  return powers.map((power) => power / total);
+}
+
+// The last position's scores, and what they make of each word as the next one.
+export const lastRow = ({ shape: [n, v], data }) => data.subarray((n - 1) * v, n * v);
+
+// −ln p of one word, in nats; computed from the scores, so that it is exact where p rounds to 1 or 0.
+export function surprise(scores, target) {
+  const most = Math.max(...scores);
+  let total = 0;
+  for (const score of scores) total += Math.exp(score - most);
+  return Math.log(total) + most - scores[target];
+}

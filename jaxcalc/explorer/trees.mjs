@@ -1,0 +1,66 @@
+// Trees of arrays: nested objects and lists whose leaves are {shape, data}, as trees.py has them.
+
+export function array(shape, data = new Float64Array(shape.reduce((n, size) => n * size, 1))) {
+  return { shape, data };
+}
+
+const isLeaf = (node) => node.data !== undefined;
+
+// The same function of the corresponding leaves of one or more trees of the same structure.
+export function treeMap(f, tree, ...rest) {
+  if (isLeaf(tree)) return f(tree, ...rest);
+  if (Array.isArray(tree)) return tree.map((node, i) => treeMap(f, node, ...rest.map((other) => other[i])));
+  const entries = Object.keys(tree).map((key) => [key, treeMap(f, tree[key], ...rest.map((other) => other[key]))]);
+  return Object.fromEntries(entries);
+}
+
+// Every leaf by its dotted path, such as "blocks.0.attention.query".
+export function namedLeaves(tree, path = "") {
+  if (isLeaf(tree)) return { [path]: tree };
+  return Object.assign({}, ...Object.keys(tree).map((key) => namedLeaves(tree[key], path ? `${path}.${key}` : key)));
+}
+
+// The tree that namedLeaves takes apart.
+export function fromLeaves(leaves) {
+  const tree = {};
+  for (const [name, leaf] of Object.entries(leaves)) {
+    const keys = name.split(".");
+    let node = tree;
+    keys.slice(0, -1).forEach((key, i) => (node = node[key] ??= /^\d+$/.test(keys[i + 1]) ? [] : {}));
+    node[keys.at(-1)] = leaf;
+  }
+  return tree;
+}
+
+// An elementwise function of one to three arrays of one shape.
+export const elementwise =
+  (f) =>
+  ({ shape, data: x }, { data: y } = {}, { data: z } = {}) => {
+    const result = array(shape);
+    for (let i = 0; i < x.length; i++) result.data[i] = f(x[i], y?.[i], z?.[i]);
+    return result;
+  };
+
+export const add = elementwise((a, b) => a + b);
+
+export const zerosLike = (tree) => treeMap((leaf) => array(leaf.shape), tree);
+
+// ⟨a, b⟩ over all leaves.
+export function inner(a, b) {
+  let sum = 0;
+  treeMap(({ data: x }, { data: y }) => {
+    for (let i = 0; i < x.length; i++) sum += x[i] * y[i];
+  }, a, b);
+  return sum;
+}
+
+export const norm = (tree) => Math.sqrt(inner(tree, tree));
+
+// The norm of each row of an array [T, D].
+export const rowNorms = ({ shape: [n, d], data }) =>
+  Array.from({ length: n }, (_, t) => Math.hypot(...data.subarray(t * d, (t + 1) * d)));
+
+// [3, 1, 5] for the element of that place in row-major order, and back.
+export const placeOf = (shape, index) =>
+  shape.reduceRight(([place, rest], size) => [[rest % size, ...place], Math.floor(rest / size)], [[], index])[0];
+export const indexOf = (shape, place) => shape.reduce((index, size, axis) => index * size + place[axis], 0);
