@@ -148,12 +148,16 @@ def jaxcalc_step(params: jaxcalc.Params, batch: jaxcalc.Batch) -> tuple[Callable
 
 
 def jaxcalc_steps(
-    params: jaxcalc.Params, task: jaxcalc.Task, size: int, apply_fn: ApplyFn = jaxcalc.apply
+    params: jaxcalc.Params,
+    task: jaxcalc.Task,
+    size: int,
+    apply_fn: ApplyFn = jaxcalc.apply,
+    compiler_options: dict[str, Any] | None = None,
 ) -> tuple[Callable[[], Any], dict[str, float]]:
     """Return one call of `train_steps`, which goes on from where the last one stopped."""
     state = jaxcalc.create_state(jax.tree.map(jnp.copy, params), optimizer(), apply_fn)
     lower = functools.partial(jaxcalc.train_steps.lower, seed=0, n_steps=STEPS_A_CALL, batch_size=size)
-    compiled, cost = compile_of(lower, state, task)
+    compiled, cost = compile_of(lower, state, task, compiler_options=compiler_options)
 
     def call() -> Any:
         nonlocal state
@@ -161,6 +165,13 @@ def jaxcalc_steps(
         return metrics
 
     return call, cost
+
+
+def parallel_steps(params: jaxcalc.Params, task: jaxcalc.Task, size: int) -> tuple[Callable[[], Any], dict[str, float]]:
+    """Return `jaxcalc_steps` with the batch split over all devices; of a CPU's devices each keeps to one thread."""
+    devices = jax.devices()
+    options = {"xla_cpu_multi_thread_eigen": False} if devices[0].platform == "cpu" else None
+    return jaxcalc_steps(params, task, size, data_parallel(devices), options)
 
 
 def linen_step(params: jaxcalc.Params, batch: jaxcalc.Batch) -> tuple[Callable[[], Any], dict[str, float]]:
@@ -183,10 +194,12 @@ def linen_step(params: jaxcalc.Params, batch: jaxcalc.Batch) -> tuple[Callable[[
     return lambda: compiled(state, batch), cost
 
 
-def compile_of(lower: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, float]]:
+def compile_of(
+    lower: Callable[..., Any], *arguments: Any, compiler_options: dict[str, Any] | None = None
+) -> tuple[Any, dict[str, float]]:
     """Return a compiled program, the seconds that tracing and compiling took, and the bytes that a call holds."""
     start = time.perf_counter()
-    compiled = lower(*arguments).compile()
+    compiled = lower(*arguments).compile(compiler_options)
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
@@ -246,8 +259,7 @@ def train_step_rows(result: dict[str, Any], quick: bool) -> list[dict[str, Any]]
             ("Flax Linen", length): linen_step(params, batch),
         }
         if len(jax.devices()) > 1:
-            parallel = jaxcalc_steps(params, task, size, data_parallel(jax.devices()))
-            systems[f"train_steps, {len(jax.devices())} devices", length] = parallel
+            systems[f"train_steps×{len(jax.devices())}", length] = parallel_steps(params, task, size)
         if has_torch:
             systems |= torch_steps(params, batch, length) | torch_steps(params, batch, TUTORIAL_LENGTH)
         seconds = measure({f"{name}|{length}": step for (name, length), (step, _) in systems.items()}, quick)
@@ -435,7 +447,7 @@ def tables(result: dict[str, Any]) -> list[Part]:
              number(row.get("compile_seconds"), 1), number(row.get("memory_mib"), 0)]
             for row in result["train_step"]
         ]  # fmt: skip
-        columns = ["system", "batch", "T", "ms", "examples/s", "GFLOP/s", "of peak", "compile s", "MiB"]
+        columns = ["system", "batch", "T", "ms", "ex/s", "GFLOP/s", "peak", "compile s", "MiB"]
         parts.append(Part("One training step", columns, rows))
         parts.append(Part("Examples/s, as a multiple", *multiples(result["train_step"])))
     if "growth" in result:

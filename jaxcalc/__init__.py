@@ -7,6 +7,7 @@ from jaxcalc.errors import InputError
 from jaxcalc.evaluation import Evaluation, evaluate
 from jaxcalc.losses import cross_entropy, loss, surprise
 from jaxcalc.model import ModelConfig, Params, apply, config_of, init, trace
+from jaxcalc.page import Explorer, explorer
 from jaxcalc.tasks import Batch, Task, batch_at, batch_of, calculator
 from jaxcalc.tokenizer import Tokenizer
 from jaxcalc.training import Metrics, TrainState, create_state, make_optimizer, train_step, train_steps
@@ -16,6 +17,7 @@ from jaxcalc.words import number_to_words, words_to_number
 __all__ = [
     "Batch",
     "Evaluation",
+    "Explorer",
     "InputError",
     "Metrics",
     "ModelConfig",
@@ -37,6 +39,7 @@ __all__ = [
     "create_state",
     "cross_entropy",
     "evaluate",
+    "explorer",
     "generate",
     "init",
     "landscape",

@@ -91,7 +91,9 @@ function applyAttention(params, x) {
 // Back through mixed = pattern · value and pattern = softmax(query · key / √K), head by head.
 function mixVjp({ query, key, value, pattern }, toMixed) {
   const [t, h, k] = query.shape;
-  const toQuery = array(query.shape), toKey = array(key.shape), toValue = array(value.shape);
+  const toQuery = array(query.shape),
+    toKey = array(key.shape),
+    toValue = array(value.shape);
   for (let head = 0; head < h; head++) {
     for (let i = 0; i < t; i++) {
       const share = pattern.data.subarray((head * t + i) * t, (head * t + i) * t + i + 1);
@@ -121,7 +123,10 @@ function applyMlp(params, x) {
   const made = mlp(params, x);
   const vjp = (message) => {
     const [down, toHidden] = projectVjp(made.hidden, params.down, message);
-    const open = array(toHidden.shape, toHidden.data.map((value, i) => (made.hidden.data[i] > 0 ? value : 0)));
+    const open = array(
+      toHidden.shape,
+      toHidden.data.map((value, i) => (made.hidden.data[i] > 0 ? value : 0)),
+    );
     const [up, toNormed] = projectVjp(made.normed, params.up, open);
     const [norm, toX] = normVjp(x, params.norm, toNormed);
     return [{ norm, up, down }, sum(message, toX)];
@@ -159,8 +164,11 @@ function applyLoss(logits, target) {
 
 // Back through x · weights: [gradient of the weights, message to x].
 function projectVjp(x, weights, message) {
-  const n = x.shape[0], k = x.data.length / n, m = message.data.length / n;
-  const grad = array(weights.shape), toX = array(x.shape);
+  const n = x.shape[0],
+    k = x.data.length / n,
+    m = message.data.length / n;
+  const grad = array(weights.shape),
+    toX = array(x.shape);
   for (let i = 0; i < n; i++) {
     for (let j = 0; j < k; j++) {
       const factor = x.data[i * k + j];
@@ -191,7 +199,8 @@ function rmsNormVjp(x, message) {
 // Back through rmsNorm(x) · gain: [gradient of the gain, message to x].
 function normVjp(x, gain, message) {
   const d = gain.data.length;
-  const grad = array(gain.shape), scaled = array(x.shape);
+  const grad = array(gain.shape),
+    scaled = array(x.shape);
   for (let start = 0; start < x.data.length; start += d) {
     const r = 1 / Math.sqrt(meanSquare(x.data, start, d) + EPSILON);
     for (let i = 0; i < d; i++) {

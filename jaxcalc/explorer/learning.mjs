@@ -7,7 +7,13 @@ import { elementwise, inner, treeMap, zerosLike } from "./trees.mjs";
 // An optimizer: init(params) → its state, update(grads, state) → {update, state}, both trees of arrays or null.
 export const sgd = (rate) => ({
   init: () => null,
-  update: (grads, state) => ({ update: treeMap(elementwise((g) => -rate * g), grads), state }),
+  update: (grads, state) => ({
+    update: treeMap(
+      elementwise((g) => -rate * g),
+      grads,
+    ),
+    state,
+  }),
 });
 
 // Kingma and Ba 2015: the mean of the gradients over the root of the mean of their squares.
@@ -15,9 +21,18 @@ export const adam = (rate, b1, b2, epsilon = 1e-8) => ({
   init: (params) => ({ count: 0, mu: zerosLike(params), nu: zerosLike(params) }),
   update: (grads, state) => {
     const count = state.count + 1;
-    const mu = treeMap(elementwise((mean, g) => b1 * mean + (1 - b1) * g), state.mu, grads);
-    const nu = treeMap(elementwise((mean, g) => b2 * mean + (1 - b2) * g * g), state.nu, grads);
-    const started1 = 1 - b1 ** count, started2 = 1 - b2 ** count; // how much of the means is not their start at 0
+    const mu = treeMap(
+      elementwise((mean, g) => b1 * mean + (1 - b1) * g),
+      state.mu,
+      grads,
+    );
+    const nu = treeMap(
+      elementwise((mean, g) => b2 * mean + (1 - b2) * g * g),
+      state.nu,
+      grads,
+    );
+    const started1 = 1 - b1 ** count,
+      started2 = 1 - b2 ** count; // how much of the means is not their start at 0
     const step = elementwise((m, v) => (-rate * (m / started1)) / (Math.sqrt(v / started2) + epsilon));
     return { update: treeMap(step, mu, nu), state: { count, mu, nu } };
   },
@@ -28,9 +43,14 @@ export const loss = (params, tokens, target) => surprise(lastRow(trace(params, t
 export const gradient = (params, tokens, target) => collect(params, walk(params, tokens, target));
 
 // θ + t Δ
-export const along = (params, update, t = 1) => treeMap(elementwise((theta, delta) => theta + t * delta), params, update);
+export const along = (params, update, t = 1) =>
+  treeMap(
+    elementwise((theta, delta) => theta + t * delta),
+    params,
+    update,
+  );
 
-export const STAGE_PATHS = (params) => [
+const stagesOf = (params) => [
   ["embed", (tree) => tree.embed],
   ...params.blocks.flatMap((_, i) => [
     [`block ${i} attention`, (tree) => tree.blocks[i].attention],
@@ -41,7 +61,7 @@ export const STAGE_PATHS = (params) => [
 
 // The predicted drop in loss, −⟨g, Δ⟩, and what each stage adds to it, in nats.
 export function blame(grads, update) {
-  const nats = Object.fromEntries(STAGE_PATHS(grads).map(([name, of]) => [name, -inner(of(grads), of(update))]));
+  const nats = Object.fromEntries(stagesOf(grads).map(([name, of]) => [name, -inner(of(grads), of(update))]));
   return { nats, total: Object.values(nats).reduce((a, b) => a + b, 0) };
 }
 
@@ -50,7 +70,11 @@ export function credit(params, update, tokens, target, nPoints = 16) {
   let mean = zerosLike(params);
   for (const [node, weight] of gaussLegendre(nPoints)) {
     const here = gradient(along(params, update, node), tokens, target);
-    mean = treeMap(elementwise((total, g) => total + weight * g), mean, here);
+    mean = treeMap(
+      elementwise((total, g) => total + weight * g),
+      mean,
+      here,
+    );
   }
   return blame(mean, update);
 }
@@ -58,7 +82,8 @@ export function credit(params, update, tokens, target, nPoints = 16) {
 // Nodes and weights of Gauss and Legendre's quadrature on 0 … 1; nodes are roots of the n-th Legendre polynomial.
 export function gaussLegendre(n) {
   return Array.from({ length: n }, (_, i) => {
-    let x = Math.cos((Math.PI * (i + 0.75)) / (n + 0.5)), slope = 1;
+    let x = Math.cos((Math.PI * (i + 0.75)) / (n + 0.5)),
+      slope = 1;
     for (let round = 0; round < 50; round++) {
       let [before, p] = [1, x];
       for (let k = 2; k <= n; k++) [before, p] = [p, ((2 * k - 1) * x * p - (k - 1) * before) / k];

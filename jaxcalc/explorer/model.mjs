@@ -22,7 +22,8 @@ export function embed(params, tokens) {
   const d = params.token.shape[1];
   const residual = array([tokens.length, d]);
   tokens.forEach((token, t) => {
-    for (let i = 0; i < d; i++) residual.data[t * d + i] = params.token.data[token * d + i] + params.position.data[t * d + i];
+    for (let i = 0; i < d; i++)
+      residual.data[t * d + i] = params.token.data[token * d + i] + params.position.data[t * d + i];
   });
   return { residual };
 }
@@ -30,10 +31,14 @@ export function embed(params, tokens) {
 // Every position gathers from those before it: pattern = softmax(query · key / √K), mixed = pattern · value.
 export function attention(params, x) {
   const normed = scale(rmsNorm(x), params.norm);
-  const asked = project(normed, params.query), offered = project(normed, params.key);
-  const query = rmsNorm(asked), key = rmsNorm(offered), value = project(normed, params.value);
+  const asked = project(normed, params.query),
+    offered = project(normed, params.key);
+  const query = rmsNorm(asked),
+    key = rmsNorm(offered),
+    value = project(normed, params.value);
   const [t, h, k] = query.shape;
-  const pattern = array([h, t, t]), mixed = array([t, h, k]);
+  const pattern = array([h, t, t]),
+    mixed = array([t, h, k]);
   for (let head = 0; head < h; head++) {
     for (let i = 0; i < t; i++) {
       const scores = [];
@@ -56,7 +61,10 @@ export function attention(params, x) {
 export function mlp(params, x) {
   const normed = scale(rmsNorm(x), params.norm);
   const before = project(normed, params.up);
-  const hidden = array(before.shape, before.data.map((value) => Math.max(value, 0)));
+  const hidden = array(
+    before.shape,
+    before.data.map((value) => Math.max(value, 0)),
+  );
   const out = project(hidden, params.down);
   return { normed, hidden, out, residual: sum(x, out) };
 }
@@ -70,7 +78,9 @@ export function output(params, x) {
 // x times weights: the last `nAxes` axes of x meet the first `nAxes` of the weights.
 export function project(x, weights, nAxes = 1) {
   const shape = [...x.shape.slice(0, x.shape.length - nAxes), ...weights.shape.slice(nAxes)];
-  const n = x.shape[0], m = weights.shape.slice(nAxes).reduce((a, b) => a * b, 1), k = x.data.length / n;
+  const n = x.shape[0],
+    m = weights.shape.slice(nAxes).reduce((a, b) => a * b, 1),
+    k = x.data.length / n;
   const product = array(shape);
   for (let i = 0; i < n; i++) {
     for (let j = 0; j < k; j++) {
@@ -103,10 +113,17 @@ export function meanSquare(data, start, d) {
 
 export function scale(x, gain) {
   const d = gain.data.length;
-  return array(x.shape, x.data.map((value, i) => value * gain.data[i % d]));
+  return array(
+    x.shape,
+    x.data.map((value, i) => value * gain.data[i % d]),
+  );
 }
 
-export const sum = (x, y) => array(x.shape, x.data.map((value, i) => value + y.data[i]));
+export const sum = (x, y) =>
+  array(
+    x.shape,
+    x.data.map((value, i) => value + y.data[i]),
+  );
 
 export function softmax(scores) {
   const most = Math.max(...scores);

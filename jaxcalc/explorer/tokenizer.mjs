@@ -7,8 +7,20 @@ export const END = "<end>";
 export const EQUALS = "equals";
 const LONGEST_TEXT = 1000;
 const ALL_OPERATIONS = ["plus", "minus", "times", "divided by"];
-const SYMBOLS = { "+": "plus", "-": "minus", "−": "minus", "*": "times", "×": "times", "/": "divided by", "÷": "divided by", "=": "equals" };
-const ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split(" ");
+const SYMBOLS = {
+  "+": "plus",
+  "-": "minus",
+  "−": "minus",
+  "*": "times",
+  "×": "times",
+  "/": "divided by",
+  "÷": "divided by",
+  "=": "equals",
+};
+const ONES =
+  "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split(
+    " ",
+  );
 const TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split(" ");
 const NUMBER_WORDS = [...ONES, ...TENS, "hundred", "thousand", "million"];
 const LARGEST_NUMBER = 999_999_999;
@@ -16,16 +28,24 @@ const LARGEST_NUMBER = 999_999_999;
 // Python's \s, \w and [^\W\d_] are Unicode's; JavaScript's are not quite.
 const SPACE = "[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]";
 const WORD_CHARACTER = "[\\p{L}\\p{N}_]";
-const WORD = new RegExp(`[0-9]+|divided${SPACE}+by(?!${WORD_CHARACTER})|<pad>|<end>|[\\p{L}\\p{Nl}\\p{No}]+|(?!${SPACE})[^]`, "gu");
+const WORD = new RegExp(
+  `[0-9]+|divided${SPACE}+by(?!${WORD_CHARACTER})|<pad>|<end>|[\\p{L}\\p{Nl}\\p{No}]+|(?!${SPACE})[^]`,
+  "gu",
+);
 const COMPOUND = new RegExp(
-  `(?<!${WORD_CHARACTER})(${TENS.join("|")})-?(${ONES.slice(1, 10).join("|")})(?!${WORD_CHARACTER})`, "gu",
+  `(?<!${WORD_CHARACTER})(${TENS.join("|")})-?(${ONES.slice(1, 10).join("|")})(?!${WORD_CHARACTER})`,
+  "gu",
 );
 
 const splitCompounds = (text) => text.replace(COMPOUND, "$1 $2");
 
 // 1,234 is "one thousand two hundred thirty four".
 export function numberToWords(number, joiner = []) {
-  for (const [scale, name] of [[1_000_000, "million"], [1000, "thousand"], [100, "hundred"]]) {
+  for (const [scale, name] of [
+    [1_000_000, "million"],
+    [1000, "thousand"],
+    [100, "hundred"],
+  ]) {
     if (number >= scale) {
       const rest = number % scale;
       const tail = rest ? [...(rest < 100 ? joiner : []), ...numberToWords(rest, joiner)] : [];
@@ -40,7 +60,8 @@ export function numberToWords(number, joiner = []) {
 export function wordsToNumber(words) {
   const unknown = words.find((word) => !NUMBER_WORDS.includes(word) && word !== "and");
   if (unknown) throw new InputError(`${quote(unknown)} is not a number word (in ${shorten(words.join(" "))})`);
-  let total = 0, group = 0;
+  let total = 0,
+    group = 0;
   for (const word of words) {
     if (word === "thousand" || word === "million") {
       total += group * (word === "thousand" ? 1000 : 1_000_000);
@@ -66,7 +87,9 @@ export class Tokenizer {
     if (text.length > LONGEST_TEXT) {
       const length = Array.from(text).length; // in characters, as Python counts them
       if (length > LONGEST_TEXT) {
-        throw new InputError(`the text has ${thousands(length)} characters; at most ${thousands(LONGEST_TEXT)} are read`);
+        throw new InputError(
+          `the text has ${thousands(length)} characters; at most ${thousands(LONGEST_TEXT)} are read`,
+        );
       }
     }
     const tokens = [];
@@ -91,28 +114,42 @@ export class Tokenizer {
   parse(text) {
     const all = this.canonical(text);
     const middle = all.includes(EQUALS) ? all.indexOf(EQUALS) + 1 : all.length;
-    const tokens = all.slice(0, middle), begun = all.slice(middle);
+    const tokens = all.slice(0, middle),
+      begun = all.slice(middle);
     const example = "ask for example 'two plus three'";
     const operations = tokens.filter((token) => this.operations.includes(token));
     if (!tokens.length) throw new InputError(`the prompt is empty; ${example}`);
     if (operations.length > 1) {
-      throw new InputError(`the prompt has ${operations.length} operations (${operations.slice(0, 4).join(", ")}); ${example}`);
+      throw new InputError(
+        `the prompt has ${operations.length} operations (${operations.slice(0, 4).join(", ")}); ${example}`,
+      );
     }
     if (!operations.length || tokens.at(-1) !== EQUALS) {
       const said = quote(tokens.join(" ").slice(0, 60));
       throw new InputError(`the prompt is not 'number operation number': ${said}; ${example}`);
     }
     const at = tokens.indexOf(operations[0]);
-    const left = tokens.slice(0, at), right = tokens.slice(at + 1, -1);
+    const left = tokens.slice(0, at),
+      right = tokens.slice(at + 1, -1);
     if (!left.length || !right.length) {
-      throw new InputError(`there is no number ${left.length ? "after" : "before"} ${quote(operations[0])}; ${example}`);
+      throw new InputError(
+        `there is no number ${left.length ? "after" : "before"} ${quote(operations[0])}; ${example}`,
+      );
     }
-    const a = wordsToNumber(left), b = wordsToNumber(right);
+    const a = wordsToNumber(left),
+      b = wordsToNumber(right);
     if (operations[0] === "divided by" && b === 0) {
       throw new InputError("division by zero has no answer; divide by another number");
     }
     const answer = answerOf(a, operations[0], b, this.max_number);
-    return { a, operation: operations[0], b, answer, tokens: [...numberToWords(a), operations[0], ...numberToWords(b), EQUALS], begun };
+    return {
+      a,
+      operation: operations[0],
+      b,
+      answer,
+      tokens: [...numberToWords(a), operations[0], ...numberToWords(b), EQUALS],
+      begun,
+    };
   }
 
   // Token ids of a parsed question, padded on the left so that "equals" always stands at the same position.
@@ -145,7 +182,9 @@ export class Tokenizer {
     const token = word === "x" ? "times" : (SYMBOLS[word] ?? word.replace(new RegExp(`${SPACE}+`, "gu"), " "));
     if (Object.hasOwn(this.ids, token)) return token;
     if (ALL_OPERATIONS.includes(token)) {
-      throw new InputError(`unknown operation ${quote(word)}; this vocabulary has ${this.operations.map(quote).join(", ")}`);
+      throw new InputError(
+        `unknown operation ${quote(word)}; this vocabulary has ${this.operations.map(quote).join(", ")}`,
+      );
     }
     const start = Array.from(word).slice(0, 40).join("");
     const near = closest(start, [...this.operations, EQUALS, ...NUMBER_WORDS]);
@@ -191,7 +230,8 @@ function quote(text) {
   const mark = text.includes("'") && !text.includes('"') ? '"' : "'";
   const escaped = Array.from(text, (character) => {
     if (character === "\\" || character === mark) return `\\${character}`;
-    if (character === "\n" || character === "\r" || character === "\t") return { "\n": "\\n", "\r": "\\r", "\t": "\\t" }[character];
+    if (character === "\n" || character === "\r" || character === "\t")
+      return { "\n": "\\n", "\r": "\\r", "\t": "\\t" }[character];
     if (character === " " || !/[\p{C}\p{Z}]/u.test(character)) return character;
     const code = character.codePointAt(0);
     const [letter, width] = code < 0x100 ? ["x", 2] : code < 0x10000 ? ["u", 4] : ["U", 8];

@@ -48,9 +48,13 @@ export const zerosLike = (tree) => treeMap((leaf) => array(leaf.shape), tree);
 // ⟨a, b⟩ over all leaves.
 export function inner(a, b) {
   let sum = 0;
-  treeMap(({ data: x }, { data: y }) => {
-    for (let i = 0; i < x.length; i++) sum += x[i] * y[i];
-  }, a, b);
+  treeMap(
+    ({ data: x }, { data: y }) => {
+      for (let i = 0; i < x.length; i++) sum += x[i] * y[i];
+    },
+    a,
+    b,
+  );
   return sum;
 }
 
@@ -60,7 +64,6 @@ export const norm = (tree) => Math.sqrt(inner(tree, tree));
 export const rowNorms = ({ shape: [n, d], data }) =>
   Array.from({ length: n }, (_, t) => Math.hypot(...data.subarray(t * d, (t + 1) * d)));
 
-// [3, 1, 5] for the element of that place in row-major order, and back.
+// [3, 1, 5]: the place of an element in an array, from its index in row-major order.
 export const placeOf = (shape, index) =>
   shape.reduceRight(([place, rest], size) => [[rest % size, ...place], Math.floor(rest / size)], [[], index])[0];
-export const indexOf = (shape, place) => shape.reduce((index, size, axis) => index * size + place[axis], 0);

@@ -1,0 +1,54 @@
+"""Write the explorer of a run: one HTML file in which its model runs live, and open it.
+
+python experiments/explore.py runs/calculator
+python experiments/explore.py runs/calculator --output calculator.html --no-open
+"""
+
+import dataclasses
+import json
+import sys
+import webbrowser
+from pathlib import Path
+
+import tyro
+
+import jaxcalc
+from jaxcalc import report
+from jaxcalc.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class ExploreOptions:
+    """Write one HTML file in which a run's model runs live, forwards and backwards, at each of its snapshots."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder, as train.py leaves it."""
+    output: Path | None = None
+    """The file to write; explorer.html in the run folder if left out."""
+    no_open: bool = False
+    """Only write the file; do not open it in a browser."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def main(options: ExploreOptions) -> int:
+    path = options.output or options.run / "explorer.html"
+    page = jaxcalc.explorer(options.run)
+    try:
+        size = path.write_bytes(page.html.encode())
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another --output") from error
+    if options.json:
+        result = {"path": str(path), "bytes": size, "steps": page.steps, "left_out": page.left_out}
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        print(f"{path}: {size / 1e6:.2f} MB, with the snapshots of steps {', '.join(map(str, page.steps))}")
+        if page.left_out:
+            print(f"There was no room for those of {', '.join(map(str, page.left_out))}.")
+    if not options.no_open and not webbrowser.open(path.resolve().as_uri()):
+        print(f"No browser was found; open {path} yourself.", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(report.run_script(main, ExploreOptions))
