@@ -30,7 +30,8 @@ from jaxcalc.trees import count, named_leaves
 
 MOST_BYTES = 6_000_000
 """The largest page: what a mail still carries."""
-MODULES = ("trees", "model", "backprop", "learning", "tokenizer", "data", "dom", "views", "main")
+MODULES = ("trees", "model", "backprop", "learning", "tokenizer", "data", "dom", "forward_views",
+           "backward_views", "run_views", "main")  # fmt: skip
 """The JavaScript modules of the page, each above those that import it."""
 LARGEST_TABLE = 100_000
 """Cells; a task with more has no table on its page."""

@@ -6,7 +6,7 @@ import { walk } from "../jaxcalc/explorer/backprop.mjs";
 import { adam, along, blame, credit, finiteDifference, gaussLegendre, gradient, loss, sgd } from "../jaxcalc/explorer/learning.mjs";
 import { trace } from "../jaxcalc/explorer/model.mjs";
 import { InputError, numberToWords, Tokenizer } from "../jaxcalc/explorer/tokenizer.mjs";
-import { array, fromLeaves, indexOf, namedLeaves, norm, placeOf, rowNorms, treeMap } from "../jaxcalc/explorer/trees.mjs";
+import { array, fromLeaves, namedLeaves, norm, placeOf, rowNorms, treeMap } from "../jaxcalc/explorer/trees.mjs";
 
 const unpack = ({ shape, data }) => array(shape, new Float64Array(Uint8Array.from(Buffer.from(data, "base64")).buffer));
 const scalar = (value) => array([], Float64Array.of(value));
@@ -23,7 +23,7 @@ function relativeError(ours, theirs, origin) {
 }
 
 // Everything that the engine computes of one lesson: {"quantity/name": array}.
-function recompute(params, { tokens, target, weights, nPoints }, optimizers) {
+function recompute(params, { tokens, target, weights, n_points }, optimizers) {
   const found = {};
   const put = (quantity, tree) => {
     for (const [name, leaf] of Object.entries(namedLeaves(tree))) found[`${quantity}/${name}`] = leaf;
@@ -46,7 +46,7 @@ function recompute(params, { tokens, target, weights, nPoints }, optimizers) {
     put(name, along(params, update));
     if (name !== "sgd") continue;
     putAccount("blame", blame(grads, update));
-    if (nPoints) putAccount("credit", credit(params, update, tokens, target, nPoints));
+    if (n_points) putAccount("credit", credit(params, update, tokens, target, n_points));
   }
   return found;
 }
@@ -95,18 +95,16 @@ const TOPICS = {
     });
   }),
 
-  numbers: ({ numbers, nPoints }) => ({ words: numbers.map((number) => numberToWords(number).join(" ")), quadrature: gaussLegendre(nPoints) }),
+  numbers: ({ numbers, n_points }) => ({ words: numbers.map((number) => numberToWords(number).join(" ")), quadrature: gaussLegendre(n_points) }),
 
   trees({ tree, rows, shape }) {
-    const unpacked = treeMap(unpack, tree), size = shape.reduce((a, b) => a * b);
-    const places = Array.from({ length: size }, (_, index) => placeOf(shape, index));
+    const unpacked = treeMap(unpack, tree);
     return {
       names: Object.keys(namedLeaves(unpacked)),
       rebuilt: JSON.stringify(fromLeaves(namedLeaves(unpacked))) === JSON.stringify(unpacked),
       norm: norm(unpacked),
       rowNorms: rowNorms(unpack(rows)),
-      places,
-      indices: places.map((place) => indexOf(shape, place)),
+      places: Array.from({ length: shape.reduce((a, b) => a * b) }, (_, index) => placeOf(shape, index)),
     };
   },
 };

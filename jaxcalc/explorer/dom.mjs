@@ -211,3 +211,9 @@ export function cellGrid({ rows, columns, size, label, colour, chosen, onmove, o
   draw();
   return { node, draw };
 }
+
+// The words of most probability, or of most error: indices by falling size, the first n.
+export const likeliest = (sizes, n = 8) =>
+  Array.from(sizes.keys())
+    .sort((a, b) => sizes[b] - sizes[a])
+    .slice(0, n);

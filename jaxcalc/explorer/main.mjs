@@ -7,18 +7,9 @@ import { adam, along, blame, credit, finiteDifference, gradient, loss, sgd } fro
 import { lastRow, softmax, surprise, trace } from "./model.mjs";
 import { END, InputError, Tokenizer } from "./tokenizer.mjs";
 import { namedLeaves, treeMap } from "./trees.mjs";
-import {
-  attentionView,
-  backwardView,
-  lossView,
-  outputView,
-  replayView,
-  stagesView,
-  stepView,
-  tableView,
-  tokensView,
-  weightView,
-} from "./views.mjs";
+import { tokensView, stagesView, attentionView, outputView, lossView } from "./forward_views.mjs";
+import { backwardView, stepView, weightView } from "./backward_views.mjs";
+import { replayView, tableView } from "./run_views.mjs";
 
 const RATES = { sgd: 0.1, adam: 0.001 };
 

@@ -1,0 +1,262 @@
+// The parts of the page about the whole run: its replay, and the table of all problems. Each part makes its section
+// once and returns a function that fills it.
+
+import { MEMBERSHIP, verdict } from "./data.mjs";
+import { cellGrid, chart, el, part, percent, svg, what } from "./dom.mjs";
+import { output } from "./model.mjs";
+import { numberToWords } from "./tokenizer.mjs";
+
+const OPERATION_CLASS = { plus: "plus", minus: "minus-op", times: "times", "divided by": "divided" };
+
+// Replay: the slider over the snapshots beside the learning curve.
+export function replayView(app) {
+  const { snapshots, curve } = app.data;
+  const body = part(
+    "replay",
+    "From untrained to trained",
+    "A run keeps snapshots of its weights on the way. Choose one, and everything below is that model: at first it guesses, in the end it calculates.",
+    "A step of training looks at some hundreds of problems, measures how surprised the model is by the right answers, and moves every weight a little so that it would have been less surprised.\nThe slider goes through the snapshots that this run kept, from its random start to its end.",
+  );
+  const slider = el("input", {
+    type: "range",
+    id: "snapshot",
+    min: 0,
+    max: snapshots.length - 1,
+    step: 1,
+    "aria-label": "Snapshot",
+    oninput: () => app.setSnapshot(Number(slider.value)),
+  });
+  const shown = el("output", { for: "snapshot", id: "snapshot-step" });
+  let timer = null;
+  const stop = () => {
+    clearInterval(timer);
+    timer = null;
+    play.textContent = "▶ Play";
+  };
+  const advance = () => {
+    if (app.snapshot === snapshots.length - 1) return stop();
+    return app.setSnapshot(app.snapshot + 1);
+  };
+  const play = el(
+    "button",
+    {
+      type: "button",
+      id: "play",
+      onclick: () => {
+        if (timer) return stop();
+        play.textContent = "❚❚ Pause";
+        timer = setInterval(advance, 900);
+        return app.setSnapshot(app.snapshot === snapshots.length - 1 ? 0 : app.snapshot + 1);
+      },
+    },
+    "▶ Play",
+  );
+  const charts = el("div", { class: "columns" });
+  const trail = el("p", { class: "readout" });
+  body.append(el("div", { class: "row" }, play, slider, shown), charts, trail);
+
+  const steps = curve.loss.length;
+  const axis = {
+    from: 1,
+    to: steps + 1,
+    log: true,
+    ticks: [1, 10, 100, 1000, 10000].filter((n) => n <= steps).map((n) => [n + 1, n.toLocaleString("en-US")]),
+  };
+  const nearest = (distance) => {
+    const all = snapshots.map(({ step }) => distance(step + 1));
+    app.setSnapshot(all.indexOf(Math.min(...all)));
+  };
+  const marks = (step) => (atX, atY) => [
+    snapshots.map((s) =>
+      svg("line", { class: "tick", x1: atX(s.step + 1), x2: atX(s.step + 1), y1: atY(-1e9) - 3, y2: atY(-1e9) + 3 }),
+    ),
+    svg("line", { class: "cursor", x1: atX(step + 1), x2: atX(step + 1), y1: atY(-1e9), y2: atY(1e9) }),
+  ];
+  return () => {
+    const { step } = snapshots[app.snapshot];
+    slider.value = app.snapshot;
+    slider.setAttribute("aria-valuetext", `step ${step}`);
+    shown.textContent = `step ${step.toLocaleString("en-US")}`;
+    const least = Math.min(...curve.loss),
+      most = Math.max(...curve.loss);
+    const decades = [10, 1, 0.1, 0.01, 0.001, 1e-4, 1e-5].filter((v) => v > least && v < most);
+    charts.replaceChildren(
+      ...(steps < 2
+        ? []
+        : [
+            el(
+              "figure",
+              {},
+              el(
+                "figcaption",
+                {},
+                "Surprise on the training problems, nats a word",
+                what(
+                  "Loss",
+                  "Each point is one step of training: the mean of −ln p over the answer words of that step's problems, where p is the probability that the model gave the right word. Both axes are logarithmic.",
+                ),
+              ),
+              chart(
+                "Training loss by step",
+                axis,
+                { from: least, to: most, log: true, ticks: decades.map((v) => [v, String(v)]) },
+                [{ class: "curve", points: curve.loss.map((loss, i) => [i + 2, loss]) }],
+                { marks: lossMarks(step, marks, least, most), onclick: nearest },
+              ),
+            ),
+            el(
+              "figure",
+              {},
+              el(
+                "figcaption",
+                {},
+                `Whole answers right, on ${curve.watched} problems`,
+                what(
+                  "Exact match",
+                  "The share of problems whose whole answer, decoded word by word with its end, is right. Held-out problems were never in training.",
+                ),
+              ),
+              chart(
+                "Exact match by step",
+                axis,
+                {
+                  from: 0,
+                  to: 1,
+                  ticks: [
+                    [0, "0"],
+                    [0.5, "50 %"],
+                    [1, "100 %"],
+                  ],
+                },
+                Object.keys(OPERATION_CLASS)
+                  .filter((name) => curve.checks.some((check) => check.by_operation[name] != null))
+                  .map((name) => ({
+                    class: `match ${OPERATION_CLASS[name]}`,
+                    points: curve.checks.map((check) => [check.step + 1, check.by_operation[name]]),
+                  })),
+                { marks: matchMarks(step, marks), onclick: nearest },
+              ),
+              el(
+                "p",
+                { class: "legend" },
+                Object.keys(OPERATION_CLASS)
+                  .filter((name) => app.tokenizer.operations.includes(name))
+                  .map((name) => el("span", { class: OPERATION_CLASS[name] }, name)),
+              ),
+            ),
+          ]),
+    );
+    trail.textContent = "";
+    if (app.stepped)
+      trail.append(
+        `You have taken ${app.stepped} step${app.stepped > 1 ? "s" : ""} of your own from here; another snapshot starts anew.`,
+      );
+  };
+}
+
+// The cursor and the snapshots' ticks, which span a chart's whole height whatever its scale.
+const lossMarks = (step, marks, least, most) => (atX, atY) =>
+  marks(step)(atX, (v) => atY(v < 0 ? least : v > 1e8 ? most : v));
+const matchMarks = (step, marks) => (atX, atY) => marks(step)(atX, (v) => atY(Math.min(Math.max(v, 0), 1)));
+
+// The table: every problem of every operation, as this snapshot answers it.
+export function tableView(app) {
+  const body = part(
+    "table",
+    "The whole table",
+    "Every problem that there is: the first number goes down, the second to the right. Point at a cell to read it, click it to ask it. The colours are of the chosen snapshot; steps of your own do not change them.",
+    "Each cell is one problem, decoded word by word by the model of this snapshot before the page was written. The stronger the colour, the more probability the model gave to its answer. Empty cells have no answer that the vocabulary can say.",
+  );
+  if (!app.data.membership) {
+    body.append(el("p", {}, "The table of this task is too large to be shown here."));
+    return () => {};
+  }
+  const n = app.tokenizer.max_number + 1,
+    cells = n * n;
+  const readout = el("p", { class: "readout", "aria-live": "polite" });
+  const grids = el("div", { class: "columns" });
+  const legend = [
+    ["29, 122, 70", "right, was in training"],
+    ["48, 116, 214", "right, was held out"],
+    ["220, 62, 54", "wrong"],
+  ];
+  const score = el("p", { id: "score" });
+  body.append(
+    el(
+      "p",
+      { class: "legend" },
+      legend.map(([rgb, text]) => el("span", {}, el("i", { style: { background: `rgb(${rgb})` } }), text)),
+    ),
+    score,
+    grids,
+    readout,
+  );
+  const chosen = { operation: null, a: 0, b: 0 };
+  const at = (operation, a, b) => operation * cells + a * n + b;
+  const describe = (operation, a, b) => {
+    const result = verdict(app.verdicts[at(operation, a, b)]);
+    const text = `${numberToWords(a).join(" ")} ${app.tokenizer.operations[operation]} ${numberToWords(b).join(" ")}`;
+    readout.textContent = result
+      ? `${text}: ${result.right ? "right" : "wrong"}, with probability ${Math.round(100 * result.p)} %; ${result.right ? "" : "it "}was ${MEMBERSHIP[app.membership[at(operation, a, b)]] === "held out" ? "held out" : "in training"}`
+      : `${text} has no answer here`;
+    return result ? text : null;
+  };
+  return () => {
+    const size =
+      n > 50
+        ? Math.max(
+            2,
+            Math.min(
+              5,
+              Math.floor(
+                (Math.min(body.clientWidth, 1100) /
+                  Math.min(app.tokenizer.operations.length, body.clientWidth > 700 ? 2 : 1) -
+                  30) /
+                  n,
+              ),
+            ),
+          )
+        : Math.floor(300 / n);
+    const counts = { right: 0, all: 0, heldRight: 0, held: 0 };
+    app.verdicts.forEach((byte, i) => {
+      if (!byte) return;
+      const held = app.membership[i] === 2;
+      counts.all++;
+      counts.right += byte > 127;
+      counts.held += held;
+      counts.heldRight += held && byte > 127;
+    });
+    score.replaceChildren(
+      `Right: ${counts.right.toLocaleString("en-US")} of ${counts.all.toLocaleString("en-US")} (${percent(counts.right / counts.all)})`,
+      counts.held
+        ? `; of those held out ${counts.heldRight.toLocaleString("en-US")} of ${counts.held.toLocaleString("en-US")} (${percent(counts.heldRight / counts.held)}).`
+        : ".",
+    );
+    grids.replaceChildren(
+      ...app.tokenizer.operations.map((name, operation) => {
+        const grid = cellGrid({
+          rows: n,
+          columns: n,
+          size,
+          label: `${name}: ${n} × ${n} problems; arrow keys move, Enter asks`,
+          colour: (a, b) => {
+            const i = at(operation, a, b),
+              result = verdict(app.verdicts[i]);
+            if (!result) return null;
+            const [rgb] = legend[result.right ? app.membership[i] - 1 : 2];
+            return `rgba(${rgb}, ${0.15 + 0.8 * result.p})`;
+          },
+          chosen: () => (chosen.operation === operation ? [chosen.a, chosen.b] : null),
+          onmove: (a, b) => describe(operation, a, b),
+          onpick: (a, b, asks) => {
+            Object.assign(chosen, { operation, a, b });
+            grid.draw();
+            const text = describe(operation, a, b);
+            if (asks && text) app.setPrompt(text);
+          },
+        });
+        return el("figure", {}, el("figcaption", {}, name), el("div", { class: "scroll" }, grid.node));
+      }),
+    );
+  };
+}
