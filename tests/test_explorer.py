@@ -279,11 +279,11 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 SYMBOLS = ["2 + 3", "2+3=", "42 x 2", "42×2", "42 * 2", "9 − 1", "9 - 1", "8 / 2", "8 ÷ 2", "8÷2", "7 : 2", "7 x x 2"]
 NUMBERS = [
-    "two plus three", " TWO  Plus\tthree ", "forty-two minus fortytwo", "twentyone plus twenty one", "forty--two + 1",
-    "fourtyten plus one", "five-three plus one", "twenty eleven plus two", "two three plus one", "ten and one plus two",
-    "and plus two", "two and plus three", "one hundred and five plus one", "one hundred five + 1", "hundred plus one",
-    "one thousand + 1", "zero one + 2", "007 + 0", "1,5 + 2", "100 + 1", "1000000000 + 1", "999999999 + 1",
-    f"{'0' * 40}5 + 1", f"{'7' * 30} + 1", f"1 + {'7' * 30}",
+    "two plus three", " TWO  Plus\tthree ", "forty-two minus fortytwo", "twentyone plus twenty one",
+    "forty--two + 1", "fourtyten plus one", "five-three plus one", "twenty eleven plus two", "two three plus one",
+    "ten and one plus two", "and plus two", "two and plus three", "one hundred and five plus one",
+    "one hundred five + 1", "hundred plus one", "one thousand + 1", "zero one + 2", "007 + 0", "1,5 + 2", "100 + 1",
+    "1000000000 + 1", "999999999 + 1", f"{'0' * 40}5 + 1", f"{'7' * 30} + 1", f"1 + {'7' * 30}",
 ]  # fmt: skip
 NO_QUESTIONS = [
     "", "   ", "plus", "two", "equals", "two plus", "plus two", "two equals", "equals two plus three", "two = 3 + 4",
@@ -291,31 +291,27 @@ NO_QUESTIONS = [
     "<pad> <pad> two plus three", "<END> plus 1", "7 / 0", "7 / zero", "0 / 7", "7 - 8", "99 x 99", "7 / 2",
 ]  # fmt: skip
 MISSPELT = [
-    "two pluss three", "two plsu three", "fourty plus two", "twleve times two", "tow plus tree", "two plus three equal",
-    "8 divide by 2", "8 divided 2", "8 divided byte 2", "8 divided \t\n by 2", "8 divided\x1cby 2",
-    "8 divided\u2003by 2",
-    "8 dividedby 2", "xyzzy", "two minos three", "a" * 60, "eq", "thirten + 1", "constructor", "__proto__ + 1",
+    "two pluss three", "two plsu three", "fourty plus two", "twleve times two", "tow plus tree",
+    "two plus three equal", "8 divide by 2", "8 divided 2", "8 divided byte 2", "8 divided \t\n by 2",
+    "8 divided\x1cby 2", "8 divided\u2003by 2", "8 dividedby 2", "xyzzy", "two minos three", "a" * 60, "eq",
+    "thirten + 1", "constructor", "__proto__ + 1",
 ]  # fmt: skip
 UNICODE = [
     "２ + 3", "½ plus 1", "² + 1", "Ⅷ plus 1", "١ + 2", "é", "e\u0301", "ſeven plus one", "İ plus 1", "ΟΔΟΣ plus 1",
-    "\u212a plus 1", "二 plus 三", "two\u00a0plus\u2003three", "two\u200bplus three", "\ufeff2 + 3", "\x85", "\x1c2 + 3",
-    "\x7f",
-    "\u2028", "\u061c", "\ue000", "\U000e0001", "🙂", "two 🙂 three", "👩\u200d👧 plus one", "🙂" * 41,
-    "twenty\u2011two + 1",
-    "twentytwo² + 1", "étwentytwo + 1", "divided byé", "divided by_", "1_000 + 1",
+    "\u212a plus 1", "二 plus 三", "two\u00a0plus\u2003three", "two\u200bplus three", "\ufeff2 + 3", "\x85",
+    "\x1c2 + 3", "\x7f", "\u2028", "\u061c", "\ue000", "\U000e0001", "🙂", "two 🙂 three", "👩\u200d👧 plus one",
+    "🙂" * 41, "twenty\u2011two + 1", "twentytwo² + 1", "étwentytwo + 1", "divided byé", "divided by_", "1_000 + 1",
 ]  # fmt: skip
 HOSTILE = [
     "<script>", "<script>alert(1)</script>", "two plus <b>three</b>", "it's", "'", '"', "'\"", "\\", "\\'", "\0",
-    "two; plus",
-    "%00", "&lt;", "${2} + 3", "x" * 1_000, "x" * 10_000, "7" * 1_001, "🙂" * 600, "🙂" * 1_001,
+    "two; plus", "%00", "&lt;", "${2} + 3", "x" * 1_000, "x" * 10_000, "7" * 1_001, "🙂" * 600, "🙂" * 1_001,
     f"2 + 3{' ' * 995}", f"2 + 3{' ' * 996}",
 ]  # fmt: skip
 BEGUN = [
     "7 x 8 equals fifty", "7 x 8 = fifty six", "7*8=56", "7*8=fifty six <end>", "7 x 8 equals fifty plus",
-    "7 x 8 = 5 6",
-    "7 x 8 equals two", "2 + 3 = 5 = 5", "2 + 3 = five <pad>", "9 + 9 = 18", "9 + 9 = 81", "9 + 9 = one 8",
-    "9 + 9 = 8 one",
-    "5 + 5 = <end>", "2 + 3 = 0005", "2 + 3 = 123456789012", "2 + 3 = fife", "2 + 3 = 🙂", "2 + = 5", "2 + 3 + 4 = 9",
+    "7 x 8 = 5 6", "7 x 8 equals two", "2 + 3 = 5 = 5", "2 + 3 = five <pad>", "9 + 9 = 18", "9 + 9 = 81",
+    "9 + 9 = one 8", "9 + 9 = 8 one", "5 + 5 = <end>", "2 + 3 = 0005", "2 + 3 = 123456789012", "2 + 3 = fife",
+    "2 + 3 = 🙂", "2 + = 5", "2 + 3 + 4 = 9",
 ]  # fmt: skip
 TELLING = [*SYMBOLS, *NUMBERS, *NO_QUESTIONS, *MISSPELT, *UNICODE, *HOSTILE, *BEGUN]
 
