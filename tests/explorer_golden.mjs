@@ -3,7 +3,9 @@
 
 import { readFileSync } from "node:fs";
 import { walk } from "../jaxcalc/explorer/backprop.mjs";
-import { adam, along, blame, credit, finiteDifference, gaussLegendre, gradient, loss, sgd } from "../jaxcalc/explorer/learning.mjs";
+import {
+  adam, along, blame, credit, finiteDifference, gaussLegendre, gradient, loss, sgd,
+} from "../jaxcalc/explorer/learning.mjs";
 import { trace } from "../jaxcalc/explorer/model.mjs";
 import { InputError, numberToWords, Tokenizer } from "../jaxcalc/explorer/tokenizer.mjs";
 import { array, fromLeaves, namedLeaves, norm, placeOf, rowNorms, treeMap } from "../jaxcalc/explorer/trees.mjs";
@@ -51,7 +53,8 @@ function recompute(params, { tokens, target, weights, n_points }, optimizers) {
   return found;
 }
 
-const made = (optimizers) => Object.fromEntries(Object.entries(optimizers).map(([name, args]) => [name, { sgd, adam }[name](...args)]));
+const made = (optimizers) =>
+  Object.fromEntries(Object.entries(optimizers).map(([name, args]) => [name, { sgd, adam }[name](...args)]));
 
 const TOPICS = {
   // The relative error of each expected array, lesson by lesson. After a step it is relative to the step.
@@ -86,16 +89,18 @@ const TOPICS = {
     return texts.map((text) => {
       try {
         const question = tokenizer.parse(text);
-        const { a, operation, b, answer } = question;
-        return { problem: [a, operation, b], answer, spelled: answer === null ? null : tokenizer.spell(answer), ids: tokenizer.encode(question) };
+        const { a, operation, b, answer } = question, ids = tokenizer.encode(question);
+        return { problem: [a, operation, b], answer, spelled: answer === null ? null : tokenizer.spell(answer), ids };
       } catch (error) {
-        if (!(error instanceof InputError)) throw error;
-        return error.message;
+        return error instanceof InputError ? error.message : { crash: String(error) };
       }
     });
   }),
 
-  numbers: ({ numbers, n_points }) => ({ words: numbers.map((number) => numberToWords(number).join(" ")), quadrature: gaussLegendre(n_points) }),
+  numbers: ({ numbers, n_points }) => ({
+    words: numbers.map((number) => numberToWords(number).join(" ")),
+    quadrature: gaussLegendre(n_points),
+  }),
 
   trees({ tree, rows, shape }) {
     const unpacked = treeMap(unpack, tree);

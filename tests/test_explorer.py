@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import unicodedata
@@ -222,8 +223,11 @@ def test_javascript_makes_the_same_first_step_of_adam(errors: Errors) -> None:
 
 
 def test_javascript_finds_the_gradient_by_finite_differences_too(errors: Errors) -> None:
-    error, *where = largest(errors, "difference")
-    assert error < 1e-4, where
+    of_weight = [(name, error) for of_lesson in errors for name, error in of_lesson.items() if name[:4] == "diff"]
+    assert len(of_weight) > 1000
+    assert max(error for name, error in of_weight if name.startswith("difference/output.")) < 1e-5
+    # Before the last ReLU a few are wide of the gradient: those that switch a hidden unit on or off.
+    assert np.mean([error < 1e-5 for _, error in of_weight]) > 0.97
 
 
 def test_the_comparison_notices_a_weight_that_is_three_percent_off(
@@ -282,13 +286,15 @@ NUMBERS = [
     "two plus three", " TWO  Plus\tthree ", "forty-two minus fortytwo", "twentyone plus twenty one",
     "forty--two + 1", "fourtyten plus one", "five-three plus one", "twenty eleven plus two", "two three plus one",
     "ten and one plus two", "and plus two", "two and plus three", "one hundred and five plus one",
-    "one hundred five + 1", "hundred plus one", "one thousand + 1", "zero one + 2", "007 + 0", "1,5 + 2", "100 + 1",
-    "1000000000 + 1", "999999999 + 1", f"{'0' * 40}5 + 1", f"{'7' * 30} + 1", f"1 + {'7' * 30}",
+    "one hundred five + 1", "hundred plus one", "one thousand + 1", "one thousand and one hundred + 1",
+    "zero one + 2", "007 + 0", "1,5 + 2", "100 + 1", "1000000000 + 1", "999999999 + 1", f"{'0' * 40}5 + 1",
+    f"{'7' * 30} + 1", f"1 + {'7' * 30}", f"four{' two' * 14}", f"seven{' two' * 14}",
 ]  # fmt: skip
 NO_QUESTIONS = [
     "", "   ", "plus", "two", "equals", "two plus", "plus two", "two equals", "equals two plus three", "two = 3 + 4",
     "two plus three minus four", "1 + 2 - 3 + 4 - 5 + 6", "two plus three equals equals", "two <pad> plus three",
     "<pad> <pad> two plus three", "<END> plus 1", "7 / 0", "7 / zero", "0 / 7", "7 - 8", "99 x 99", "7 / 2",
+    "7 " * 30,
 ]  # fmt: skip
 MISSPELT = [
     "two pluss three", "two plsu three", "fourty plus two", "twleve times two", "tow plus tree",
@@ -304,8 +310,8 @@ UNICODE = [
 ]  # fmt: skip
 HOSTILE = [
     "<script>", "<script>alert(1)</script>", "two plus <b>three</b>", "it's", "'", '"', "'\"", "\\", "\\'", "\0",
-    "two; plus", "%00", "&lt;", "${2} + 3", "x" * 1_000, "x" * 10_000, "7" * 1_001, "🙂" * 600, "🙂" * 1_001,
-    f"2 + 3{' ' * 995}", f"2 + 3{' ' * 996}",
+    "two; plus", "%00", "&lt;", "${2} + 3", "x" * 1_000, "x" * 10_000, "7" * 1_001, "🙂" * 600, "🙂" * 1_000,
+    "🙂" * 1_001, f"2 + 3{' ' * 995}", f"2 + 3{' ' * 996}",
 ]  # fmt: skip
 BEGUN = [
     "7 x 8 equals fifty", "7 x 8 = fifty six", "7*8=56", "7*8=fifty six <end>", "7 x 8 equals fifty plus",
@@ -317,8 +323,8 @@ TELLING = [*SYMBOLS, *NUMBERS, *NO_QUESTIONS, *MISSPELT, *UNICODE, *HOSTILE, *BE
 
 
 def random_texts(task: Task, n: int) -> list[str]:
-    """Return questions in many spellings, one in two with something strange in it, and mixtures of words and noise."""
-    rng = random.Random(0)
+    """Return questions in many spellings, some with something strange in them, and mixtures of words and noise."""
+    rng = random.Random(1)
     vocabulary = task.tokenizer.vocabulary
     fragments = [
         "forty-two", "fortytwo", "twenty", "eleven", "hundred", "and", "by", "divided", "divided  by", "divided\x85by",
@@ -343,7 +349,7 @@ def random_texts(task: Task, n: int) -> list[str]:
     def question() -> str:
         operations = [*task.tokenizer.operations, "+", "-", "*", "/"]
         parts = [number(), rng.choice(operations), number(), *rng.choice([[], ["="], [EQUALS, number()]])]
-        if rng.random() < 0.5:
+        if rng.random() < 0.4:
             parts.insert(rng.randrange(len(parts) + 1), strange())
         return rng.choice([" ", " ", "", "\t"]).join(parts)
 
@@ -351,25 +357,39 @@ def random_texts(task: Task, n: int) -> list[str]:
         parts = [rng.choice([rng.choice(vocabulary), strange()]) for _ in range(rng.randrange(7))]
         return rng.choice([" ", ""]).join(parts)
 
-    return [rng.choice([question, mixture])() for _ in range(n)]
+    return [rng.choice([question, question, mixture])() for _ in range(n)]
+
+
+QUESTION = re.compile(r".*?(=|(?<![^\W\d_])equals(?![^\W\d_]))", re.DOTALL)
 
 
 def read(task: Task, text: str) -> dict[str, Any] | str:
     """Return what Python reads in a text, a question and maybe the beginning of its answer, or its error."""
     try:
         words = task.tokenizer.canonical(text)
-        middle = words.index(EQUALS) + 1 if EQUALS in words else len(words)
-        asked = " ".join(words[:middle]) if words[middle:] else text
+        begun = words[words.index(EQUALS) + 1 :] if EQUALS in words else []
+        asked = QUESTION.match(text.lower())[0] if begun else text
         a, operation, b = problem = task.parse(asked)
         answer = problem.answer if task.row(problem) is not None else None
         return {
             "problem": [a, operation, b],
             "answer": answer,
             "spelled": None if answer is None else task.tokenizer.spell(answer),
-            "ids": [*task.encode(asked).tolist(), *(task.tokenizer.ids[word] for word in words[middle:])],
+            "ids": [*task.encode(asked).tolist(), *(task.tokenizer.ids[word] for word in begun)],
         }
     except InputError as error:
         return str(error)
+
+
+def about(task: Task) -> dict[str, Any]:
+    """Return what the JavaScript tokenizer needs to know of a task."""
+    return {
+        "vocabulary": task.tokenizer.vocabulary,
+        "operations": task.tokenizer.operations,
+        "max_number": task.tokenizer.max_number,
+        "output": task.tokenizer.output,
+        "prompt_length": task.prompt_length,
+    }
 
 
 class Reading(NamedTuple):
@@ -382,22 +402,11 @@ class Reading(NamedTuple):
 @pytest.fixture(scope="module")
 def readings(ask: Ask) -> dict[str, Reading]:
     tasks = {name: jaxcalc.calculator(**arguments) for name, arguments in TASKS.items()}
-    texts = {name: [*TELLING, *random_texts(task, 400)] for name, task in tasks.items()}
-    about = [
-        {
-            "vocabulary": task.tokenizer.vocabulary,
-            "operations": task.tokenizer.operations,
-            "max_number": task.tokenizer.max_number,
-            "output": task.tokenizer.output,
-            "prompt_length": task.prompt_length,
-        }
-        for task in tasks.values()
-    ]
-    pairs = zip(about, texts.values(), strict=True)
-    answers = ask("texts", [{"task": task, "texts": of_task} for task, of_task in pairs])
+    texts = {name: [*TELLING, *random_texts(task, 1_000)] for name, task in tasks.items()}
+    question = [{"task": about(task), "texts": texts[name]} for name, task in tasks.items()]
     return {
         name: Reading({text: read(task, text) for text in texts[name]}, dict(zip(texts[name], answer, strict=True)))
-        for (name, task), answer in zip(tasks.items(), answers, strict=True)
+        for (name, task), answer in zip(tasks.items(), ask("texts", question), strict=True)
     }
 
 
@@ -409,7 +418,16 @@ def test_both_tokenizers_read_the_same_in_every_text_or_refuse_it_with_the_same_
     differences = {text: (python[text], javascript[text]) for text in python if python[text] != javascript[text]}
     assert not differences
     n_refused = sum(isinstance(result, str) for result in python.values())
-    assert 0.2 < n_refused / len(python) < 0.8
+    assert 0.1 < n_refused / len(python) < 0.9
+
+
+@pytest.mark.xfail(strict=True, reason="Task.parse and Tokenizer.parse read 28 here, and no prompt has a place for it")
+def test_a_number_of_words_and_digits_is_in_range_too(ask: Ask) -> None:
+    task = jaxcalc.calculator(**TASKS["fewer operations"])
+    ((javascript,),) = ask("texts", [{"task": about(task), "texts": ["20 + twenty 8"]}])
+    python = read(task, "20 + twenty 8")
+    assert python == javascript
+    assert isinstance(python, str)
 
 
 def test_a_begun_answer_follows_the_question(task: Task, readings: dict[str, Reading]) -> None:

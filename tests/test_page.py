@@ -78,8 +78,15 @@ class Tab:
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         start = time.perf_counter()
         self.page.goto(file.as_uri())
-        self.page.wait_for_function("globalThis.jaxcalc !== undefined")
+        self.wait("globalThis.jaxcalc !== undefined")
         self.seconds = time.perf_counter() - start
+
+    def wait(self, condition: str) -> None:
+        """Wait until an expression is true; Playwright's own way is `eval`, which the page's policy forbids."""
+        deadline = time.monotonic() + 20
+        while not self.page.evaluate(condition):
+            assert time.monotonic() < deadline, (condition, self.said)
+            time.sleep(0.02)
 
     def text(self, selector: str) -> str:
         return self.page.inner_text(selector)
@@ -134,7 +141,7 @@ def test_the_policy_allows_nothing_but_the_page_itself(explorer: Explorer) -> No
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', explorer.html)
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy
-    assert not re.findall(r"""(?:src|href)=["']?(?!#)""", explorer.html.split("<script")[0])
+    assert not re.findall(r'(?:src|href)="(?!#)', explorer.html.split("<script")[0])
 
 
 def test_every_module_is_inlined() -> None:
@@ -150,6 +157,18 @@ def test_a_notebook_shows_the_page_in_a_sandbox(explorer: Explorer) -> None:
 
 
 # In a browser.
+
+
+def test_the_frame_of_a_notebook_is_alive(browser: Any, explorer: Explorer, tmp_path: Path) -> None:
+    notebook = tmp_path / "notebook.html"
+    notebook.write_text(f"<!doctype html><meta charset=utf-8>{explorer._repr_html_()}", encoding="utf-8")
+    opened = browser.new_page()
+    opened.goto(notebook.as_uri())
+    frame = opened.frame_locator("iframe")
+    frame.locator("#prompt").fill("two plus three")
+    frame.locator("#answer strong").wait_for(timeout=10_000)
+    assert "two plus three equals" in frame.locator("#answer").inner_text()
+    opened.close()
 
 
 def test_it_answers_as_the_library_does(tab: Tab, run: Run) -> None:
@@ -182,9 +201,9 @@ def test_its_numbers_are_those_of_jax(tab: Tab, run: Run) -> None:
     rows = np.linspace(0, len(run.task.problems) - 1, 25).astype(int)
     for snapshot, step in ((0, 0), (3, 120)):
         tab.page.evaluate("(index) => jaxcalc.app.setSnapshot(index)", snapshot)
+        saved = checkpoint.load_snapshot(run, step).params
         with jax.enable_x64(True):
-            params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64),
-                                  checkpoint.load_snapshot(run, step).params)  # fmt: skip
+            params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), saved)
             for row in rows:
                 tokens = run.task.tokens[row][: run.task.prompt_length + 1]
                 names, loss, packed = tab.page.evaluate(compute, [tokens[:-1].tolist(), int(tokens[-1])])
@@ -223,9 +242,8 @@ def _expected(params: jaxcalc.Params, tokens: jax.Array) -> tuple[jax.Array, lis
 )
 def test_what_cannot_be_read_is_an_error_and_changes_nothing(tab: Tab, prompt: str, error: str) -> None:
     before = tab.state("app.tokens")
-    elements = tab.page.locator("#answer *").count()
     assert error in tab.ask(prompt)
-    assert tab.page.locator("#answer *").count() == elements == 1
+    assert tab.page.locator("#answer *").count() == 1  # the message, as text
     assert tab.state("app.tokens") == before
     assert "two plus three equals" in tab.ask("two plus three")
 
@@ -241,7 +259,7 @@ def test_a_step_can_be_taken_and_taken_back(tab: Tab) -> None:
     assert before[0] - after[0] == pytest.approx(promised, rel=1e-9)
     assert after[1] > before[1]
     credit = tab.state("app.last.credit.total")
-    assert credit == pytest.approx(promised, rel=1e-6)
+    assert credit == pytest.approx(promised, rel=1e-3)
     assert "actual drop" in tab.text("#credit")
     tab.page.click("#do-step")
     assert "2 taken" in tab.text("#stepped")
@@ -255,14 +273,19 @@ def test_a_step_can_be_taken_and_taken_back(tab: Tab) -> None:
 
 def test_too_large_a_rate_makes_it_worse_and_says_so(tab: Tab) -> None:
     tab.page.evaluate("jaxcalc.app.setSnapshot(0)")
-    tab.ask("two plus three")
+    tab.ask("seven times eight")
+    tab.page.fill("#rate", "0.0001")
+    assert 0 < tab.state("app.pending.actual") == pytest.approx(tab.state("app.pending.blame.total"), rel=0.1)
     assert "Too large" not in tab.text("#promise")
-    tab.page.fill("#rate", "1000")
-    assert tab.state("app.pending.blame.total") > 0
+    tab.page.fill("#rate", "0.5")
+    assert tab.state("app.pending.blame.total") > 0 > tab.state("app.pending.actual")
     assert "Too large: the loss would rise by" in tab.text("#promise")
+    before = tab.state("app.loss")
+    tab.page.click("#do-step")
+    assert tab.state("app.loss") > before
     tab.page.fill("#rate", "-1")
     assert "must be a number above 0" in tab.text("#rate-error")
-    assert tab.state("app.rate") == 1000
+    assert tab.state("app.rate") == 0.5
 
 
 def test_adam_goes_on_from_its_moments(tab: Tab) -> None:
@@ -289,12 +312,12 @@ def test_the_slider_and_the_player_replay_the_run(tab: Tab) -> None:
     tab.ask("two plus three")
     tab.page.focus("#snapshot")
     tab.page.keyboard.press("Home")
-    tab.page.wait_for_function("document.getElementById('snapshot-step').textContent === 'step 0'")
+    tab.wait("document.getElementById('snapshot-step').textContent === 'step 0'")
     assert tab.state("app.loss") == pytest.approx(np.log(35), abs=0.3)
     assert re.search(r"Right: \d+ of 11,344", tab.text("#score"))
     tab.page.click("#play")
-    tab.page.wait_for_function("document.getElementById('snapshot-step').textContent === 'step 120'", timeout=15_000)
-    tab.page.wait_for_function("document.getElementById('play').textContent.includes('Play')")
+    tab.wait("document.getElementById('snapshot-step').textContent === 'step 120'")
+    tab.wait("document.getElementById('play').textContent.includes('Play')")
 
 
 def test_the_table_is_the_evaluation_and_a_cell_asks_its_problem(tab: Tab, run: Run) -> None:
@@ -351,16 +374,8 @@ def test_nothing_sticks_out_of_the_page(browser: Any, file: Path, width: int, sc
 
 
 def test_the_script_writes_the_page(run: Run, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        EXPERIMENTS / "explore.py",
-        run.path,
-        "--output",
-        tmp_path / "a page.html",
-        "--no-open",
-        "--json",
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = [sys.executable, EXPERIMENTS / "explore.py", run.path, "--no-open", "--json", "--output"]
+    result = subprocess.run([*command, tmp_path / "a page.html"], capture_output=True, text=True, check=True)
     told = json.loads(result.stdout)
     assert told["bytes"] == (tmp_path / "a page.html").stat().st_size < 6_000_000
     assert told["steps"] == checkpoint.snapshot_steps(run.path)

@@ -48,7 +48,15 @@ export function backwardView(app) {
         el(
           "div",
           {},
-          el("h3", {}, "Output error, p − right"),
+          el(
+            "h3",
+            {},
+            "Output error, p − right",
+            what(
+              "Output error",
+              "∂loss/∂score of each word: its probability, less 1 for the word that should come. Negative means: this score should have been higher. Together they are 0.",
+            ),
+          ),
           bars(
             "Output error by word",
             words.map((id) => [app.words[id], error[id], significant(error[id], 3)]),
@@ -252,7 +260,7 @@ function lastStep({ last, words }) {
             "credit after",
             what(
               "Credit",
-              "A stage's share of the drop that really came: −∫⟨gradient, step⟩ along the way, the gradient taken at 16 points of it (loss change allocation, Lan et al. 2019). The credits add up to the actual drop.",
+              "A stage's share of the drop that really came: −∫⟨gradient, step⟩ along the way, the gradient taken at 32 points of it (loss change allocation, Lan et al. 2019). The credits add up to the actual drop.",
             ),
           ),
         ),
@@ -323,7 +331,10 @@ export function weightView(app) {
     const columns = name.endsWith("attention.out") ? shape[2] : shape.length === 1 ? shape[0] : data.length / shape[0];
     const rows = data.length / columns;
     const most = data.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
-    const size = Math.max(4, Math.min(14, Math.floor((body.clientWidth - 8) / columns)));
+    const size = Math.max(
+      3,
+      Math.min(10, Math.floor(Math.min(body.clientWidth - 8, 900) / columns), Math.floor(560 / rows)),
+    );
     const grid = cellGrid({
       rows,
       columns,

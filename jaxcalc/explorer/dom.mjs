@@ -17,7 +17,7 @@ function fill(node, attributes, children) {
     else if (name === "style") for (const [key, to] of Object.entries(value)) node.style.setProperty(key, to);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return node;
 }
 
@@ -53,9 +53,9 @@ export function percent(share) {
 export function significant(value, digits = 4) {
   if (value === 0) return "0";
   const size = Math.abs(value);
-  return size < 1e-3 || size >= 1e5
-    ? value.toExponential(digits - 1).replace("e+", "e")
-    : String(Number(value.toPrecision(digits)));
+  const isPlain = size >= 1e-3 && size < 1e5;
+  const text = isPlain ? String(Number(size.toPrecision(digits))) : size.toExponential(digits - 1).replace("e+", "e");
+  return value < 0 ? `−${text}` : text;
 }
 
 // Blue for positive and red for negative, as strong as the value; transparent at 0, so it suits light and dark.
@@ -123,7 +123,13 @@ export function bars(label, rows) {
 }
 
 // A chart of lines. x and y are {from, to, log, ticks}; lines are {points: [[x, y]], class}; marks go on top.
-export function chart(label, x, y, lines, { width = 520, height = 170, marks = () => [], onclick } = {}) {
+export function chart(
+  label,
+  x,
+  y,
+  lines,
+  { width = Math.min(520, document.body.clientWidth - 60), height = 170, marks = () => [], onclick } = {},
+) {
   const left = 46,
     right = 8,
     top = 8,

@@ -2,7 +2,42 @@
 
 import { bars, chart, el, heatTable, likeliest, part, percent, significant, svg, what } from "./dom.mjs";
 import { lastRow, output, softmax } from "./model.mjs";
+import { END } from "./tokenizer.mjs";
 import { rowNorms } from "./trees.mjs";
+
+const WAS = {
+  training: "this problem was in training",
+  "held out": "this problem was held out, so training never saw it",
+  outside: "this problem is outside what the model was trained on",
+};
+
+// The whole answer, beside the question.
+export function answerView(app) {
+  const line = document.getElementById("answer");
+  const help = what(
+    "The answer",
+    "What the model says word by word, each time its likeliest next word, until it says <end>. Its probability is the product of theirs.",
+  );
+  return () => {
+    const { words, p } = app.answer();
+    const { tokens, answer } = app.parsed;
+    const rightWords = answer === null ? null : [...app.tokenizer.spell(answer), END];
+    const isRight = words.join() === rightWords?.join();
+    const said = words.filter((word) => word !== END).join(" ") + (words.at(-1) === END ? "" : " …");
+    const verdict = isRight
+      ? "right"
+      : rightWords
+        ? `wrong, it is ${rightWords.slice(0, -1).join(" ")}`
+        : "no answer that it can say is right";
+    line.replaceChildren(
+      `${tokens.join(" ")} → `,
+      el("strong", { class: isRight ? "good" : "bad" }, said),
+      ` ${percent(p)}`,
+      help,
+      ` ${[verdict, WAS[app.membershipOf(app.parsed)]].filter(Boolean).join("; ")}`,
+    );
+  };
+}
 
 // Text → tokens.
 export function tokensView(app) {
@@ -67,7 +102,7 @@ export function attentionView(app) {
     "pattern = softmax(query · key / √K): the share of its attention that one position gives to another. The upper right is empty because a model that predicts the next word must not look ahead.",
   );
   const readout = el("p", { class: "readout", "aria-live": "polite" });
-  const heads = el("div", { class: "heads" });
+  const heads = el("div");
   body.append(heads, readout);
   return () => {
     const names = app.tokens.map((id) => app.words[id]);
@@ -76,40 +111,49 @@ export function attentionView(app) {
       (readout.textContent = `block ${block}, head ${head}: “${names[i]}” (position ${i}) gives ${percent(share)} of its attention to “${names[j]}” (position ${j})`);
     readout.textContent = `“${names[asks]}”, whose prediction is asked for, is the last row of each.`;
     heads.replaceChildren(
-      ...app.activations.blocks.flatMap(({ attention: { pattern } }, block) =>
-        Array.from({ length: pattern.shape[0] }, (_, head) => {
-          const t = names.length;
-          const share = (i, j) => pattern.data[(head * t + i) * t + j];
-          const best = Array.from({ length: t }, (_, j) => j).sort((a, b) => share(asks, b) - share(asks, a))[0];
-          const cells = names.flatMap((_, i) =>
-            names.map((_, j) =>
-              j > i
-                ? el("i", { class: "masked" })
-                : el("i", {
-                    title: `${names[i]} → ${names[j]}: ${percent(share(i, j))}`,
-                    style: { "--share": share(i, j) },
-                    onpointerenter: () => say(block, head, i, j, share(i, j)),
-                  }),
-            ),
-          );
-          return el(
-            "figure",
-            {},
-            el(
-              "div",
-              {
-                class: "pattern",
-                role: "img",
-                tabindex: 0,
-                style: { "grid-template-columns": `repeat(${t}, max-content)` },
-                "aria-label": `Block ${block}, head ${head}: ${names[asks]} looks most at ${names[best]}, ${percent(share(asks, best))}`,
-                onfocus: () => say(block, head, asks, best, share(asks, best)),
-              },
-              cells,
-            ),
-            el("figcaption", {}, `block ${block} · head ${head}`),
-          );
-        }),
+      ...app.activations.blocks.map(({ attention: { pattern } }, block) =>
+        el(
+          "div",
+          { class: "heads" },
+          el(
+            "div",
+            { class: "names", "aria-hidden": "true" },
+            names.map((name) => el("span", {}, name)),
+          ),
+          Array.from({ length: pattern.shape[0] }, (_, head) => {
+            const t = names.length;
+            const share = (i, j) => pattern.data[(head * t + i) * t + j];
+            const best = Array.from({ length: t }, (_, j) => j).sort((a, b) => share(asks, b) - share(asks, a))[0];
+            const cells = names.flatMap((_, i) =>
+              names.map((_, j) =>
+                j > i
+                  ? el("i", { class: "masked" })
+                  : el("i", {
+                      title: `${names[i]} → ${names[j]}: ${percent(share(i, j))}`,
+                      style: { "--share": share(i, j) },
+                      onpointerenter: () => say(block, head, i, j, share(i, j)),
+                    }),
+              ),
+            );
+            return el(
+              "figure",
+              {},
+              el(
+                "div",
+                {
+                  class: "pattern",
+                  role: "img",
+                  tabindex: 0,
+                  style: { "grid-template-columns": `repeat(${t}, max-content)` },
+                  "aria-label": `Block ${block}, head ${head}: ${names[asks]} looks most at ${names[best]}, ${percent(share(asks, best))}`,
+                  onfocus: () => say(block, head, asks, best, share(asks, best)),
+                },
+                cells,
+              ),
+              el("figcaption", {}, `block ${block} · head ${head}`),
+            );
+          }),
+        ),
       ),
     );
   };

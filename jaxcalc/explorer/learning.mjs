@@ -66,7 +66,7 @@ export function blame(grads, update) {
 }
 
 // The drop that the step really brings, by stage: blame with the mean gradient along the step.
-export function credit(params, update, tokens, target, nPoints = 16) {
+export function credit(params, update, tokens, target, nPoints = 32) {
   let mean = zerosLike(params);
   for (const [node, weight] of gaussLegendre(nPoints)) {
     const here = gradient(along(params, update, node), tokens, target);

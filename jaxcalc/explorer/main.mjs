@@ -2,16 +2,16 @@
 
 import { collect, walk } from "./backprop.mjs";
 import { MEMBERSHIP, unpack, unpackWeights } from "./data.mjs";
-import { el, percent } from "./dom.mjs";
+import { el } from "./dom.mjs";
 import { adam, along, blame, credit, finiteDifference, gradient, loss, sgd } from "./learning.mjs";
 import { lastRow, softmax, surprise, trace } from "./model.mjs";
 import { END, InputError, Tokenizer } from "./tokenizer.mjs";
 import { namedLeaves, treeMap } from "./trees.mjs";
-import { tokensView, stagesView, attentionView, outputView, lossView } from "./forward_views.mjs";
+import { answerView, tokensView, stagesView, attentionView, outputView, lossView } from "./forward_views.mjs";
 import { backwardView, stepView, weightView } from "./backward_views.mjs";
 import { replayView, tableView } from "./run_views.mjs";
 
-const RATES = { sgd: 0.1, adam: 0.001 };
+const RATES = { sgd: 0.01, adam: 0.001 };
 
 class App {
   constructor(data) {
@@ -36,6 +36,7 @@ class App {
     this.#read(this.data.prompt);
     this.#compute();
     const story = [
+      answerView,
       replayView,
       tokensView,
       stagesView,
@@ -150,6 +151,13 @@ class App {
     return { words, p };
   }
 
+  // Whether a problem was in "training", "held out" or is "outside" the table; null where the page has no table.
+  membershipOf({ a, operation, b }) {
+    if (!this.membership) return null;
+    const n = this.tokenizer.max_number + 1;
+    return MEMBERSHIP[this.membership[(this.tokenizer.operations.indexOf(operation) * n + a) * n + b]];
+  }
+
   async #load(index) {
     this.snapshot = index; // at once, so that a later choice is not overtaken by an earlier one
     const { weights, table } = this.data.snapshots[index];
@@ -197,33 +205,6 @@ class App {
   }
 
   #render() {
-    const { words, p } = this.answer();
-    const { a, operation, b, answer } = this.parsed;
-    const said = words.filter((word) => word !== END).join(" ") + (words.at(-1) === END ? "" : " …");
-    const right = answer !== null && words.join() === [...this.tokenizer.spell(answer), END].join();
-    const index =
-      this.membership &&
-      (this.tokenizer.operations.indexOf(operation) * (this.tokenizer.max_number + 1) + a) *
-        (this.tokenizer.max_number + 1) +
-        b;
-    const where = {
-      training: "was in training",
-      "held out": "was held out, so training never saw it",
-      outside: "is outside what the model was trained on",
-    };
-    const verdict =
-      answer === null
-        ? "no answer that the model could say is right"
-        : right
-          ? "right"
-          : `wrong, it is ${this.tokenizer.spell(answer).join(" ")}`;
-    document
-      .getElementById("answer")
-      .replaceChildren(
-        `${this.parsed.tokens.join(" ")} → `,
-        el("strong", { class: right ? "good" : "bad" }, said),
-        ` ${percent(p)} · ${verdict}${this.membership ? `; this problem ${where[answer === null ? "outside" : MEMBERSHIP[this.membership[index]]]}` : ""}`,
-      );
     this.show.forEach((update) => update());
   }
 }
@@ -231,7 +212,7 @@ class App {
 const data = JSON.parse(document.getElementById("data").textContent);
 const app = new App(data);
 document.getElementById("about").textContent = data.about;
-document.getElementById("made").textContent = data.made;
+document.getElementById("made").textContent = `${data.about}. ${data.made}`;
 document.getElementById("prompt").value = data.prompt;
 document.getElementById("prompt").addEventListener("input", (event) => app.setPrompt(event.target.value));
 document.getElementById("ask").addEventListener("submit", (event) => event.preventDefault());

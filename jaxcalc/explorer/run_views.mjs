@@ -174,7 +174,7 @@ export function tableView(app) {
   const n = app.tokenizer.max_number + 1,
     cells = n * n;
   const readout = el("p", { class: "readout", "aria-live": "polite" });
-  const grids = el("div", { class: "columns" });
+  const grids = el("div", { class: "heads" });
   const legend = [
     ["29, 122, 70", "right, was in training"],
     ["48, 116, 214", "right, was held out"],
@@ -202,21 +202,7 @@ export function tableView(app) {
     return result ? text : null;
   };
   return () => {
-    const size =
-      n > 50
-        ? Math.max(
-            2,
-            Math.min(
-              5,
-              Math.floor(
-                (Math.min(body.clientWidth, 1100) /
-                  Math.min(app.tokenizer.operations.length, body.clientWidth > 700 ? 2 : 1) -
-                  30) /
-                  n,
-              ),
-            ),
-          )
-        : Math.floor(300 / n);
+    const size = Math.max(1, Math.floor(Math.min(body.clientWidth - 4, 500) / n));
     const counts = { right: 0, all: 0, heldRight: 0, held: 0 };
     app.verdicts.forEach((byte, i) => {
       if (!byte) return;
