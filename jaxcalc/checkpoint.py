@@ -6,6 +6,7 @@ model.safetensors  the trained parameters, one array a leaf, named by its path
 snapshots/         the whole training state at some steps, such as 000040.safetensors: parameters and optimizer
 summary.json       the results; written last, so a run without it is unfinished
 learning_curve.png
+explorer.html      the page that explore.py makes of all this
 """
 
 import dataclasses
@@ -30,8 +31,9 @@ from jaxcalc.trees import named_leaves
 FORMAT = 2
 """The version of the run folder's layout, written into config.json."""
 
-CONFIG, METRICS, MODEL, SUMMARY, CURVE = (
-    "config.json", "metrics.jsonl", "model.safetensors", "summary.json", "learning_curve.png")  # fmt: skip
+CONFIG, METRICS, MODEL, SUMMARY, CURVE, EXPLORER = (
+    "config.json", "metrics.jsonl", "model.safetensors", "summary.json", "learning_curve.png", "explorer.html",
+)  # fmt: skip
 SNAPSHOTS = "snapshots"
 
 
@@ -60,7 +62,7 @@ def start_run(path: Path, config: dict[str, Any], overwrite: bool) -> None:
                 raise InputError(f"{path} exists and is not a run folder; choose another --run-dir")
             if not overwrite:
                 raise InputError(f"{path} holds a run already; choose another --run-dir or add --overwrite")
-            for name in (SUMMARY, METRICS, MODEL, CURVE, CONFIG):
+            for name in (SUMMARY, METRICS, MODEL, CURVE, EXPLORER, CONFIG):
                 (path / name).unlink(missing_ok=True)
             for step in snapshot_steps(path):
                 _snapshot(path, step).unlink()

@@ -61,10 +61,6 @@ def explorer(run: Run | Path | str) -> Explorer:
     Of snapshots that do not fit, the first and the last stay, and of the others as many as there is room for.
 
     Raises `InputError` as `load_run` and `load_snapshot` do, and for a model too large for a page.
-
-    >>> from jaxcalc import explorer
-    >>> page = explorer("runs/calculator")  # doctest: +SKIP
-    >>> Path("explorer.html").write_text(page.html, encoding="utf-8")  # doctest: +SKIP
     """
     run = run if isinstance(run, Run) else load_run(Path(run))
     table = _has_table(run.task)

@@ -111,6 +111,10 @@ class Task:
             side = "before" if not left else "after"
             raise InputError(f"there is no number {side} {operations[0]!r}; {example}")
         problem = Problem(words_to_number(" ".join(left)), operations[0], words_to_number(" ".join(right)))
+        largest = self.tokenizer.max_number
+        for number in (problem.a, problem.b):
+            if number > largest:  # words that the tokenizer read one by one, such as "twenty 8"
+                raise InputError(f"number out of range: {number}; this vocabulary goes from 0 to {largest}")
         if problem.operation == "divided by" and problem.b == 0:
             raise InputError("division by zero has no answer; divide by another number")
         return problem

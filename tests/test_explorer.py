@@ -57,6 +57,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
         file.write_text(json.dumps(question))
         answer = subprocess.run([node, SCRIPT, topic, file], capture_output=True, encoding="utf-8")
         assert answer.returncode == 0, answer.stderr
+        file.unlink()  # the lessons are 60 MB
         return json.loads(answer.stdout)
 
     return ask
@@ -219,7 +220,7 @@ def test_javascript_computes_what_jax_does(quantity: str, errors: Errors) -> Non
 def test_javascript_makes_the_same_first_step_of_adam(errors: Errors) -> None:
     # Adam's first step is rate · g / (|g| + 1e-8): where g is around 1e-8 it magnifies what rounding did to g.
     error, *where = largest(errors, "adam")
-    assert error < 1e-7, where
+    assert error < 1e-8, where
 
 
 def test_javascript_finds_the_gradient_by_finite_differences_too(errors: Errors) -> None:
@@ -421,13 +422,11 @@ def test_both_tokenizers_read_the_same_in_every_text_or_refuse_it_with_the_same_
     assert 0.1 < n_refused / len(python) < 0.9
 
 
-@pytest.mark.xfail(strict=True, reason="Task.parse and Tokenizer.parse read 28 here, and no prompt has a place for it")
 def test_a_number_of_words_and_digits_is_in_range_too(ask: Ask) -> None:
     task = jaxcalc.calculator(**TASKS["fewer operations"])
     ((javascript,),) = ask("texts", [{"task": about(task), "texts": ["20 + twenty 8"]}])
     python = read(task, "20 + twenty 8")
-    assert python == javascript
-    assert isinstance(python, str)
+    assert python == javascript == "number out of range: 28; this vocabulary goes from 0 to 20"
 
 
 def test_a_begun_answer_follows_the_question(task: Task, readings: dict[str, Reading]) -> None:

@@ -95,7 +95,7 @@ export function gaussLegendre(n) {
 }
 
 // ∂L/∂w of one weight by trying both sides of its value.
-export function finiteDifference(params, name, index, tokens, target, h = 1e-4) {
+export function finiteDifference(params, name, index, tokens, target, h = 1e-6) {
   const leaf = name.split(".").reduce((node, key) => node[key], params);
   const value = leaf.data[index];
   const at = (offset) => {

@@ -64,6 +64,7 @@ class App {
 
   async setSnapshot(index) {
     await this.#load(index);
+    if (this.snapshot !== index) return; // another was chosen meanwhile
     this.#compute();
     this.#render();
     this.showTable();
@@ -88,7 +89,7 @@ class App {
   step() {
     const { update, state, blame: foreseen, actual } = this.pending;
     const { params, optimizerState, last, tokens, target } = this;
-    this.history.push({ params, optimizerState, last });
+    this.history.push({ params, optimizerState, last, kind: this.kind });
     const before = this.probabilities[target];
     this.last = {
       kind: this.kind === "sgd" ? "SGD" : "Adam",
@@ -108,14 +109,18 @@ class App {
   }
 
   undo() {
-    Object.assign(this, this.history.pop());
-    this.#compute();
-    this.#render();
+    this.#return(this.history.pop());
   }
 
   reset() {
-    Object.assign(this, this.history[0]);
+    const [first] = this.history;
     this.history = [];
+    this.#return(first);
+  }
+
+  #return({ kind, ...before }) {
+    Object.assign(this, before);
+    if (kind !== this.kind) this.optimizerState = null; // the moments of another optimizer
     this.#compute();
     this.#render();
   }

@@ -3,7 +3,6 @@
 
 import { MEMBERSHIP, verdict } from "./data.mjs";
 import { cellGrid, chart, el, part, percent, svg, what } from "./dom.mjs";
-import { output } from "./model.mjs";
 import { numberToWords } from "./tokenizer.mjs";
 
 const OPERATION_CLASS = { plus: "plus", minus: "minus-op", times: "times", "divided by": "divided" };

@@ -136,8 +136,12 @@ export class Tokenizer {
         `there is no number ${left.length ? "after" : "before"} ${quote(operations[0])}; ${example}`,
       );
     }
-    const a = wordsToNumber(left),
-      b = wordsToNumber(right);
+    const [a, b] = [left, right].map(wordsToNumber);
+    for (const number of [a, b]) {
+      if (number > this.max_number) {
+        throw new InputError(`number out of range: ${number}; this vocabulary goes from 0 to ${this.max_number}`);
+      }
+    }
     if (operations[0] === "divided by" && b === 0) {
       throw new InputError("division by zero has no answer; divide by another number");
     }
