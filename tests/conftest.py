@@ -17,6 +17,8 @@ def pytest_configure(config: pytest.Config) -> None:
     The sharing saves a third of the time.
     """
     os.environ["JAX_NUM_CPU_DEVICES"] = "2"
+    # Tests compile many programs and run each for moments: LLVM's optimization would cost more than it saves.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
     if not hasattr(config, "workerinput"):  # in the process that starts the others, which inherit this
         os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
