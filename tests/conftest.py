@@ -16,12 +16,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
     The sharing saves a third of the time.
     """
-    os.environ["JAX_NUM_CPU_DEVICES"] = "2"
-    # Tests compile many programs and run each for moments: LLVM's optimization would cost more than it saves.
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+    jax.config.update("jax_num_cpu_devices", 2)
     if not hasattr(config, "workerinput"):  # in the process that starts the others, which inherit this
         os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+        # Each program runs for moments: LLVM's optimization would cost more than it saves.
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # the cache warns in vain: github.com/jax-ml/jax/issues/38445
 
 
