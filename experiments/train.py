@@ -271,7 +271,8 @@ def finish(
         f"({summary['examples_per_second']:,.0f} examples/s), {seconds['compile']:.1f} s of compiling before, "
         f"{seconds['total']:.1f} s in all. Saved in {options.run_dir}.\n\nTry next:\n"
         f'  python experiments/ask.py {options.run_dir} "two plus three"\n'
-        f"  python experiments/evaluate.py {options.run_dir}"
+        f"  python experiments/evaluate.py {options.run_dir}\n"
+        f"  python experiments/explore.py {options.run_dir}"
         + f'\n  python experiments/watch.py {options.run_dir} "two plus three" --replay' * bool(options.snapshots)
         + f"\n  python experiments/lens.py {options.run_dir}",
         highlight=False,

@@ -318,9 +318,7 @@ export function weightView(app) {
       el("label", { for: "show" }, "shows"),
       showPicker,
     ),
-    el("p"),
-    place,
-    story,
+    el("div", { class: "row beside" }, place, story),
   );
   const at = (tree) => namedLeaves(tree)[app.weight.name].data[app.weight.index];
   function update() {

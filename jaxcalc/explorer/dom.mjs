@@ -46,8 +46,8 @@ export function part(id, title, caption, help) {
 
 // A share as a percentage that rounds nothing to 0 or 100 that is not.
 export function percent(share) {
-  if (share === 0 || share === 1) return `${share * 100} %`;
-  return share < 1e-4 ? "<0.01 %" : `${Math.min(share * 100, 99.99).toFixed(2)} %`;
+  if (share === 0 || share === 1) return `${share * 100}\u00a0%`;
+  return share < 1e-4 ? "<0.01\u00a0%" : `${Math.min(share * 100, 99.99).toFixed(2)}\u00a0%`;
 }
 
 export function significant(value, digits = 4) {
