@@ -76,10 +76,8 @@ class Tab:
         self.page = context.new_page()
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        start = time.perf_counter()
         self.page.goto(file.as_uri())
         self.wait("globalThis.jaxcalc !== undefined")
-        self.seconds = time.perf_counter() - start
 
     def wait(self, condition: str) -> None:
         """Wait until an expression is true; Playwright's own way is `eval`, which the page's policy forbids."""
@@ -172,7 +170,6 @@ def test_the_frame_of_a_notebook_is_alive(browser: Any, explorer: Explorer, tmp_
 
 
 def test_it_answers_as_the_library_does(tab: Tab, run: Run) -> None:
-    assert tab.seconds < 10  # generous: the promise of two seconds is for a machine that does nothing else
     rows = np.concatenate([run.task.held_out_rows[::100], run.task.train_rows[::1500]])
     expected = jaxcalc.evaluate(run.params, run.task, rows)
     for index, row in enumerate(rows.tolist()):
