@@ -77,7 +77,15 @@ export function backwardView(app) {
           bars("Blame by stage", rows),
         ),
       ),
-      el("h3", {}, "Messages: ‖∂loss/∂x‖ where each stage ends, from the output back to the embeddings"),
+      el(
+        "h3",
+        {},
+        "Messages: ‖∂loss/∂x‖ where each stage ends, from the output back to the embeddings",
+        what(
+          "Messages",
+          "How strongly the loss depends on the stream (for the output: on the scores) at each position, as the length of its gradient. Only the last position is asked for a word, so the message starts there; attention hands it to the positions that were looked at.",
+        ),
+      ),
       heatTable(
         "Strength of messages by stage and position",
         app.tokens.map((id) => app.words[id]),
@@ -282,6 +290,19 @@ function lastStep({ last, words }) {
   );
 }
 
+const WEIGHT_HELP = {
+  value: "The weight as it is now.",
+  gradient: "∂loss/∂weight: how much the loss would rise for a small rise of this weight. The chain rule found it.",
+  "finite difference":
+    "(loss(weight + h) − loss(weight − h)) / 2h with h = 10⁻⁶: the same question asked by computing the whole network twice more. Rarely a hidden unit switches on or off in between, and the two differ.",
+  "momentum μ": "Adam's running mean of this weight's gradients, the present one included.",
+  ν: "Adam's running mean of this weight's squared gradients, the present one included.",
+  "learning rate": "How long steps are; set it above.",
+  step: "What the optimizer would add to the weight. It goes against the gradient.",
+  "new value": "The weight after the step.",
+  "its blame": "How much of the promised drop in loss comes from this weight alone: −gradient · step, in nats.",
+};
+
 // One weight: every matrix of weights, gradients or steps, and the story of one cell.
 export function weightView(app) {
   const body = part(
@@ -388,7 +409,7 @@ export function weightView(app) {
             el(
               "tr",
               {},
-              el("th", { scope: "row" }, label),
+              el("th", { scope: "row" }, label, what(label, WEIGHT_HELP[label])),
               el("td", { class: "number" }, significant(number, 6)),
               el("td", { class: "faint" }, note),
             ),

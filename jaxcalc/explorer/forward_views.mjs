@@ -167,6 +167,10 @@ export function outputView(app) {
     "In the end every word of the vocabulary has a probability of coming next. On the right: what would be said if the output came right after each stage.",
     "The stream at the last position, normalised, times the unembedding gives each word a score; softmax makes probabilities of the scores. Applying the output to an earlier stage is called the logit lens: it shows where on the way the answer appears.",
   );
+  const lensHelp = what(
+    "Logit lens",
+    "Each row applies the output stage to the stream as it leaves a stage: the word that would be likeliest there, its probability, and that of the word that should come.",
+  );
   return () => {
     const p = app.probabilities;
     const rows = likeliest(p).map((id) => [app.words[id], p[id], percent(p[id])]);
@@ -198,7 +202,7 @@ export function outputView(app) {
               "tr",
               {},
               ["after", "likeliest word", "p", `p(${app.words[app.target]})`].map((name, i) =>
-                el("th", { scope: "col", class: i > 1 ? "number" : null }, name),
+                el("th", { scope: "col", class: i > 1 ? "number" : null }, name, i === 0 ? lensHelp : null),
               ),
             ),
           ),

@@ -179,6 +179,10 @@ export function tableView(app) {
     ["48, 116, 214", "right, was held out"],
     ["220, 62, 54", "wrong"],
   ];
+  const scoreHelp = what(
+    "Right",
+    "Problems whose whole answer, decoded word by word with its end, is exactly right at this snapshot.",
+  );
   const score = el("p", { id: "score" });
   body.append(
     el(
@@ -216,6 +220,7 @@ export function tableView(app) {
       counts.held
         ? `; of those held out ${counts.heldRight.toLocaleString("en-US")} of ${counts.held.toLocaleString("en-US")} (${percent(counts.heldRight / counts.held)}).`
         : ".",
+      scoreHelp,
     );
     grids.replaceChildren(
       ...app.tokenizer.operations.map((name, operation) => {
