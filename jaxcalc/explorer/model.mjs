@@ -135,10 +135,12 @@ export function softmax(scores) {
 // The last position's scores, and what they make of each word as the next one.
 export const lastRow = ({ shape: [n, v], data }) => data.subarray((n - 1) * v, n * v);
 
-// −ln p of one word, in nats; computed from the scores, so that it is exact where p rounds to 1 or 0.
+// −ln p of one word, in nats, from the scores: ln(1 + Σ of the others' e^(score − its score)), which loses no digits
+// where p is nearly 1; where it is not, with the largest score taken out, which overflows nowhere.
 export function surprise(scores, target) {
   const most = Math.max(...scores);
-  let total = 0;
-  for (const score of scores) total += Math.exp(score - most);
-  return Math.log(total) + most - scores[target];
+  const sumOf = (from) =>
+    scores.reduce((sum, score, word) => (word === target ? sum : sum + Math.exp(score - from)), 0);
+  if (scores[target] === most) return Math.log1p(sumOf(most));
+  return Math.log(sumOf(most) + Math.exp(scores[target] - most)) + most - scores[target];
 }
