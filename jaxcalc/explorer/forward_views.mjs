@@ -242,7 +242,7 @@ export function lossView(app) {
       nats = app.loss;
     const uniform = Math.log(app.words.length);
     said.replaceChildren(
-      `−ln p(${app.words[app.target]}) = −ln ${significant(p)} = `,
+      `−ln p(${app.words[app.target]}) = −ln ${significant(p, p > 0.999 ? 9 : 4)} = `,
       el("strong", {}, `${significant(nats)} nats`),
       ` (${significant(nats / Math.LN2, 3)} bits). A guess among all ${app.words.length} words alike: ${uniform.toFixed(2)} nats.`,
     );
