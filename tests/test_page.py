@@ -211,7 +211,7 @@ def test_its_numbers_are_those_of_jax(tab: Tab, run: Run) -> None:
                 parts = np.split(got, np.cumsum([array.size for array in arrays])[:-1])
                 for part, array in zip(parts, arrays, strict=True):
                     wide = np.asarray(array, np.float64).ravel()
-                    assert np.abs(part - wide).max() <= 1e-4 * np.abs(wide).max()
+                    assert np.abs(part - wide).max() <= 1e-6 * np.abs(wide).max()  # float32 on the way here
 
 
 @jax.jit
