@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -32,6 +33,53 @@ def count(tree: Any) -> int:
     10
     """
     return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(tree))
+
+
+def fingerprint(tree: Any) -> dict[str, str]:
+    """Return a checksum of each leaf under its dotted path: dtype, shape and 64 bits of all its bits.
+
+    It is computed where the array is: on the accelerator, on every shard its part, or by NumPy in the host's memory.
+    Each 32-bit word of the leaf is mixed with its index by a bijection and the results are added up, modulo 2³², with
+    two different mixings. So it does not depend on how an array is sharded, and a change within one word never goes
+    unseen; any other change does with a probability of about 2⁻⁶⁴.
+
+    Raises `InputError` for a leaf that is not an array of numbers, naming it.
+
+    >>> fingerprint({"w": np.array([1.0, 2.0], np.float32), "step": 3})
+    {'step': 'int64[] 1ab75600a1221922', 'w': 'float32[2] aeb554b4bb33503c'}
+    """
+    leaves = {name: _numbers(name, leaf) if _is_on_host(leaf) else leaf for name, leaf in named_leaves(tree).items()}
+    with np.errstate(over="ignore"):  # it is modulo 2³²
+        sums = {name: (_checksum if _is_on_host(leaf) else _device_checksum)(leaf) for name, leaf in leaves.items()}
+    return {
+        name: f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}] {a:08x}{b:08x}"
+        for (name, leaf), (a, b) in zip(leaves.items(), jax.device_get(list(sums.values())), strict=True)
+    }
+
+
+def _is_on_host(leaf: Any) -> bool:
+    return not isinstance(leaf, jax.Array) or all(device.platform == "cpu" for device in leaf.devices())
+
+
+def _checksum(array: Any) -> Any:
+    """Return the two sums of an array of NumPy or JAX, uint32 `[2]`."""
+    xp = jnp if isinstance(array, jax.Array) else np
+    bits = array.astype("uint8") if array.dtype == bool else array
+    bits = xp.atleast_1d(bits)
+    words = bits.view(f"uint{8 * min(array.dtype.itemsize, 4)}").astype("uint32")
+    index = xp.arange(words.size, dtype="uint32").reshape(words.shape)
+    return xp.stack([_mix(words ^ _mix(index + salt)).sum(dtype="uint32") for salt in _SALTS])
+
+
+_device_checksum = jax.jit(_checksum)
+_SALTS = np.uint32(1), np.uint32(0x9E3779B9)
+
+
+def _mix(word: Any) -> Any:
+    """Return each uint32 under a bijection in which every bit hangs on every bit (Wellons 2018, lowbias32)."""
+    word = (word ^ (word >> 16)) * np.uint32(0x7FEB352D)
+    word = (word ^ (word >> 15)) * np.uint32(0x846CA68B)
+    return word ^ (word >> 16)
 
 
 @dataclasses.dataclass(frozen=True)
