@@ -31,7 +31,7 @@ from flax.training.train_state import TrainState
 from rich.console import Console
 
 import jaxcalc
-from jaxcalc import population, report
+from jaxcalc import population, report, runs
 from jaxcalc.errors import InputError
 from jaxcalc.losses import ApplyFn, cross_entropy
 from jaxcalc.sharding import data_parallel
@@ -102,7 +102,7 @@ def machine() -> dict[str, Any]:
     torch = {"torch": importlib.metadata.version("torch")} if importlib.util.find_spec("torch") else {}
     device = jax.devices()[0]
     return {"cpu": cpu, "cores": n_cores(), "device": device.device_kind,
-            "platform": device.platform, **report.versions(), **torch}  # fmt: skip
+            "platform": device.platform, **runs.versions(), **torch}  # fmt: skip
 
 
 def n_cores() -> int:
@@ -317,11 +317,11 @@ def run_of_training(options: Sequence[str]) -> dict[str, Any]:
 def soonest(by_steps: dict[int, list[dict[str, Any]]], threshold: float) -> dict[str, Any]:
     """Return how soon the median seed reaches a threshold, by the number of steps that gets there first."""
     best: dict[str, Any] = {"seconds": None, "without_compilation": None, "steps": None}  # where none gets there
-    for steps, runs in by_steps.items():
-        when = [min((at for match, at in run["checks"] if match >= threshold), default=float("inf")) for run in runs]
+    for steps, results in by_steps.items():
+        when = [min((at for match, at in run["checks"] if match >= threshold), default=float("inf")) for run in results]
         median = statistics.median(when)
         if median < (best["seconds"] or float("inf")):
-            warm = statistics.median(at - run["compile"] for at, run in zip(when, runs, strict=True))
+            warm = statistics.median(at - run["compile"] for at, run in zip(when, results, strict=True))
             best = {"seconds": median, "without_compilation": warm, "steps": steps}
     return best
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import train  # beside this script
 from rich.console import Console
-from train import TrainOptions, task_config_of
+from train_options import TrainOptions, task_config_of
 
-from jaxcalc import checkpoint, report
+from jaxcalc import report, runs
 from jaxcalc.errors import InputError
 
 
@@ -45,27 +45,23 @@ def main(options: DataEfficiencyOptions) -> int:
         values = getattr(options, name)
         if not values or len(set(values)) < len(values):
             raise InputError(f"--{name.replace('_', '-')} is {values}; name at least one, each once")
-    for name in ("run_dir", "json", "overwrite", "seed", "held_out"):
+    for name in ("run_dir", "json", "overwrite", "resume", "fork", "seed", "held_out"):
         if getattr(options.train, name) != getattr(TrainOptions, name):
             raise InputError(f"--train.{name.replace('_', '-')} cannot be chosen; every run here has its own")
     if options.train.split == "none":
         raise InputError("--train.split none holds nothing out; choose another split")
     for share in options.held_out:  # before hours of training
-        task = checkpoint.task_of(task_config_of(dataclasses.replace(options.train, held_out=share), 0))
+        task = runs.task_of(task_config_of(dataclasses.replace(options.train, held_out=share), 0))
         held_out = np.bincount(task.problems[task.held_out_rows, 1], minlength=len(task.tokenizer.operations))
         for operation, count in zip(task.tokenizer.operations, held_out, strict=True):
             if not count:
                 raise InputError(f"--held-out {share:g} holds out no problem of {operation!r}; take a larger share")
-    try:
-        runs = [run(options, share, seed) for share in options.held_out for seed in options.seeds]
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on with what is missing", file=sys.stderr)
-        return 130
-    result = {"runs": runs, "shares": shares(runs)}
-    checkpoint.write_json(options.out / "data_efficiency.json", result)
+    results = [run(options, share, seed) for share in options.held_out for seed in options.seeds]
+    result = {"runs": results, "shares": shares(results)}
+    runs.write_json(options.out / "data_efficiency.json", result)
     figure(options.out / "data_efficiency.png", result["shares"])
 
-    operations = list(runs[0]["by_operation"])
+    operations = list(results[0]["by_operation"])
     rows = []
     for row in result["shares"]:
         matches = [row[name] for name in ("all", *operations)]
@@ -91,20 +87,21 @@ def run(options: DataEfficiencyOptions, share: float, seed: int) -> dict[str, An
         with contextlib.redirect_stdout(io.StringIO()):  # its tables; they are in its folder
             status = train.main(wanted)
         if status:
-            raise KeyboardInterrupt
-        checkpoint.write_json(made_by, said)
+            print("stopped; the same command goes on with what is missing", file=sys.stderr)
+            sys.exit(status)
+        runs.write_json(made_by, said)
     elif json.loads(made_by.read_text(encoding="utf-8")) != said:
         raise InputError(f"{folder} was trained with other options; choose another --out")
-    summary = json.loads((folder / checkpoint.SUMMARY).read_text(encoding="utf-8"))
+    summary = json.loads((folder / runs.SUMMARY).read_text(encoding="utf-8"))
     kept = ("seed", "n_train", "held_out_exact_match", "train_exact_match", "by_operation", "steps")
     return {"held_out": share, **{key: summary[key] for key in kept}}
 
 
-def shares(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def shares(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return for each held-out share the exact matches of its seeds, in all and by operation, from worst to best."""
     rows = []
-    for share in dict.fromkeys(run["held_out"] for run in runs):
-        same = [run for run in runs if run["held_out"] == share]
+    for share in dict.fromkeys(run["held_out"] for run in results):
+        same = [run for run in results if run["held_out"] == share]
         matches = {"all": sorted(run["held_out_exact_match"] for run in same)}
         for operation in same[0]["by_operation"]:
             matches[operation] = sorted(run["by_operation"][operation]["held_out_exact_match"] for run in same)

@@ -13,7 +13,7 @@ from pathlib import Path
 import tyro
 
 import jaxcalc
-from jaxcalc import checkpoint, report
+from jaxcalc import report, runs
 from jaxcalc.errors import InputError
 
 
@@ -32,7 +32,7 @@ class ExploreOptions:
 
 
 def main(options: ExploreOptions) -> int:
-    path = options.output or options.run / checkpoint.EXPLORER
+    path = options.output or options.run / runs.EXPLORER
     page = jaxcalc.explorer(options.run)
     try:
         size = path.write_bytes(page.html.encode())

@@ -21,7 +21,7 @@ import tyro
 from lens_findings import as_text, claims, stable
 
 import jaxcalc
-from jaxcalc import checkpoint, landscape, lens, report
+from jaxcalc import landscape, lens, report, runs
 from jaxcalc.blame import take_step
 from jaxcalc.errors import InputError
 from jaxcalc.tasks import Task
@@ -63,16 +63,16 @@ def main(options: LensOptions) -> int:
     started = time.perf_counter()
     if not options.runs:
         raise InputError("name at least one run folder, such as runs/calculator")
-    runs = [jaxcalc.load_run(path) for path in options.runs]
-    for run in runs[1:]:
-        if run.task.tokenizer != runs[0].task.tokenizer or run.config["model"] != runs[0].config["model"]:
+    loaded = [jaxcalc.load_run(path) for path in options.runs]
+    for run in loaded[1:]:
+        if run.task.tokenizer != loaded[0].task.tokenizer or run.config["model"] != loaded[0].config["model"]:
             raise InputError(
-                f"{run.path} has other operations, numbers or sizes than {runs[0].path}; compare like runs"
+                f"{run.path} has other operations, numbers or sizes than {loaded[0].path}; compare like runs"
             )
-    if len(runs) > 1 and options.step is not None:
+    if len(loaded) > 1 and options.step is not None:
         raise InputError("--step looks at one run's snapshot; leave out the other runs")
-    shown = runs[0]
-    params = shown.params if options.step is None else checkpoint.load_snapshot(shown, options.step).params
+    shown = loaded[0]
+    params = shown.params if options.step is None else runs.load_snapshot(shown, options.step).params
     example = one_question(params, shown.task, options.question)
     default = "lens" if options.step is None else f"lens_step_{options.step}"
     folder = shown.path / default if options.out is None else options.out
@@ -87,23 +87,23 @@ def main(options: LensOptions) -> int:
     history = while_it_learns(shown, step=options.step)
     surroundings = around(shown, params, options.step)
     findings = claims(found, blank)
-    others = [claims(measure(run.params, run.task), blank) for run in runs[1:]]
+    others = [claims(measure(run.params, run.task), blank) for run in loaded[1:]]
 
     result = {
         "run": str(shown.path),
         "seed": shown.summary["seed"],
         "step": options.step,
-        "other_runs": [{"run": str(run.path), "seed": run.summary["seed"]} for run in runs[1:]],
+        "other_runs": [{"run": str(run.path), "seed": run.summary["seed"]} for run in loaded[1:]],
         "findings": findings,
         "stable": stable(findings, others),
         "question": example,
         "measures": found,
         "while_it_learns": history,
         "landscape": surroundings,
-        "versions": report.versions(),
+        "versions": runs.versions(),
         "device": jax.devices()[0].device_kind,
     }
-    checkpoint.write_json(folder / "findings.json", result)
+    runs.write_json(folder / "findings.json", result)
     figures = lens_figures.draw(folder, example, found, blank[0], history, surroundings)
     text = as_text(result, figures, N_CONTROLS)
     (folder / "findings.md").write_text(text, encoding="utf-8")
@@ -259,7 +259,7 @@ def outputs(params: jaxcalc.Params, task: Task, rows: np.ndarray) -> dict[str, A
 
 def while_it_learns(run: jaxcalc.Run, step: int | None) -> dict[str, Any] | None:
     """Return exact match, surprise, probes and sharpness at each snapshot up to `step`; None where there is none."""
-    steps = [s for s in checkpoint.snapshot_steps(run.path) if step is None or s <= step]
+    steps = [s for s in runs.snapshot_steps(run.path) if step is None or s <= step]
     if not steps:
         return None
     rows = np.arange(len(run.task.tokens))
@@ -269,7 +269,7 @@ def while_it_learns(run: jaxcalc.Run, step: int | None) -> dict[str, Any] | None
     answers = np.asarray(run.task.problems)[some, 3]
     table = []
     for at in steps:
-        params = checkpoint.load_snapshot(run, at).params
+        params = runs.load_snapshot(run, at).params
         logits = jaxcalc.apply(params, tokens)
         states = lens.answer_states(params, run.task, some)[-1]
         scores = {name: float(lens.probe(jax.random.key(0), states, jnp.asarray(labels), n_classes))
@@ -285,7 +285,7 @@ def while_it_learns(run: jaxcalc.Run, step: int | None) -> dict[str, Any] | None
             "sharpness_error": float(error),
         })  # fmt: skip
     half = min(table, key=lambda row: abs(row["exact_match_all"] - 0.5))["step"]
-    mistakes = confusions(checkpoint.load_snapshot(run, half).params, run.task, rows)
+    mistakes = confusions(runs.load_snapshot(run, half).params, run.task, rows)
     return {"n_problems": len(small.tokens), "snapshots": table, "mistakes_step": half, "mistakes": mistakes}
 
 
@@ -311,13 +311,13 @@ def confusions(params: jaxcalc.Params, task: Task, rows: np.ndarray) -> dict[str
 
 def around(run: jaxcalc.Run, params: jaxcalc.Params, step: int | None) -> dict[str, Any] | None:
     """Return the loss along the direction of the run's next step and along two random ones, all of one length."""
-    steps = checkpoint.snapshot_steps(run.path)
+    steps = runs.snapshot_steps(run.path)
     if not steps:
         return None
-    state = checkpoint.load_snapshot(run, steps[-1] if step is None else step)
+    state = runs.load_snapshot(run, steps[-1] if step is None else step)
     batch = lens.read(run.task, np.random.default_rng(0).choice(len(run.task.tokens), BATCH, replace=False))[1]
     grads = jax.jit(jax.grad(jaxcalc.loss))(params, batch)
-    update = take_step(checkpoint.optimizer_of(run.config), grads, state.opt_state,
+    update = take_step(runs.optimizer_of(run.config), grads, state.opt_state,
                        params).update  # fmt: skip
     directions = {f"random {i + 1}": landscape.random_direction(jax.random.key(i), params) for i in range(2)}
     norm = jaxcalc.summary(directions["random 1"]).rows["total"]["norm"]

@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from train import ModelOptions, TaskOptions, steps_a_call, task_config_of  # beside this script
+from train_options import ModelOptions, TaskOptions, task_config_of  # beside this script
 
 import jaxcalc
-from jaxcalc import checkpoint, population, report
+from jaxcalc import population, report, runs
 from jaxcalc.errors import InputError
 from jaxcalc.training import DEFAULT_LEARNING_RATE, DEFAULT_WEIGHT_DECAY, OptimizerName
 
@@ -63,7 +63,7 @@ def main(options: SweepOptions) -> int:
     if path.exists():
         raise InputError(f"{path} exists; choose another --out or remove it")
     # A first look at everything that can be wrong, before anything is written.
-    tasks = {seed: checkpoint.task_of(task_config_of(options, seed)) for seed in options.seeds}
+    tasks = {seed: runs.task_of(task_config_of(options, seed)) for seed in options.seeds}
     for task in tasks.values():
         if not task.held_out_rows.size:
             raise InputError(f"--split {options.split} holds nothing out, and a sweep is judged by held-out problems")
@@ -73,7 +73,7 @@ def main(options: SweepOptions) -> int:
 
     options.out.mkdir(parents=True, exist_ok=True)
     config = dataclasses.asdict(dataclasses.replace(options, learning_rate=rates, weight_decay=decays))
-    result: dict[str, Any] = {"config": config, "versions": report.versions(),
+    result: dict[str, Any] = {"config": config, "versions": runs.versions(),
                               "device": jax.devices()[0].device_kind, "models": []}  # fmt: skip
     for seed, task in tasks.items():
         started = time.perf_counter()
@@ -115,7 +115,7 @@ def train_grid(
     rates, decays = np.array(grid).T
     make_tx = functools.partial(jaxcalc.make_optimizer, options.optimizer, options.steps)
     state = population.create_state(population.init(seeds, config), make_tx, learning_rate=rates, weight_decay=decays)
-    n_steps = steps_a_call(options.steps, most=50)
+    n_steps = max(n for n in range(1, 51) if options.steps % n == 0)  # one compiled program does them all
     metrics: jaxcalc.Metrics = {}
     for _ in range(options.steps // n_steps):
         state, metrics = population.train_steps(

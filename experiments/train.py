@@ -3,224 +3,238 @@
 python experiments/train.py                # the default model, about a minute on two CPU cores
 python experiments/train.py --split none   # hold nothing out: all or all but one of 11,344 answers are right
 python experiments/train.py --ops plus minus --max-number 20 --run-dir runs/small
+python experiments/train.py --resume runs/calculator                 # go on where it was stopped, or killed
+python experiments/train.py --resume runs/calculator --steps 2000    # go on for longer
+python experiments/train.py --fork runs/calculator@290 --seed 1 --run-dir runs/fork
 """
 
-import dataclasses
+import contextlib
 import json
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
+from train_options import CHUNK, TrainOptions, check, configure, defaults, fork_of
 
 import jaxcalc
-from jaxcalc import checkpoint, report
+from jaxcalc import backprop, checkpoint, report, runs
 from jaxcalc.errors import InputError
-from jaxcalc.tasks import LossOn, Split, Task
-from jaxcalc.tokenizer import Output
-from jaxcalc.training import DEFAULT_LEARNING_RATE, DEFAULT_WEIGHT_DECAY, OptimizerName
+from jaxcalc.share import save_params
+from jaxcalc.tasks import Task
 
-RARE = ("times", "divided by")  # operations with few problems in the table
 CHECKS = 30  # how often the held-out problems are decoded during a run
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelOptions:
-    d_model: int = 64
-    """Width of the residual stream."""
-    n_heads: int = 4
-    """Attention heads in a block; they must divide the width."""
-    d_ff: int = 256
-    """Hidden width of the feed-forward layers."""
-    n_layers: int = 2
-    """Blocks."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskOptions:
-    ops: tuple[str, ...] = ("plus", "minus", "times", "divided-by")
-    """Operations, one or more of: plus minus times divided-by."""
-    max_number: int = 99
-    """Largest operand and largest answer."""
-    output: Output = "words"
-    """How answers are written: in words, in digits, or in digits reversed."""
-    split: Split = "orbit"
-    """What stays together when problems are held out: a + b with b + a (orbit), all problems of one fact
-    (family), or nothing (random). Or hold nothing out (none)."""
-    held_out: float = 0.1
-    """Share of each operation's problems that training never sees."""
-    copies: int = 3
-    """How often an epoch visits each times and divided-by problem, of which there are few."""
-    inverse_copies: int = 2
-    """How often it visits their inverse questions, such as "nine equals divided by six" for 54 / 6; 0 for never."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainOptions(TaskOptions):
-    """Train a calculator language model and leave a run folder that answers questions."""
-
-    run_dir: Path = Path("runs/calculator")
-    """Folder to write; it must not hold a run yet."""
-    overwrite: bool = False
-    """Replace the run that is in the folder."""
-    json: bool = False
-    """Print the summary as JSON to stdout, and the tables to stderr."""
-    seed: int = 0
-    """Chooses the held-out problems, the first weights and the order of the batches."""
-    steps: int = 1_200
-    """Training steps."""
-    batch_size: int = 512
-    """Problems in each step."""
-    optimizer: OptimizerName = "muon"
-    """How gradients become steps."""
-    learning_rate: float | None = None
-    """Peak of the learning rate after warm-up; the optimizer's own default if left out."""
-    weight_decay: float | None = None
-    """Weight decay; the optimizer's own default if left out."""
-    clip_norm: float | None = None
-    """Scale gradients of a larger norm than this down to it; no clipping if left out."""
-    loss_on: LossOn = "answer"
-    """Which tokens the loss is on: the answer and its end, or all."""
-    snapshots: int = 12
-    """How many snapshots of the training state to keep, the first of step 0 and the others at log-spaced steps."""
-    model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
+NOT_FINITE = 3  # the exit status where a step was not finite
 
 
 def main(options: TrainOptions) -> int:
     started = time.perf_counter()
     # Everything that can be wrong with the options is found before a file is touched.
     check(options)
-    task_config = task_config_of(options, options.seed)
-    task = checkpoint.task_of(task_config)
-    model = jaxcalc.ModelConfig(
-        vocab_size=task.vocab_size, context_length=task.context_length, **dataclasses.asdict(options.model)
-    )
-    jax.eval_shape(lambda: jaxcalc.batch_at(task, options.seed, 0, options.batch_size))  # refuses a wrong size
-    training = ("seed", "steps", "batch_size", "optimizer", "learning_rate", "weight_decay", "clip_norm", "loss_on")
-    config: dict[str, Any] = {"task": task_config, "model": dataclasses.asdict(model)}
-    config |= {name: getattr(options, name) for name in training}
-    # A run says its numbers, whatever later versions take by default.
-    if options.learning_rate is None:
-        config["learning_rate"] = DEFAULT_LEARNING_RATE[options.optimizer]
-    if options.weight_decay is None:
-        config["weight_decay"] = DEFAULT_WEIGHT_DECAY[options.optimizer]
-    tx = checkpoint.optimizer_of(config)
-    checkpoint.start_run(options.run_dir, config, options.overwrite)
-
+    path = options.resume or options.run_dir
+    config = configure(options)
+    task = runs.task_of(config["task"])
+    jax.eval_shape(lambda: jaxcalc.batch_at(task, config["seed"], 0, config["batch_size"]))  # refuses a wrong size
     console = Console(stderr=options.json)
-    init = jax.jit(jaxcalc.init, static_argnums=1, compiler_options=report.QUICK_TO_COMPILE)
-    untrained = init(jax.random.key(options.seed), model)
-    console.print(report.parameters_table(untrained), "", report.problems_table(task), "", sep="\n")
-    params, log = train(options, task, jaxcalc.create_state(untrained, tx), started)
-    summary = finish(options, task, params, log, started, console)
+    with signals() as caught, opened(options, path, config) as (state, metrics_file):
+        console.print(report.parameters_table(state.params), "", report.problems_table(task), "", sep="\n")
+        with metrics_file:
+            state, log = train(path, config, task, state, metrics_file, caught, started)
+        if log["stopped"]:
+            print(log["stopped"], file=sys.stderr)
+            result, status = {"steps": int(state.step), "stopped": log["stopped"]}, log["status"]
+        else:
+            # All is saved: from here on a signal need not wait.
+            for number in SIGNALS:
+                signal.signal(number, lambda number, _: sys.exit(128 + number))
+            result, status = finish(path, config, task, state.params, log, started, console), 0
     if options.json:
-        print(json.dumps(summary, ensure_ascii=False))
-    return 130 if log["interrupted"] else 0
+        print(json.dumps(result, ensure_ascii=False))
+    return status
 
 
-def task_config_of(options: TaskOptions, seed: int) -> dict[str, Any]:
-    """Return the arguments of `jaxcalc.calculator` that the options stand for."""
-    return {
-        "operations": [name.replace("-", " ") for name in options.ops],
-        "max_number": options.max_number,
-        "output": options.output,
-        "split": options.split,
-        "held_out": options.held_out,
-        "seed": seed,
-        "copies": dict.fromkeys(RARE, options.copies),
-        "inverse_copies": dict.fromkeys(RARE, options.inverse_copies),
-    }
+@contextlib.contextmanager
+def opened(
+    options: TrainOptions, path: Path, config: dict[str, Any]
+) -> Iterator[tuple[jaxcalc.TrainState, runs.Metrics]]:
+    """Hold the run's folder for writing; yield the state from which training goes on, and the file of its metrics."""
+    if not options.resume:
+        runs.check_free(path, options.overwrite)
+    with runs.writing(path):
+        if options.resume:
+            state, manifest = runs.resume(path, config, lambda text: print(f"warning: {text}", file=sys.stderr))
+            step = int(state.step)
+            if config["steps"] < step or (config["steps"] == step and (path / runs.SUMMARY).exists()):
+                raise InputError(
+                    f"{path} has been trained for {step:,} steps; --steps {config['steps']:,} asks for no more"
+                )
+            metrics_file = runs.Metrics(path / runs.METRICS, manifest["metrics"])
+            (path / runs.SUMMARY).unlink(missing_ok=True)
+            runs.write_json(path / runs.CONFIG, config)
+        else:
+            state = forked(options, config) if options.fork else untrained(config)
+            runs.start_run(path, config, options.overwrite)
+            metrics_file = runs.Metrics(path / runs.METRICS)
+        yield state, metrics_file
 
 
-def check(options: TrainOptions) -> None:
-    """Raise `InputError` for a number that nothing in the library would refuse by the name of its flag."""
-    for name, least in (
-        ("steps", 1),
-        ("batch_size", 1),
-        ("copies", 1),
-        ("inverse_copies", 0),
-        ("seed", 0),
-        ("snapshots", 0),
-    ):
-        value = getattr(options, name)
-        if not least <= value < 2**31:
-            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be from {least} to {2**31 - 1:,}")
+def untrained(config: dict[str, Any]) -> jaxcalc.TrainState:
+    """Return the state of step 0."""
+    init = jax.jit(jaxcalc.init, static_argnums=1, compiler_options=report.QUICK_TO_COMPILE)
+    params = init(jax.random.key(config["seed"]), jaxcalc.ModelConfig(**config["model"]))
+    return jaxcalc.create_state(params, runs.optimizer_of(config))
 
 
-def train(options: TrainOptions, task: Task, state: jaxcalc.TrainState, started: float) -> tuple[Any, dict[str, Any]]:
-    """Return the trained parameters and what happened on the way; writes metrics.jsonl."""
-    n_steps = steps_a_call(options.steps, most=10)
-    settings = {"n_steps": n_steps, "batch_size": options.batch_size, "loss_on": options.loss_on}
+def forked(options: TrainOptions, config: dict[str, Any]) -> jaxcalc.TrainState:
+    """Return the state that --fork names, to go on under the options of the new run."""
+    run, step = fork_of(options)
+    state, _ = runs.load_checkpoint(run, runs.read_config(run), step)
+    return state.replace(tx=runs.optimizer_of(config))
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[list[int]]:
+    """Note the first SIGINT or SIGTERM in the list that is yielded; the second ends the process at once."""
+    caught: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        caught.append(number)
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        print("\nstopping after these steps; a second time ends at once and saves nothing", file=sys.stderr)
+
+    previous = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def train(
+    path: Path,
+    config: dict[str, Any],
+    task: Task,
+    state: jaxcalc.TrainState,
+    metrics_file: runs.Metrics,
+    caught: list[int],
+    started: float,
+) -> tuple[jaxcalc.TrainState, dict[str, Any]]:
+    """Return the trained state and what happened on the way; writes metrics.jsonl and checkpoints."""
+    seed, last = config["seed"], config["steps"]
+    settings = {"n_steps": CHUNK, "batch_size": config["batch_size"], "loss_on": config["loss_on"]}
     watched, rows = ("held-out", task.held_out_rows) if task.held_out_rows.size else ("training", task.train_rows[::10])
-    log: dict[str, Any] = {"watched": watched, "losses": [], "checks": [], "interrupted": False}
+    step = int(state.step)
+    n_skipped = sum("skipped" in row for row in runs.read_metrics(path))
+    log: dict[str, Any] = {"first_step": step, "watched": watched, "stopped": "", "status": 0}
+    info = {"config": config, "vocabulary": list(task.tokenizer.vocabulary), "environment": runs.environment()}
+    kept = set(config["snapshot_steps"])
+    writer = checkpoint.Writer(path / runs.CHECKPOINTS, info, kept, config["keep"])
 
-    def interrupt(*_: object) -> None:
-        log["interrupted"] = True
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        print("\nstopping after these steps; Ctrl-C again ends at once and saves nothing", file=sys.stderr)
+    def save() -> None:
+        if step not in runs.snapshot_steps(path):
+            writer.save(state, metrics=metrics_file.mark())
 
-    def snapshot(step: int) -> None:
-        if options.snapshots and (step in kept or log["interrupted"]):
-            checkpoint.save_snapshot(options.run_dir, state)
-
-    kept = snapshot_steps(options.snapshots, n_steps, options.steps)
-    snapshot(0)
-    previous = signal.signal(signal.SIGINT, interrupt)
-    progress = report.ProgressLine(options.steps, options.batch_size, watched)
-    with progress, (options.run_dir / checkpoint.METRICS).open("w", encoding="utf-8") as metrics_file:
+    with report.ProgressLine(last, config["batch_size"], watched) as progress:
         clock = time.perf_counter()
-        steps = jaxcalc.train_steps.lower(state, task, seed=options.seed, **settings).compile()
+        steps = jaxcalc.train_steps.lower(state, task, seed=seed, stop=last, **settings).compile()
         log["before"] = jaxcalc.evaluate(state.params, task, examples(task))
         log["compile"] = time.perf_counter() - clock
 
         clock = time.perf_counter()
-        for step in range(n_steps, options.steps + 1, n_steps):
-            state, metrics = steps(state, task, seed=options.seed)
-            write_metrics(metrics_file, step - n_steps, metrics)
-            log["losses"] += np.asarray(metrics["loss"]).tolist()
+        save()
+        while step < last and not caught:
+            start = step - step % CHUNK
+            stop = min(start + CHUNK, last)
+            state, metrics = steps(state, task, seed=seed, stop=stop)
+            done = int(state.step)
+            lines = step_lines(step, done, metrics)
+            metrics_file.write(*lines)
+            step = done
+            if step < stop:  # the step after it was not finite
+                wrong = examine(path, config, task, state, metrics)
+                if n_skipped == config["skip_nonfinite"]:
+                    log |= {"stopped": stopped_by_nonfinite(path, wrong, step, n_skipped), "status": NOT_FINITE}
+                    break
+                n_skipped, step, state = n_skipped + 1, step + 1, state.replace(step=state.step + 1)
+                print(f"warning: {wrong}; step {step:,} is left out", file=sys.stderr)
+                metrics_file.write({"step": step, "skipped": wrong})
+                if step < stop:
+                    continue
             match = None
-            if step * CHECKS // options.steps > (step - n_steps) * CHECKS // options.steps or log["interrupted"]:
+            if step * CHECKS // config["schedule_steps"] > start * CHECKS // config["schedule_steps"]:
                 evaluation = jaxcalc.evaluate(state.params, task, rows)
                 match = evaluation.exact_match
                 shares = {name: row["exact_match"] for name, row in evaluation.by_operation().items()}
                 seconds = time.perf_counter() - started
-                check = {"step": step, f"{watched}_exact_match": match, "by_operation": shares, "seconds": seconds}
-                log["checks"].append(check)
-                metrics_file.write(json.dumps(check) + "\n")
-            progress.update(step, log["losses"][-1], match)
-            snapshot(step)
-            if log["interrupted"]:
-                break
+                metrics_file.write(
+                    {"step": step, f"{watched}_exact_match": match, "by_operation": shares, "seconds": seconds}
+                )
+            if lines:
+                progress.update(step, lines[-1]["loss"], match)
+            every = config["checkpoint_every"]
+            if step in kept or step // every > start // every or writer.failed():
+                save()
         jax.block_until_ready(state)
         log["train"] = time.perf_counter() - clock
-    signal.signal(signal.SIGINT, previous)
-    return state.params, log
+        writer.wait()
+        save()
+        writer.wait()
+    if caught and not log["stopped"]:
+        log |= {"stopped": stopped_by_signal(path, caught[0], step, last), "status": 128 + caught[0]}
+    return state, log | {"n_skipped": n_skipped}
 
 
-def steps_a_call(steps: int, most: int) -> int:
-    """Return the largest divisor of `steps` up to `most`, so that one compiled program does them all."""
-    return max(n for n in range(1, most + 1) if steps % n == 0)
+def step_lines(first: int, done: int, metrics: jaxcalc.Metrics) -> list[dict[str, Any]]:
+    """Return a line for each of the steps `first` + 1, …, `done`."""
+    columns = {name: np.asarray(values)[: done - first].tolist() for name, values in metrics.items()}
+    return [
+        {"step": step, **dict(zip(columns, values, strict=True))}
+        for step, values in enumerate(zip(*columns.values(), strict=True), first + 1)
+    ]
 
 
-def snapshot_steps(n: int, every: int, last: int) -> set[int]:
-    """Return step 0 and at most n − 1 log-spaced multiples of `every`, the last of them `last`."""
-    spaced = np.geomspace(last, every, n - 1) if n > 1 else np.zeros(0)
-    return {0, *(np.round(spaced / every).astype(int) * every).tolist()}
+def examine(path: Path, config: dict[str, Any], task: Task, state: jaxcalc.TrainState, metrics: jaxcalc.Metrics) -> str:
+    """Save the batch of a step that was not finite, and return what was wrong and where it began."""
+    step = int(state.step)
+    batch = jaxcalc.batch_at(task, config["seed"], step, config["batch_size"], config["loss_on"])
+    found = backprop.first_nonfinite(state.params, batch)
+    values = {name: float(metrics[name][-1]) for name in ("loss", "grad_norm")}  # the last row is of that step
+    file = runs.save_nonfinite(path, step + 1, batch, found, values)
+    return (
+        f"step {step + 1:,} is not finite (loss {values['loss']:.4g}, gradient norm {values['grad_norm']:.4g}), "
+        f"first in: {found or 'the update'}; its batch is in {file}"
+    )
 
 
-def write_metrics(file: Any, first: int, metrics: jaxcalc.Metrics) -> None:
-    """Write one line for each of the steps `first` + 1, `first` + 2, …"""
-    columns = {name: np.asarray(values).tolist() for name, values in metrics.items()}
-    for index, values in enumerate(zip(*columns.values(), strict=True)):
-        file.write(json.dumps({"step": first + index + 1, **dict(zip(columns, values, strict=True))}) + "\n")
+def stopped_by_nonfinite(path: Path, wrong: str, step: int, n_skipped: int) -> str:
+    """Return what to say where a step is not finite."""
+    return (
+        f"Stopped: {wrong}. The state of step {step:,}, before it, is saved. Leave such a step out with:\n"
+        f"  python experiments/train.py --resume {path} --skip-nonfinite {n_skipped + 1}"
+    )
+
+
+def stopped_by_signal(path: Path, number: int, step: int, last: int) -> str:
+    """Return what to say after a signal."""
+    return (
+        f"Stopped by {signal.Signals(number).name} after {step:,} of {last:,} steps, all of which are saved.\n"
+        f"Go on:        python experiments/train.py --resume {path}\n"
+        f"Finish here:  python experiments/train.py --resume {path} --steps {step}"
+    )
 
 
 def finish(
-    options: TrainOptions,
+    path: Path,
+    config: dict[str, Any],
     task: Task,
     params: jaxcalc.Params,
     log: dict[str, Any],
@@ -234,47 +248,48 @@ def finish(
     evaluated = time.perf_counter() - clock
 
     errors = report.errors_of(held_out, training)
-    n_done = len(log["losses"])
-    checkpoint.save_params(options.run_dir / checkpoint.MODEL, params)
-    report.learning_curve(options.run_dir / checkpoint.CURVE, log["losses"], log["checks"], log["watched"])
+    n_done = config["steps"] - log["first_step"]
+    accuracy = {"held_out_exact_match": held_out.exact_match, "train_exact_match": training.exact_match}
+    described = {"config": config, "vocabulary": list(task.tokenizer.vocabulary), "accuracy": accuracy}
+    save_params(path / runs.MODEL, params, {**described, "versions": runs.versions()})
+    report.learning_curve(path / runs.CURVE, runs.read_metrics(path), log["watched"])
     summary = {
         "n_params": jaxcalc.count(params),
         "n_train": len(training.rows),
         "n_held_out": len(held_out.rows),
-        "held_out_exact_match": held_out.exact_match,
-        "train_exact_match": training.exact_match,
+        **accuracy,
         "by_operation": report.by_operation(held_out, training),
         "errors": errors,
-        "steps": n_done,
-        "interrupted": log["interrupted"],
-        "examples_per_second": n_done * options.batch_size / log["train"],
+        "steps": config["steps"],
+        "first_step": log["first_step"],
+        "skipped_steps": log["n_skipped"],
+        "examples_per_second": n_done * config["batch_size"] / log["train"],
         "seconds": {
             "compile": log["compile"],
             "train": log["train"],
             "evaluate": evaluated,
             "total": time.perf_counter() - started,
         },
-        "seed": options.seed,
-        "split": options.split,
-        "versions": report.versions(),
+        "seed": config["seed"],
+        "split": config["task"]["split"],
+        "versions": runs.versions(),
         "device": jax.devices()[0].device_kind,
     }
-    checkpoint.write_json(options.run_dir / checkpoint.SUMMARY, summary)
+    runs.write_json(path / runs.SUMMARY, summary)
+    checkpoint.prune(path / runs.CHECKPOINTS, config["snapshot_steps"], newest=1)
 
-    console.print(report.before_and_after_table(log["before"], after), "", sep="\n")
+    console.print(report.before_and_after_table(log["before"], after, log["first_step"]), "", sep="\n")
     console.print(report.accuracy_table(held_out, training), "", report.errors_table(errors), "", sep="\n")
-    if log["interrupted"]:
-        console.print(f"Stopped by Ctrl-C after {n_done:,} of {options.steps:,} steps.")
     seconds = summary["seconds"]
     console.print(
-        f"{n_done:,} steps of {options.batch_size} in {seconds['train']:.1f} s "
+        f"{n_done:,} steps of {config['batch_size']} in {seconds['train']:.1f} s "
         f"({summary['examples_per_second']:,.0f} examples/s), {seconds['compile']:.1f} s of compiling before, "
-        f"{seconds['total']:.1f} s in all. Saved in {options.run_dir}.\n\nTry next:\n"
-        f'  python experiments/ask.py {options.run_dir} "two plus three"\n'
-        f"  python experiments/evaluate.py {options.run_dir}\n"
-        f"  python experiments/explore.py {options.run_dir}"
-        + f'\n  python experiments/watch.py {options.run_dir} "two plus three" --replay' * bool(options.snapshots)
-        + f"\n  python experiments/lens.py {options.run_dir}",
+        f"{seconds['total']:.1f} s in all. Saved in {path}.\n\nTry next:\n"
+        f'  python experiments/ask.py {path} "two plus three"\n'
+        f"  python experiments/evaluate.py {path}\n"
+        f"  python experiments/explore.py {path}"
+        + f'\n  python experiments/watch.py {path} "two plus three" --replay' * bool(config["snapshots"])
+        + f"\n  python experiments/lens.py {path}",
         highlight=False,
         soft_wrap=True,
     )
@@ -292,4 +307,4 @@ def examples(task: Task, most: int = 12) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    sys.exit(report.run_script(main, TrainOptions))
+    sys.exit(report.run_script(main, TrainOptions, defaults))

@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 
 import jaxcalc
-from jaxcalc import checkpoint, report, training
+from jaxcalc import report, runs, training
 from jaxcalc.backprop import Backward, check_finite, collect, stages, walk
 from jaxcalc.blame import (
     Step,
@@ -112,11 +112,11 @@ def read(task: jaxcalc.Task, question: str) -> Lesson:
 
 def replay(run: jaxcalc.Run, lesson: Lesson) -> dict[str, Any]:
     """Return what the run would have said at each of its snapshots."""
-    steps = checkpoint.snapshot_steps(run.path)
+    steps = runs.snapshot_steps(run.path)
     if not steps:
         raise InputError(f"{run.path} has no snapshots; train it again with --snapshots")
     logits = jax.jit(lambda params: jaxcalc.apply(params, lesson.batch.tokens[:, :-1])[0, -1])
-    answers = [predict(run, lesson, logits(checkpoint.load_snapshot(run, step).params)) for step in steps]
+    answers = [predict(run, lesson, logits(runs.load_snapshot(run, step).params)) for step in steps]
     return {
         **asked(run, lesson),
         "replay": [{"step": step, **answer} for step, answer in zip(steps, answers, strict=True)],
@@ -157,8 +157,8 @@ def make_step(
     else:
         config = run.config
         name, rate, n_steps, of = config["optimizer"], config["learning_rate"], config["steps"], "the run's own"
-        tx, opt_state = checkpoint.optimizer_of(config), state.opt_state
-        unclipped = checkpoint.optimizer_of({**config, "clip_norm": None}) if config["clip_norm"] else None
+        tx, opt_state = runs.optimizer_of(config), state.opt_state
+        unclipped = runs.optimizer_of({**config, "clip_norm": None}) if config["clip_norm"] else None
     quick = jax.jit(take_step, static_argnums=(0, 4), compiler_options=report.QUICK_TO_COMPILE)
     step = quick(tx, grads, opt_state, state.params, unclipped)
     peak = training.DEFAULT_LEARNING_RATE[name] if rate is None else rate
@@ -183,8 +183,8 @@ def study(params: jaxcalc.Params, batch: jaxcalc.Batch) -> tuple[list[Backward],
 
 def watch(run: jaxcalc.Run, lesson: Lesson, options: WatchOptions) -> dict[str, Any]:
     """Return everything about one step of learning from one word."""
-    steps = checkpoint.snapshot_steps(run.path)
-    state = checkpoint.load_snapshot(run, max(steps, default=0) if options.step is None else options.step)
+    steps = runs.snapshot_steps(run.path)
+    state = runs.load_snapshot(run, max(steps, default=0) if options.step is None else options.step)
     params, batch = state.params, lesson.batch
     if options.weight is not None:
         find_weight(params, options.weight)  # refused before anything is computed

@@ -1,17 +1,18 @@
 """jaxcalc teaches a small transformer to calculate in English words, and shows how it learns."""
 
 from jaxcalc import backprop, blame, landscape, lens, population, sharding
-from jaxcalc.checkpoint import Run, load_params, load_run, save_params
 from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import Evaluation, evaluate
 from jaxcalc.losses import cross_entropy, loss, surprise
 from jaxcalc.model import ModelConfig, Params, apply, config_of, init, trace
 from jaxcalc.page import Explorer, explorer
+from jaxcalc.runs import Run, load_run
+from jaxcalc.share import load_params, save_params
 from jaxcalc.tasks import Batch, Task, batch_at, batch_of, calculator
 from jaxcalc.tokenizer import Tokenizer
 from jaxcalc.training import Metrics, TrainState, create_state, make_optimizer, train_step, train_steps
-from jaxcalc.trees import TreeTable, compare, count, named_leaves, summary
+from jaxcalc.trees import TreeTable, compare, count, fingerprint, named_leaves, summary
 from jaxcalc.words import number_to_words, words_to_number
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "cross_entropy",
     "evaluate",
     "explorer",
+    "fingerprint",
     "generate",
     "init",
     "landscape",

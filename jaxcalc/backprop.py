@@ -176,3 +176,58 @@ def collect(params: Params, walked: Iterable[Backward]) -> Params:
         (share,) = jax.linear_transpose(step.stage.select, params)(step.grads)
         total = jax.tree.map(jnp.add, total, share)
     return total
+
+
+class NonFinite(NamedTuple):
+    """Where a number that is not finite first appears in a step."""
+
+    stage: str
+    """Such as "block 0 mlp", or "batch"."""
+    what: str
+    """Of that stage: its "parameter", its "output", its "gradient" or the "message" that it hands back."""
+    leaf: str | None
+    """The dotted path of the parameter, where it is a parameter or a gradient; "mask" for the batch."""
+
+    def __str__(self) -> str:
+        return f"{self.stage}, {self.what}" + f" {self.leaf}" * (self.leaf is not None)
+
+
+def first_nonfinite(params: Params, batch: Batch, network: list[Stage] | None = None) -> NonFinite | None:
+    """Return the first stage that makes a number that is not finite, on the way forward and then on the way back.
+
+    A gradient whose squares add up to more than float32 holds counts as well, since its norm is infinite.
+    None where all is finite: then it was the update that was not.
+
+    Raises as `jaxcalc.apply` does.
+
+    >>> import jaxcalc
+    >>> task = jaxcalc.calculator()
+    >>> params = jaxcalc.init(jax.random.key(0), jaxcalc.ModelConfig(task.vocab_size))
+    >>> params["blocks"][1]["mlp"]["up"] = params["blocks"][1]["mlp"]["up"].at[3, 5].set(jnp.nan)
+    >>> print(first_nonfinite(params, jaxcalc.batch_at(task, 0, 0, 4)))
+    block 1 mlp, parameter blocks.1.mlp.up
+    """
+    if not _is_finite(batch.mask):
+        return NonFinite("batch", "mask", "mask")
+    network = stages(params, batch) if network is None else network
+    paths = jax.tree.unflatten(jax.tree.structure(params), named_leaves(params))
+    done = []
+    for step in forward(params, batch.tokens[:, :-1], network):
+        done.append(step)
+        own = jax.tree.leaves(step.stage.select(params))
+        for path, leaf in zip(jax.tree.leaves(step.stage.select(paths)), own, strict=True):
+            if not _is_finite(leaf):
+                return NonFinite(step.stage.name, "parameter", path)
+        if not _is_finite(step.output):
+            return NonFinite(step.stage.name, "output", None)
+    for step in backward(done):
+        for path, leaf in zip(jax.tree.leaves(step.stage.select(paths)), jax.tree.leaves(step.grads), strict=True):
+            if not _is_finite(jnp.square(leaf).sum()):
+                return NonFinite(step.name, "gradient", path)
+        if step.message_out is not None and not _is_finite(step.message_out):
+            return NonFinite(step.name, "message", None)
+    return None
+
+
+def _is_finite(array: Any) -> bool:
+    return bool(jnp.isfinite(array).all())

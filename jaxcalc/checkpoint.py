@@ -1,211 +1,298 @@
-"""Run folders on disk (host): what a training run leaves behind, and reading it back strictly.
+"""Checkpoints of a training run (host): Orbax, and what it takes to trust one.
 
-config.json        the options of the run, enough to rebuild its task and its untrained model
-metrics.jsonl      one line a training step; lines with held-out results between
-model.safetensors  the trained parameters, one array a leaf, named by its path
-snapshots/         the whole training state at some steps, such as 000040.safetensors: parameters and optimizer
-summary.json       the results; written last, so a run without it is unfinished
-learning_curve.png
-explorer.html      the page that explore.py makes of all this
+A folder `checkpoints/` holds a folder for each step, such as `000040/`: what Orbax wrote of the parameters and the
+optimizer state, and `manifest.json`. The manifest is written last, after the checkpoint was read back and its
+fingerprints were those of the arrays on the device; without one, a checkpoint does not count. It holds
+the fingerprint of every leaf, size and hash of every file, what the run says of itself, and a hash of all that.
+
+Order is by step number. No file's time is ever looked at.
 """
 
+import concurrent.futures
 import dataclasses
+import hashlib
 import json
+import os
+import shutil
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-import safetensors
-import safetensors.numpy
-from flax.traverse_util import unflatten_dict
 
 from jaxcalc.errors import InputError
-from jaxcalc.model import ModelConfig, Params, config_of, init
-from jaxcalc.tasks import Task, calculator
-from jaxcalc.training import TrainState, create_state, make_optimizer
-from jaxcalc.trees import named_leaves
+from jaxcalc.training import TrainState
+from jaxcalc.trees import fingerprint, named_leaves
 
-FORMAT = 2
-"""The version of the run folder's layout, written into config.json."""
-
-CONFIG, METRICS, MODEL, SUMMARY, CURVE, EXPLORER = (
-    "config.json", "metrics.jsonl", "model.safetensors", "summary.json", "learning_curve.png", "explorer.html",
-)  # fmt: skip
-SNAPSHOTS = "snapshots"
+MANIFEST = "manifest.json"
+DAMAGED = ".damaged"
+"""What the name of a damaged checkpoint ends in, once it was found to be one."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A finished run, read back."""
-
-    path: Path
-    config: dict[str, Any]
-    summary: dict[str, Any]
-    task: Task
-    params: Params
+class DamagedError(InputError):
+    """A checkpoint is not what was written: its files or its arrays have changed."""
 
 
-def start_run(path: Path, config: dict[str, Any], overwrite: bool) -> None:
-    """Make the folder of a new run and write its configuration.
+@dataclasses.dataclass
+class Writer:
+    """Saves checkpoints in the background, one at a time, verifies each and then deletes those not to be kept.
 
-    With `overwrite`, the files of an earlier run there are deleted, and only those.
-
-    Raises `InputError` where the folder is not empty (or, with `overwrite`, is not a
-    run's) and where it cannot be written.
+    The newest verified checkpoint is never deleted.
     """
-    try:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if not path.is_dir() or not (path / CONFIG).is_file():
-                raise InputError(f"{path} exists and is not a run folder; choose another --run-dir")
-            if not overwrite:
-                raise InputError(f"{path} holds a run already; choose another --run-dir or add --overwrite")
-            for name in (SUMMARY, METRICS, MODEL, CURVE, EXPLORER, CONFIG):
-                (path / name).unlink(missing_ok=True)
-            for step in snapshot_steps(path):
-                _snapshot(path, step).unlink()
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / CONFIG, {"format": FORMAT, **config})
-    except OSError as error:
-        raise InputError(f"cannot write to {path}: {error.strerror}; choose another --run-dir") from error
+
+    folder: Path
+    info: dict[str, Any]
+    """What the manifest of each checkpoint says of the run: a JSON object."""
+    kept: Container[int] = ()
+    """Steps whose checkpoints are kept for good."""
+    newest: int = 2
+    """How many of the others are kept, at least 1."""
+
+    def __post_init__(self) -> None:
+        if self.newest < 1:
+            raise InputError(f"newest is {self.newest}; at least the newest checkpoint is kept")
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
+        self._pending: concurrent.futures.Future[None] | None = None
+
+    def save(self, state: TrainState, **info: Any) -> None:
+        """Begin to save a state; returns as soon as its arrays are copied, so that they can be donated.
+
+        Raises `InputError` as `wait` does, for the save before.
+        """
+        self.wait()
+        step, arrays = int(state.step), _arrays(state)
+        path = _path(self.folder, step).absolute()
+        manifest = {"step": step, "leaves": fingerprint(arrays), **self.info, **info}
+        n_bytes = sum(leaf.nbytes for leaf in arrays.values())
+        checkpointer = _checkpointer()
+        try:
+            self.folder.mkdir(exist_ok=True)
+            remove(path)
+            checkpointer.save(path, arrays)
+        except _WRITE_ERRORS as error:
+            raise self._failure(path, n_bytes, error) from error
+
+        def finish() -> None:
+            try:
+                checkpointer.wait_until_finished()
+                _complete(path, manifest)
+                prune(self.folder, self.kept, self.newest)
+            except _WRITE_ERRORS as error:
+                raise self._failure(path, n_bytes, error) from error
+            finally:
+                checkpointer.close()
+
+        self._pending = self._thread.submit(finish)
+
+    def wait(self) -> None:
+        """Wait until the last save is complete.
+
+        Raises `InputError` where it could not be written, naming the file, its bytes and the checkpoints there are, and
+        where a leaf is not finite: such a state does not count as saved.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def failed(self) -> bool:
+        """Return whether a save that has ended failed; `wait` then says why."""
+        return self._pending is not None and self._pending.done() and self._pending.exception() is not None
+
+    def _failure(self, path: Path, n_bytes: int, error: Exception) -> InputError:
+        intact = ", ".join(f"{step:,}" for step in steps(self.folder) if _path(self.folder, step).name != path.name)
+        reason = " ".join(str(error).split())
+        return InputError(
+            f"cannot write {path} ({n_bytes:,} bytes of arrays): {reason:.300}; "
+            f"intact are the checkpoints of steps {intact or '(none)'}; make room and go on with --resume"
+        )
 
 
-def task_of(config: dict[str, Any]) -> Task:
-    """Return the task of a run from the "task" entry of its configuration, the arguments of `jaxcalc.calculator`."""
-    return calculator(**{**config, "operations": tuple(config["operations"])})
+def steps(folder: Path) -> list[int]:
+    """Return the steps whose checkpoints are complete, ascending."""
+    return sorted(int(path.parent.name) for path in folder.glob(f"*/{MANIFEST}") if path.parent.name.isdigit())
 
 
-def optimizer_of(config: dict[str, Any]) -> optax.GradientTransformation:
-    """Return the optimizer of a run from its configuration."""
-    return make_optimizer(config["optimizer"], config["steps"], config["learning_rate"], config["weight_decay"],
-                          config["clip_norm"])  # fmt: skip
+def restore(folder: Path, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """Return the state of a checkpoint, bit for bit as it was, and its manifest.
 
+    Args:
+      like: a state of JAX arrays or, as `jax.eval_shape` makes one, of shapes and dtypes. A leaf with a sharding is
+        restored to it, whatever the sharding was when it was saved.
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that is either whole or not there."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-def load_run(path: Path) -> Run:
-    """Return a finished run, its task rebuilt and its parameters validated.
-
-    Raises `InputError` for a folder that is missing, not a run, unfinished, written by
-    other code, or whose files contradict each other.
+    Raises `InputError` that lists every leaf in which the checkpoint differs from `like`, and `DamagedError` for
+    one that is not what was written.
     """
-    if not path.is_dir():
-        raise InputError(f"there is no run folder {path}; train one with: python experiments/train.py --run-dir {path}")
-    config = _read_json(path, CONFIG, f"{path} is not a run folder: it has no {CONFIG}")
-    if config.get("format") != FORMAT:
-        raise InputError(f"{path / CONFIG} has format {config.get('format')!r}; this version of jaxcalc reads {FORMAT}")
-    summary = _read_json(path, SUMMARY, f"{path} is unfinished: it has no {SUMMARY}; train it again with --overwrite")
-    try:
-        task = task_of(config["task"])
-        model = ModelConfig(**config["model"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path / CONFIG} was written by other code: {error!r}") from error
-    params = load_params(path / MODEL)
-    found = config_of(params)
-    if found != model:
-        raise InputError(f"{path / MODEL} holds a model of {found}, but {CONFIG} says {model}")
-    if found.vocab_size != task.vocab_size or found.context_length < task.context_length:
-        raise InputError(f"{path / MODEL} has vocabulary {found.vocab_size} and context {found.context_length}; "
-                         f"the run's task needs {task.vocab_size} and {task.context_length}")  # fmt: skip
-    return Run(path, config, summary, task, params)
-
-
-def save_params(path: Path, params: Params) -> None:
-    """Write parameters as a safetensors file, one array a leaf under its dotted path."""
-    _save_arrays(path, params)
-
-
-def load_params(path: Path) -> Params:
-    """Return the parameters in a safetensors file, validated leaf by leaf.
-
-    Raises `InputError` for a file that is missing, broken, not finite or not of the model's layout.
-    """
-    arrays = _load_arrays(path)
-    for name, array in arrays.items():
-        if array.dtype != np.float32 or not np.isfinite(array).all():
-            raise InputError(f"{path}: {name} is {array.dtype}, or not finite; expected finite float32")
-    try:
-        params: Any = unflatten_dict({name: jnp.asarray(array) for name, array in arrays.items()}, sep=".")
-    except TypeError as error:
-        raise InputError(f"{path}: the names do not form a tree") from error
-    blocks = params.get("blocks", {})
-    if not isinstance(blocks, dict) or set(blocks) != {str(index) for index in range(len(blocks))}:
-        raise InputError(f"{path}: blocks are {list(blocks)}; expected 0, 1, … without a gap")
-    params["blocks"] = [blocks[str(index)] for index in range(len(blocks))]
-    config_of(params)
-    return params
-
-
-def save_snapshot(run: Path, state: TrainState) -> None:
-    """Write the whole training state, as it is at its step, into a run's folder."""
-    path = _snapshot(run, int(state.step))
-    path.parent.mkdir(exist_ok=True)
-    _save_arrays(path, {"params": state.params, "opt_state": state.opt_state})
-
-
-def snapshot_steps(run: Path) -> list[int]:
-    """Return the steps at which a run's folder holds a snapshot, ascending."""
-    return sorted(int(path.stem) for path in (run / SNAPSHOTS).glob("*.safetensors") if path.stem.isdigit())
-
-
-def load_snapshot(run: Run, step: int) -> TrainState:
-    """Return the training state of a run at a step, bit for bit as it was.
-
-    Raises `InputError` for a step without a snapshot, listing those there are, and
-    for a file that does not hold the state that the run's configuration describes.
-    """
-    steps = snapshot_steps(run.path)
-    if step not in steps:
-        there = f"there are {', '.join(map(str, steps))}" if steps else "it has none; train it again with --snapshots"
-        raise InputError(f"{run.path} has no snapshot of step {step}; {there}")
-    path = _snapshot(run.path, step)
-    arrays = _load_arrays(path)
-    model = ModelConfig(**run.config["model"])
-    like = jax.eval_shape(lambda: create_state(init(jax.random.key(0), model), optimizer_of(run.config)))
+    path = _path(folder, step).absolute()
+    manifest = read_manifest(folder, step)
+    _check_files(path, manifest["files"])
+    wanted = {name: _array_type(leaf) for name, leaf in _arrays(like).items()}
+    found = {name: mark.split()[0] for name, mark in manifest["leaves"].items()}
+    if wanted != found:
+        listed = "; ".join(differences(found, wanted))
+        raise InputError(f"{path} is of another model, optimizer or dtype: {listed}")
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    arrays = _read(path, {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or device)
+        for name, leaf in _arrays(like).items()
+    })  # fmt: skip
+    if fingerprint(arrays) != manifest["leaves"]:
+        wrong = [name for name, mark in fingerprint(arrays).items() if mark != manifest["leaves"][name]]
+        raise DamagedError(f"{path} is damaged: the fingerprints of {', '.join(wrong)} are not those that were saved")
     saved = {"params": like.params, "opt_state": like.opt_state}
-    leaves = []
-    for name, leaf in named_leaves(saved).items():
-        array = arrays.pop(name, np.empty(0))
-        if array.shape != leaf.shape or array.dtype != leaf.dtype:
-            raise InputError(f"{path}: {name} is missing or not {leaf.dtype}{list(leaf.shape)}")
-        leaves.append(jnp.asarray(array))
-    if arrays:
-        raise InputError(f"{path}: {next(iter(arrays))} belongs to no state of this run")
-    return like.replace(step=jnp.int32(step), **jax.tree.unflatten(jax.tree.structure(saved), leaves))
+    leaves = [arrays[name] for name in named_leaves(saved)]
+    return like.replace(step=jax.numpy.int32(step), **jax.tree.unflatten(jax.tree.structure(saved), leaves)), manifest
 
 
-def _snapshot(run: Path, step: int) -> Path:
-    return run / SNAPSHOTS / f"{step:06}.safetensors"
+def restore_newest(folder: Path, like: TrainState, warn: Callable[[str], None]) -> tuple[TrainState, dict[str, Any]]:
+    """Return the state and the manifest of the newest checkpoint that is good.
+
+    A damaged one on the way is told to `warn`, and renamed so that it is not in the way again.
+
+    Raises `InputError` as `restore` does, and where no checkpoint is good.
+    """
+    for step in reversed(steps(folder)):
+        try:
+            return restore(folder, step, like)
+        except DamagedError as error:
+            aside = _path(folder, step).with_suffix(DAMAGED)
+            warn(f"{error}; kept as {aside.name}, going back to an earlier checkpoint")
+            shutil.rmtree(aside, ignore_errors=True)
+            _path(folder, step).rename(aside)
+    raise InputError(f"{folder} holds no checkpoint that is complete and undamaged; train again from the start")
 
 
-def _save_arrays(path: Path, tree: Any) -> None:
-    arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(safetensors.numpy.save(arrays))
-    partial.replace(path)
+def read_manifest(folder: Path, step: int) -> dict[str, Any]:
+    """Return what a checkpoint says of itself.
 
-
-def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+    Raises `DamagedError` where that is not what was written.
+    """
+    path = _path(folder, step) / MANIFEST
     try:
-        return safetensors.numpy.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+        data = path.read_bytes()
+        manifest = json.loads(data)
+        del manifest["checksum"]
+        good = data == _written(manifest) and manifest["step"] == step
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedError(f"{path} is damaged: {type(error).__name__} {error}") from error
+    if not good:
+        raise DamagedError(f"{path} is damaged: it is not of step {step:,}, or its checksum is wrong")
+    return manifest
 
 
-def _read_json(path: Path, name: str, missing: str) -> dict[str, Any]:
+def prune(folder: Path, kept: Container[int], newest: int) -> None:
+    """Delete the complete checkpoints that are neither among the `newest` nor of a step that is `kept`."""
+    for step in steps(folder)[:-newest]:
+        if step not in kept:
+            remove(_path(folder, step))
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint, its manifest first, so that half a checkpoint never counts as one."""
+    (path / MANIFEST).unlink(missing_ok=True)
+    if path.exists():
+        shutil.rmtree(path)
+
+
+def clean(folder: Path) -> list[str]:
+    """Delete what a writer that was killed left behind, and return the names; only for one who has the lock."""
+    left = [
+        path
+        for path in (sorted(folder.iterdir()) if folder.is_dir() else [])
+        if ".orbax-checkpoint-tmp" in path.name or (path.name.isdigit() and not (path / MANIFEST).is_file())
+    ]
+    for path in left:
+        shutil.rmtree(path)
+    for path in folder.glob(f"*/{MANIFEST}.partial"):
+        path.unlink()
+    return [path.name for path in left]
+
+
+_WRITE_ERRORS = (OSError, ValueError, RuntimeError)  # the last two are how Orbax and TensorStore say it
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"{step:06}"
+
+
+def _arrays(state: TrainState) -> dict[str, Any]:
+    return named_leaves({"params": state.params, "opt_state": state.opt_state})
+
+
+def _array_type(leaf: Any) -> str:
+    return f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}]"
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """Return a line for each name whose value is not the same in both."""
+    return [
+        f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
+        for name in {**there, **here}
+        if there.get(name) != here.get(name)
+    ]
+
+
+def _checkpointer() -> Any:
+    import orbax.checkpoint  # imported where a checkpoint is read or written: a quarter of a second
+
+    return orbax.checkpoint.StandardCheckpointer()
+
+
+def _read(path: Path, target: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
+    """Return the arrays of a checkpoint as JAX's where `target` has a sharding and as NumPy's where it has none."""
+    checkpointer = _checkpointer()
     try:
-        value = json.loads((path / name).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(missing) from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path / name}: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path / name} was written by other code: it is not a JSON object")
-    return value
+        return checkpointer.restore(path, target)
+    except (*_WRITE_ERRORS, KeyError, TypeError) as error:
+        raise DamagedError(f"{path} is damaged: {' '.join(str(error).split()):.300}") from error
+    finally:
+        checkpointer.close()
+
+
+def _complete(path: Path, manifest: dict[str, Any]) -> None:
+    """Verify a checkpoint that Orbax has written, and write its manifest."""
+    types = {name: mark.split()[0].rstrip("]").split("[") for name, mark in manifest["leaves"].items()}
+    target = {
+        name: jax.ShapeDtypeStruct([int(n) for n in shape.split(",") if n], dtype)
+        for name, (dtype, shape) in types.items()
+    }
+    arrays = _read(path, target)
+    if fingerprint(arrays) != manifest["leaves"]:
+        raise DamagedError(f"{path} does not read back as it was written")
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise InputError(f"{name} is not finite at step {manifest['step']:,}; such a state is not saved")
+    partial = path / f"{MANIFEST}.partial"
+    with partial.open("wb") as file:
+        file.write(_written({**manifest, "files": _files(path)}))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path / MANIFEST)
+
+
+def _written(manifest: dict[str, Any]) -> bytes:
+    """Return the bytes of a manifest's file: one way to write it, and the hash of that."""
+    text = json.dumps(manifest, sort_keys=True)
+    return json.dumps({**manifest, "checksum": hashlib.sha256(text.encode()).hexdigest()}, indent=1).encode()
+
+
+def _files(path: Path) -> dict[str, list[Any]]:
+    """Return size and SHA-256 of every file in a checkpoint but its manifest."""
+    found = {}
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path).as_posix()
+        if file.is_file() and not name.startswith(MANIFEST):
+            data = file.read_bytes()
+            found[name] = [len(data), hashlib.sha256(data).hexdigest()]
+    return found
+
+
+def _check_files(path: Path, files: dict[str, list[Any]]) -> None:
+    try:
+        found = _files(path)
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read: {error}") from error
+    for name in {**files, **found}:
+        if found.get(name) != files.get(name):
+            what = "missing" if name not in found else "not of it" if name not in files else "changed"
+            raise DamagedError(f"{path} is damaged: its file {name} is {what}")

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxcalc import checkpoint
-from jaxcalc.checkpoint import Run, load_run
+from jaxcalc import runs
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import evaluate, prompt_text
 from jaxcalc.model import Params
 from jaxcalc.report import percent
+from jaxcalc.runs import Run, load_run
 from jaxcalc.tasks import Task
 from jaxcalc.training import ADAM_BETAS
 from jaxcalc.trees import count, named_leaves
@@ -80,7 +80,7 @@ def explorer(run: Run | Path | str) -> Explorer:
 
 def _states(run: Run) -> dict[int, Params]:
     """Return the parameters of a run by step: of its snapshots, and those that it ended with."""
-    states = {step: checkpoint.load_snapshot(run, step).params for step in checkpoint.snapshot_steps(run.path)}
+    states = {step: runs.load_snapshot(run, step).params for step in runs.snapshot_steps(run.path)}
     return states | {run.summary["steps"]: run.params}
 
 
@@ -97,7 +97,7 @@ def _fitting(snapshots: list[dict[str, Any]], room: int) -> list[dict[str, Any]]
 def _about(run: Run) -> dict[str, Any]:
     """Return what the page says of a run, but for its weights."""
     task, tokenizer = run.task, run.task.tokenizer
-    lines = [json.loads(line) for line in (run.path / checkpoint.METRICS).read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in (run.path / runs.METRICS).read_text(encoding="utf-8").splitlines()]
     checks = [line for line in lines if "by_operation" in line]
     held_out = run.summary["held_out_exact_match"]
     right = f"{percent(held_out)} of held-out problems right" if held_out is not None else "nothing held out"

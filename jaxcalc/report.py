@@ -1,10 +1,8 @@
 """What people see (host): progress, tables, figures, and how a script ends on bad input."""
 
-import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -29,13 +27,21 @@ QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
 running it."""
 
 
-def run_script(main: Callable[[Options], int], options: type[Options]) -> int:
+def run_script(
+    main: Callable[[Options], int],
+    options: type[Options],
+    defaults: Callable[[Options], Options | None] = lambda _: None,
+) -> int:
     """Parse the command line into `options`, run `main` on it and return its exit status.
 
+    `defaults` may look at what was parsed and return what holds for all that the command line does not say.
     An `InputError` becomes one line on stderr and status 2.
     """
+    config = (tyro.conf.FlagCreatePairsOff,)
     try:
-        return main(tyro.cli(options, config=(tyro.conf.FlagCreatePairsOff,)))
+        parsed = tyro.cli(options, config=config)
+        default = defaults(parsed)
+        return main(parsed if default is None else tyro.cli(options, default=default, config=config))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -111,8 +117,8 @@ def problems_table(task: Task) -> Table:
     return table(title, ["operation", "training", "held out", "lessons per epoch"], [*rows, total])
 
 
-def before_and_after_table(before: Evaluation, after: Evaluation) -> Table:
-    """Return what the untrained and the trained model answer to the same problems, with probabilities."""
+def before_and_after_table(before: Evaluation, after: Evaluation, first_step: int = 0) -> Table:
+    """Return what the model of the first step and the trained one answer to the same problems, with probabilities."""
     rows = []
     for index, row in enumerate(after.rows.tolist()):
         cells = [prompt_text(after.task, row)]
@@ -123,7 +129,8 @@ def before_and_after_table(before: Evaluation, after: Evaluation) -> Table:
         rows.append(cells)
     side = after.task.membership(after.task.problem(int(after.rows[0])))
     was = "that were held out" if side == "held out" else "from training"
-    columns = ["problem", "untrained answer", "p", "trained answer", "p"]
+    at_first = f"at step {first_step:,}" if first_step else "untrained answer"
+    columns = ["problem", at_first, "p", "trained answer", "p"]
     return table(f"Before and after, on problems {was}", columns, rows, text=(0, 1, 3))
 
 
@@ -145,12 +152,6 @@ def errors_of(held_out: Evaluation, training: Evaluation) -> list[dict[str, Any]
     """Return the wrong answers of both, each with its "membership"."""
     sides = (("held out", held_out), ("training", training))
     return [{**error, "membership": side} for side, evaluation in sides for error in evaluation.errors()]
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    packages = ("jaxcalc", "jax", "jaxlib", "optax", "flax", "numpy")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
 
 
 def accuracy_table(held_out: Evaluation, training: Evaluation) -> Table:
@@ -216,23 +217,24 @@ class ProgressLine:
             print(text, file=sys.stderr)
 
 
-def learning_curve(path: Path, losses: Sequence[float], checks: Sequence[dict[str, Any]], watched: str) -> None:
+def learning_curve(path: Path, lines: Sequence[dict[str, Any]], watched: str) -> None:
     """Write a figure: the loss of every step, and exact match by operation wherever it was measured.
 
     Args:
-      losses: the training loss of steps 1, 2, …, in nats.
-      checks: each with "step" and "by_operation" (operation → share).
-      watched: which problems the checks are on, for the axis.
+      lines: those of metrics.jsonl; with "step" and "loss" in nats, or with "step" and "by_operation" (shares).
+      watched: which problems the shares are on, for the axis.
     """
     from matplotlib.figure import Figure  # slow to import, and only this function needs it
 
     figure = Figure(figsize=(9, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    above.semilogy(range(1, len(losses) + 1), losses, linewidth=0.6, color="#4477aa")
+    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    checks = [line for line in lines if "by_operation" in line]
+    above.semilogy(list(losses), list(losses.values()), linewidth=0.6, color="#4477aa")
     above.set_ylabel("surprise per answer token (nats)")
     above.set_title("Loss on the training batches", loc="left")
     steps = [check["step"] for check in checks]
-    for operation in checks[0]["by_operation"]:
+    for operation in checks[0]["by_operation"] if checks else ():
         if checks[0]["by_operation"][operation] is None:
             continue  # a small table may hold out no problem of an operation
         shares = [100 * check["by_operation"][operation] for check in checks]
@@ -241,7 +243,8 @@ def learning_curve(path: Path, losses: Sequence[float], checks: Sequence[dict[st
     below.set_ylabel("exact match (%)")
     below.set_xlabel("training step")
     below.set_title(f"Whole answers right, on {watched} problems", loc="left")
-    below.legend(loc="lower right", frameon=False)
+    if checks:
+        below.legend(loc="lower right", frameon=False)
     for axes in (above, below):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

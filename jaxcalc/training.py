@@ -56,18 +56,32 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
 
 @functools.partial(jax.jit, static_argnames=("n_steps", "batch_size", "loss_on"), donate_argnames="state")
 def train_steps(
-    state: TrainState, task: Task, *, seed: int | jax.Array, n_steps: int, batch_size: int, loss_on: LossOn = "answer"
+    state: TrainState,
+    task: Task,
+    *,
+    seed: int | jax.Array,
+    n_steps: int,
+    batch_size: int,
+    loss_on: LossOn = "answer",
+    stop: int | jax.Array = 2**31 - 1,
 ) -> tuple[TrainState, Metrics]:
     """Return the state after `n_steps` of `train_step`, and the metrics stacked, each `[n_steps]`.
 
     Jitted, one `lax.scan`; donates `state`. Step s learns from `batch_at(task,
     seed, s, batch_size, loss_on)`, counted by `state.step`, so many short calls equal one long one.
 
+    The state goes no further than step `stop`, and not past a step whose loss, gradient or update is not finite:
+    the state returned is the one before it, `state.step` says which, and its metrics fill the rest of the rows.
+
     Raises as `batch_at` does.
     """
 
     def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-        return train_step(state, batch_at(task, seed, state.step, batch_size, loss_on))
+        new, metrics = train_step(state, batch_at(task, seed, state.step, batch_size, loss_on))
+        update = optax.tree.norm(jax.tree.map(jnp.subtract, new.params, state.params))
+        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(update)
+        keep_new = good & (state.step < stop)
+        return jax.tree.map(lambda new, old: jnp.where(keep_new, new, old), new, state), metrics
 
     return jax.lax.scan(body, state, length=n_steps)
 

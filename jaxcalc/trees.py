@@ -206,9 +206,10 @@ def _relate(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
 def _numbers(name: str, leaf: Any) -> np.ndarray:
     try:
         array = np.asarray(leaf)
-        array.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} is {leaf!r:.60}; expected an array of numbers") from error
+    except (TypeError, ValueError):
+        array = np.empty(0, object)
+    if not (jnp.issubdtype(array.dtype, np.number) or array.dtype == bool):
+        raise InputError(f"{name} is {leaf!r:.60}; expected an array of numbers")
     return array
 
 

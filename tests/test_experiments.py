@@ -18,12 +18,10 @@ import chex
 import jax
 import nbclient
 import nbformat
-import numpy as np
 import pytest
-import safetensors.numpy
 
 import jaxcalc
-from jaxcalc import checkpoint, report
+from jaxcalc import report, runs
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SMALL = [
@@ -54,7 +52,8 @@ class Scripts:
         options = next(getattr(module, name) for name in dir(module) if name == f"{script.capitalize()}Options")
         self.capsys.readouterr()
         try:
-            status = report.run_script(module.main, options)
+            defaults = {"defaults": module.defaults} if hasattr(module, "defaults") else {}
+            status = report.run_script(module.main, options, **defaults)
         except SystemExit as stop:
             status = int(stop.code or 0)
         return status, *self.capsys.readouterr()
@@ -194,7 +193,7 @@ def test_every_option_is_explained(scripts: Scripts) -> None:
         assert "(required)" not in out or script != "train"
 
 
-def test_ctrl_c_ends_in_order_and_json_is_alone_on_stdout(tmp_path: Path) -> None:
+def test_ctrl_c_ends_in_order_and_json_is_alone_on_stdout(scripts: Scripts, tmp_path: Path) -> None:
     path = tmp_path / "run"
     command = [sys.executable, EXPERIMENTS / "train.py", "--run-dir", path, *SMALL, "--steps", "100000", "--json"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -207,14 +206,22 @@ def test_ctrl_c_ends_in_order_and_json_is_alone_on_stdout(tmp_path: Path) -> Non
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "stopping after these steps" in err
-    assert "Stopped by Ctrl-C after" in err
+    assert "Stopped by SIGINT after" in err
     assert "Traceback" not in err
-    summary = json.loads((path / "summary.json").read_text())
-    assert json.loads(out) == summary  # with --json the tables go to stderr, and stdout holds this alone
-    assert summary["interrupted"]
-    assert 0 < summary["steps"] < 100_000
+    result = json.loads(out)  # with --json the tables go to stderr, and stdout holds this alone
+    assert 0 < result["steps"] < 100_000
+    assert result["steps"] == runs.snapshot_steps(path)[-1]
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "loss" in line] == list(range(1, summary["steps"] + 1))
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, result["steps"] + 1))
+    assert not (path / "summary.json").exists()
+
+    status, _, err = scripts("ask", path, "1 + 1")
+    assert status == 2
+    assert f"is unfinished: it has no summary.json; finish it with: python experiments/train.py --resume {path}" in err
+    status, out, _ = scripts("train", "--resume", path, "--steps", result["steps"], "--json")
+    assert status == 0
+    assert json.loads(out) == json.loads((path / "summary.json").read_text())
+    assert json.loads(out)["steps"] == json.loads(out)["first_step"] == result["steps"]
 
 
 def test_ask_answers(scripts: Scripts, trained: Path) -> None:
@@ -295,22 +302,24 @@ def test_evaluate_agrees_with_the_summary(scripts: Scripts, trained: Path) -> No
 
 
 def test_training_keeps_snapshots_at_log_spaced_steps(scripts: Scripts, trained: Path) -> None:
-    train = load("train")
-    assert train.snapshot_steps(12, 10, 1200) == {0, 10, 20, 30, 40, 70, 110, 180, 290, 460, 740, 1200}
-    assert train.snapshot_steps(1, 10, 1200) == {0}
-    assert train.snapshot_steps(2, 7, 7) == {0, 7}
+    options = load("train_options")
+    assert options.snapshot_steps(12, 10, 1200) == [0, 10, 20, 30, 40, 70, 110, 180, 290, 460, 740, 1200]
+    assert options.snapshot_steps(1, 10, 1200) == [0]
+    assert options.snapshot_steps(0, 10, 1200) == []
+    assert options.snapshot_steps(2, 10, 7) == [0, 7]
+    assert options.snapshot_steps(4, 10, 25) == [0, 10, 20, 25]
     run = jaxcalc.load_run(trained)
-    assert checkpoint.snapshot_steps(trained) == [0, 10, 20, 30, 40, 50, 60]
+    assert runs.snapshot_steps(trained) == [0, 10, 20, 30, 40, 50, 60]
     untrained = jaxcalc.init(jax.random.key(0), jaxcalc.config_of(run.params))
     chex.assert_trees_all_close(
-        checkpoint.load_snapshot(run, 0).params, untrained, rtol=1e-6, atol=1e-7
+        runs.load_snapshot(run, 0).params, untrained, rtol=1e-6, atol=1e-7
     )  # train.py compiles it as one program, which rounds apart
-    chex.assert_trees_all_equal(checkpoint.load_snapshot(run, 60).params, run.params)
+    chex.assert_trees_all_equal(runs.load_snapshot(run, 60).params, run.params)
 
 
 def test_training_goes_on_from_a_snapshot_bit_for_bit(trained: Path) -> None:
     run = jaxcalc.load_run(trained)
-    state, expected = (checkpoint.load_snapshot(run, step) for step in (20, 30))
+    state, expected = (runs.load_snapshot(run, step) for step in (20, 30))
     state, _ = jaxcalc.train_steps(state, run.task, seed=0, n_steps=10, batch_size=32)
     chex.assert_trees_all_equal(state.params, expected.params)
     chex.assert_trees_all_equal(state.opt_state, expected.opt_state)
@@ -443,25 +452,25 @@ def test_watch_refuses_bad_input_in_one_line(
     assert err.count("\n") == 1
 
 
-def test_watch_names_the_first_weight_that_is_not_finite(scripts: Scripts, trained: Path, tmp_path: Path) -> None:
+def test_a_damaged_snapshot_is_one_line(scripts: Scripts, trained: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(trained, broken)
-    path = broken / "snapshots" / "000030.safetensors"
-    arrays = safetensors.numpy.load_file(path)
-    arrays["params.output.norm"][3] = np.nan
-    safetensors.numpy.save_file(arrays, path)
+    path = broken / "checkpoints" / "000030" / "_METADATA"
+    path.write_bytes(path.read_bytes()[:-1])
     status, _, err = scripts("watch", broken, "two plus three", "--step", "30")
     assert status == 2
-    assert "the parameter output.norm[3] is nan" in err
+    assert "000030 is damaged: its file _METADATA is changed" in err
     assert err.count("\n") == 1
 
 
-def test_a_run_without_snapshots_says_so(scripts: Scripts, tmp_path: Path) -> None:
-    status, _, _ = scripts("train", "--run-dir", tmp_path / "run", *SMALL, "--steps", "2", "--snapshots", "0")
+def test_a_run_without_snapshots_keeps_its_newest_checkpoint(scripts: Scripts, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    status, _, _ = scripts("train", "--run-dir", path, *SMALL, "--steps", "2", "--snapshots", "0")
     assert status == 0
-    assert not (tmp_path / "run" / "snapshots").exists()
+    assert runs.snapshot_steps(path) == [2]
+    shutil.rmtree(path / "checkpoints")
     for arguments in ([], ["--replay"]):
-        status, _, err = scripts("watch", tmp_path / "run", "two plus three", *arguments)
+        status, _, err = scripts("watch", path, "two plus three", *arguments)
         assert status == 2
         assert "train it again with --snapshots" in err
 
@@ -480,7 +489,7 @@ def test_a_run_that_is_unfinished_or_of_other_code_is_one_line(
 ) -> None:
     question = ["1 + 1"] if script == "ask" else []
     config = (trained / "config.json").read_text()
-    for text, message in ((config, "is unfinished"), (config.replace('"format": 2', '"format": 0'), "has format 0")):
+    for text, message in ((config, "is unfinished"), (config.replace('"format": 3', '"format": 0'), "has format 0")):
         (tmp_path / "config.json").write_text(text)
         status, _, err = scripts(script, tmp_path, *question)
         assert status == 2

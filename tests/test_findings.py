@@ -9,11 +9,12 @@ import lens_findings
 import numpy as np
 import pytest
 import train
+from train_options import ModelOptions, TrainOptions
 
 import jaxcalc
 from jaxcalc import report
 
-MODEL = train.ModelOptions(d_model=32, n_heads=2, d_ff=64, n_layers=1)
+MODEL = ModelOptions(d_model=32, n_heads=2, d_ff=64, n_layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("runs")
     paths = [folder / "one", folder / "two"]
     for seed, path in enumerate(paths):
-        assert train.main(train.TrainOptions(run_dir=path, seed=seed, ops=("plus", "minus"), max_number=30, steps=300,
+        assert train.main(TrainOptions(run_dir=path, seed=seed, ops=("plus", "minus"), max_number=30, steps=300,
                                              batch_size=128, snapshots=4, model=MODEL)) == 0  # fmt: skip
     return paths
 
@@ -54,7 +55,7 @@ def test_findings_are_written_and_said(
     assert sum(one["holds"] for one in result["findings"]) > 10
     assert "seed 0 | seed 1" in out
     table = result["while_it_learns"]["snapshots"]
-    assert [row["step"] for row in table] == jaxcalc.checkpoint.snapshot_steps(runs[0])
+    assert [row["step"] for row in table] == jaxcalc.runs.snapshot_steps(runs[0])
     assert table[0]["loss"] > table[-1]["loss"]
     assert table[-1]["exact_match_all"] > 0.3
 
@@ -96,7 +97,7 @@ def test_what_cannot_be_looked_at_is_one_line(
     runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other"
-    train.main(train.TrainOptions(run_dir=other, ops=("plus",), max_number=9, steps=1, batch_size=8, snapshots=0,
+    train.main(TrainOptions(run_dir=other, ops=("plus",), max_number=9, steps=1, batch_size=8, snapshots=0,
                                   model=MODEL))  # fmt: skip
     for arguments, message in (
         ([], "name at least one run folder"),

@@ -18,7 +18,7 @@ import optax
 import pytest
 
 import jaxcalc
-from jaxcalc import Explorer, InputError, Run, checkpoint, page
+from jaxcalc import Explorer, InputError, Run, page, runs
 from jaxcalc.trees import named_leaves
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'")
@@ -109,7 +109,7 @@ def tab(browser: Any, file: Path) -> Iterator[Tab]:
 
 
 def test_the_page_holds_the_run(run: Run, explorer: Explorer) -> None:
-    assert explorer.steps == (*checkpoint.snapshot_steps(run.path),)
+    assert explorer.steps == (*runs.snapshot_steps(run.path),)
     assert explorer.left_out == ()
     assert len(explorer.html.encode()) < page.MOST_BYTES
     assert "<title>jaxcalc explorer: a run &amp; &lt;more&gt;</title>" in explorer.html
@@ -198,7 +198,7 @@ def test_its_numbers_are_those_of_jax(tab: Tab, run: Run) -> None:
     rows = np.linspace(0, len(run.task.problems) - 1, 25).astype(int)
     for snapshot, step in ((0, 0), (3, 120)):
         tab.page.evaluate("(index) => jaxcalc.app.setSnapshot(index)", snapshot)
-        saved = checkpoint.load_snapshot(run, step).params
+        saved = runs.load_snapshot(run, step).params
         with jax.enable_x64(True):
             params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), saved)
             for row in rows:
@@ -373,7 +373,7 @@ def test_the_script_writes_the_page(run: Run, tmp_path: Path) -> None:
     result = subprocess.run([*command, tmp_path / "a page.html"], capture_output=True, text=True, check=True)
     told = json.loads(result.stdout)
     assert told["bytes"] == (tmp_path / "a page.html").stat().st_size < 6_000_000
-    assert told["steps"] == checkpoint.snapshot_steps(run.path)
+    assert told["steps"] == runs.snapshot_steps(run.path)
     nowhere = tmp_path / "no" / "where.html"
     refused = subprocess.run([*command, nowhere], capture_output=True, text=True, check=False)
     assert refused.returncode == 2

@@ -9,10 +9,10 @@ import pytest
 import sweep
 from data_efficiency import DataEfficiencyOptions
 from sweep import SweepOptions
-from train import ModelOptions, TrainOptions
+from train_options import ModelOptions, TrainOptions
 
 import jaxcalc
-from jaxcalc import InputError, checkpoint
+from jaxcalc import InputError, runs
 
 MODEL = ModelOptions(d_model=16, n_heads=2, d_ff=32, n_layers=1)
 
@@ -32,7 +32,7 @@ def test_a_sweep_trains_every_cell_and_judges_it_by_all_its_seeds(
     assert {cell["n_seeds"] for cell in result["cells"]} == {2}
 
     found = next(row for row in result["models"] if (row["seed"], row["learning_rate"]) == (4, 2e-2))
-    task = checkpoint.task_of(sweep.task_config_of(options, 4))
+    task = runs.task_of(sweep.task_config_of(options, 4))
     config = jaxcalc.ModelConfig(task.vocab_size, 16, 2, 32, 1, task.context_length)
     tx = jaxcalc.make_optimizer("muon", 40, 2e-2, 0.0)
     state = jaxcalc.create_state(jaxcalc.init(jax.random.key(4), config), tx)
@@ -83,7 +83,7 @@ def test_data_efficiency_trains_what_is_missing(tmp_path: Path, capsys: pytest.C
     assert jaxcalc.load_run(tmp_path / "held_out_0.6_seed_1").task.held_out_rows.size > 0
     assert (tmp_path / "data_efficiency.png").stat().st_size > 10_000
 
-    checkpoint_file = tmp_path / "held_out_0.2_seed_0" / checkpoint.MODEL
+    checkpoint_file = tmp_path / "held_out_0.2_seed_0" / runs.MODEL
     written = checkpoint_file.stat().st_mtime_ns
     assert data_efficiency.main(options) == 0
     assert checkpoint_file.stat().st_mtime_ns == written  # nothing is trained again

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 import jaxcalc
-from jaxcalc import Batch, InputError, Params, compare, count, named_leaves, summary
+from jaxcalc import Batch, InputError, Params, compare, count, fingerprint, named_leaves, summary, trees
 
 
 def test_every_leaf_has_its_path_and_is_counted(params: Params) -> None:
@@ -88,3 +88,35 @@ def test_trees_that_do_not_match_are_refused_by_leaf() -> None:
         compare({"x": {"a": 1, "b": 2}}, {"x": {"a": 1}})
     with pytest.raises(InputError, match=r"w has shape \(2,\) in a and \(3,\) in b"):
         compare({"w": np.ones(2)}, {"w": np.ones(3)})
+
+
+def test_a_fingerprint_is_the_same_wherever_the_array_is() -> None:
+    rng = np.random.default_rng(0)
+    for dtype in (np.float32, np.float16, np.int8, np.int32, np.uint8, bool):
+        array = (100 * rng.normal(size=(6, 4))).astype(dtype)
+        marks = [trees._checksum(x) for x in (jnp.asarray(array),)] + [trees._device_checksum(jnp.asarray(array))]
+        mark = f"{np.dtype(dtype).name}[6,4] {int(marks[0][0]):08x}{int(marks[0][1]):08x}"
+        assert fingerprint([array])["0"] == fingerprint([jnp.asarray(array)])["0"] == mark
+        np.testing.assert_array_equal(*marks)
+    whole = jnp.asarray(rng.normal(size=(8, 6)), jnp.float32)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    for axes in (("data",), (None, "data"), ()):
+        spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+        split = jax.device_put(whole, spec)
+        assert fingerprint(split) == fingerprint(whole) == fingerprint(np.asarray(whole))
+        np.testing.assert_array_equal(trees._device_checksum(split), trees._device_checksum(whole))
+
+
+def test_a_fingerprint_tells_every_flipped_bit_and_two_exchanged_elements() -> None:
+    array = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    marks = {fingerprint(array)[""]}
+    for index in range(array.size * 32):
+        flipped = array.copy()
+        flipped.view(np.uint32).ravel()[index // 32] ^= np.uint32(1 << index % 32)
+        marks.add(fingerprint(flipped)[""])
+    swapped = array.copy()
+    swapped[0, 0], swapped[0, 1] = array[0, 1], array[0, 0]
+    marks |= {fingerprint(swapped)[""], fingerprint(array.reshape(4, 3))[""], fingerprint(array.astype(np.float64))[""]}
+    assert len(marks) == 1 + array.size * 32 + 3
+    with pytest.raises(InputError, match=r"a\.b is 'text'; expected an array of numbers"):
+        fingerprint({"a": {"b": "text"}})

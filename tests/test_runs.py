@@ -1,25 +1,38 @@
+import dataclasses
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import chex
 import jax
-import numpy as np
 import pytest
-import safetensors.numpy
 
 import jaxcalc
-from jaxcalc import InputError, Params, load_params, load_run, named_leaves, save_params
-from jaxcalc.checkpoint import (
+from jaxcalc import InputError, checkpoint, load_run, save_params
+from jaxcalc.runs import (
+    Metrics,
+    environment,
     load_snapshot,
     optimizer_of,
-    save_snapshot,
+    resume,
     snapshot_steps,
     start_run,
     write_json,
+    writing,
 )
 
-OPTIMIZER = {"optimizer": "muon", "steps": 10, "learning_rate": None, "weight_decay": None, "clip_norm": None}
+OPTIMIZER = {"optimizer": "muon", "schedule_steps": 10, "learning_rate": None, "weight_decay": None, "clip_norm": None}
 TASK = {"operations": ["plus"], "max_number": 5, "output": "words", "split": "none", "held_out": 0.1, "seed": 0}
+
+
+def save(path: Path, state: jaxcalc.TrainState, config: dict) -> None:
+    info = {"config": config, "environment": environment(), "metrics": {"bytes": 0, "sha256": ""}}
+    writer = checkpoint.Writer(path / "checkpoints", info, kept=range(100))
+    writer.save(state)
+    writer.wait()
 
 
 @pytest.fixture
@@ -28,18 +41,13 @@ def run(tmp_path: Path) -> Path:
     task = jaxcalc.calculator(("plus",), 5, split="none")
     model = jaxcalc.ModelConfig(task.vocab_size, 8, 2, 8, 1, task.context_length)
     path = tmp_path / "a run with ünïcode"
-    start_run(path, {"task": TASK, "model": model.__dict__, **OPTIMIZER}, overwrite=False)
+    config = {"task": TASK, "model": model.__dict__, **OPTIMIZER}
+    start_run(path, config, overwrite=False)
     params = jaxcalc.init(jax.random.key(0), model)
     save_params(path / "model.safetensors", params)
-    save_snapshot(path, jaxcalc.create_state(params, optimizer_of(OPTIMIZER)))
+    save(path, jaxcalc.create_state(params, optimizer_of(OPTIMIZER)), config)
     write_json(path / "summary.json", {"steps": 0})
     return path
-
-
-def test_parameters_come_back_bit_for_bit(params: Params, tmp_path: Path) -> None:
-    save_params(tmp_path / "model.safetensors", params)
-    chex.assert_trees_all_equal(load_params(tmp_path / "model.safetensors"), params)
-    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_a_finished_run_comes_back(run: Path) -> None:
@@ -54,7 +62,7 @@ def test_a_snapshot_is_the_whole_training_state_bit_for_bit(run: Path) -> None:
     state = load_snapshot(loaded, 0)
     for step in range(2):
         state, _ = jaxcalc.train_step(state, jaxcalc.batch_at(loaded.task, 0, step, 8))
-    save_snapshot(run, state)
+    save(run, state, loaded.config)
     assert snapshot_steps(run) == [0, 2]
     back = load_snapshot(loaded, 2)
     chex.assert_trees_all_equal(
@@ -66,31 +74,68 @@ def test_a_snapshot_is_the_whole_training_state_bit_for_bit(run: Path) -> None:
 
 def test_a_step_without_a_snapshot_is_refused_with_the_list(run: Path) -> None:
     loaded = load_run(run)
-    save_snapshot(run, load_snapshot(loaded, 0).replace(step=40))
+    save(run, load_snapshot(loaded, 0).replace(step=40), loaded.config)
     with pytest.raises(InputError, match=r"has no snapshot of step 7; there are 0, 40$"):
         load_snapshot(loaded, 7)
     for step in (0, 40):
-        (run / "snapshots" / f"{step:06}.safetensors").unlink()
+        checkpoint.remove(run / "checkpoints" / f"{step:06}")
     with pytest.raises(InputError, match=r"no snapshot of step 0; it has none; train it again with --snapshots"):
         load_snapshot(loaded, 0)
 
 
-def test_a_snapshot_of_something_else_is_refused(run: Path) -> None:
+def test_a_snapshot_of_another_run_is_refused_with_every_difference(run: Path) -> None:
     loaded = load_run(run)
-    path = run / "snapshots" / "000000.safetensors"
-    arrays = safetensors.numpy.load_file(path)
-    missing = {name: array for name, array in arrays.items() if not name.endswith("mu.embed.token")}
-    for changed, message in (
-        (missing, r"mu\.embed\.token is missing or not float32\[10, 8\]"),
-        ({**arrays, "params.embed.token": np.zeros((10, 8))}, r"params\.embed\.token is missing or not float32"),
-        ({**arrays, "more": np.zeros(1)}, "more belongs to no state of this run"),
+    other = {**loaded.config, "learning_rate": 0.5, "task": {**TASK, "seed": 7}}
+    with pytest.raises(
+        InputError, match=r"task\.seed is 0 there and 7 here; learning_rate is None there and 0\.5 here$"
     ):
-        safetensors.numpy.save_file(changed, path)
-        with pytest.raises(InputError, match=message):
-            load_snapshot(loaded, 0)
-    path.write_bytes(b"\xff" * 100)
-    with pytest.raises(InputError, match=r"cannot read .*000000\.safetensors"):
-        load_snapshot(loaded, 0)
+        load_snapshot(dataclasses.replace(loaded, config=other), 0)
+
+
+def test_one_process_at_a_time_writes_to_a_run(run: Path) -> None:
+    with writing(run):
+        command = [sys.executable, "-c", f"from pathlib import Path\nfrom jaxcalc import runs\n"
+                   f"with runs.writing(Path({str(run)!r})): pass"]  # fmt: skip
+        second = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert f"is being written by process {os.getpid()} on " in second.stderr
+    assert not (run / ".writer").exists()
+    with writing(run):
+        pass
+
+
+def test_metrics_go_on_where_the_mark_is(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with Metrics(path) as metrics:
+        metrics.write({"step": 1}, {"step": 2})
+        mark = metrics.mark()
+        metrics.write({"step": 3})
+    with Metrics(path, mark) as metrics:
+        metrics.write({"step": 3, "again": True})
+        later = metrics.mark()
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3, "again": true}\n'
+    assert later["bytes"] == path.stat().st_size
+    before = path.read_bytes().replace(b"1", b"7")
+    path.write_bytes(before)
+    with pytest.raises(InputError, match=r"the first 24 bytes of .* are not those that were written.*--fork"):
+        Metrics(path, mark)
+    assert path.read_bytes() == before
+
+
+def test_a_run_goes_on_elsewhere_with_a_warning(run: Path) -> None:
+    config = load_run(run).config
+    told: list[str] = []
+    state, _ = resume(run, config, told.append)
+    assert (int(state.step), told) == (0, [])
+    checkpoint.remove(run / "checkpoints" / "000000")
+    elsewhere = {**environment(), "threads": 96}
+    info = {"config": config, "environment": elsewhere, "metrics": {}}
+    writer = checkpoint.Writer(run / "checkpoints", info)
+    writer.save(state)
+    writer.wait()
+    (run / "summary.json.partial").write_text("{")
+    resume(run, config, told.append)
+    assert told[0] == "removed what was not completely written: summary.json.partial"
+    assert re.search(r"not bit for bit .*: threads is 96 there and \d+ here$", told[1])
 
 
 def test_folders_that_are_no_finished_run_are_refused(run: Path, tmp_path: Path) -> None:
@@ -135,34 +180,13 @@ def test_broken_files_are_refused_by_name(run: Path) -> None:
         load_run(run)
 
 
-@pytest.mark.parametrize(
-    ("name", "array", "message"),
-    [
-        ("embed.token", np.full((35, 64), np.nan, np.float32), r"embed\.token is float32, or not finite"),
-        ("embed.token", np.zeros((35, 64), np.float16), r"embed\.token is float16"),
-        ("embed.token", np.zeros((35, 63), np.float32), r"embed\.\w+ has shape"),
-        ("embed.extra", np.zeros(3, np.float32), r"extra leaf 'embed\.extra'"),
-        ("blocks.7.mlp.up", np.zeros((64, 256), np.float32), r"blocks are .*without a gap"),
-        ("embed", np.zeros(3, np.float32), r"names do not form a tree|no leaf 'embed"),
-    ],
-)
-def test_files_that_hold_no_model_are_refused(
-    params: Params, tmp_path: Path, name: str, array: np.ndarray, message: str
-) -> None:
-    arrays = {path: np.asarray(leaf) for path, leaf in named_leaves(params).items()} | {name: array}
-    safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match=message):
-        load_params(tmp_path / "model.safetensors")
-
-
 def test_overwriting_deletes_the_runs_files_and_nothing_else(run: Path) -> None:
     (run / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="holds a run already"):
         start_run(run, {}, overwrite=False)
     assert (run / "model.safetensors").exists()
     start_run(run, {}, overwrite=True)
-    assert sorted(path.name for path in run.iterdir()) == ["config.json", "notes.txt", "snapshots"]
-    assert not list((run / "snapshots").iterdir())
+    assert sorted(path.name for path in run.iterdir()) == ["config.json", "notes.txt"]
 
 
 def test_a_folder_that_is_no_run_is_never_overwritten(tmp_path: Path) -> None:

@@ -1,0 +1,219 @@
+"""The options of train.py, and the configuration of a run that they ask for."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import jaxcalc
+from jaxcalc import checkpoint, runs
+from jaxcalc.errors import InputError
+from jaxcalc.tasks import LossOn, Split
+from jaxcalc.tokenizer import Output
+from jaxcalc.training import DEFAULT_LEARNING_RATE, DEFAULT_WEIGHT_DECAY, OptimizerName
+
+RARE = ("times", "divided by")  # operations with few problems in the table
+CHUNK = 10  # steps in a call: one compiled program for every run and every way to interrupt it
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    d_model: int = 64
+    """Width of the residual stream."""
+    n_heads: int = 4
+    """Attention heads in a block; they must divide the width."""
+    d_ff: int = 256
+    """Hidden width of the feed-forward layers."""
+    n_layers: int = 2
+    """Blocks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskOptions:
+    ops: tuple[str, ...] = ("plus", "minus", "times", "divided-by")
+    """Operations, one or more of: plus minus times divided-by."""
+    max_number: int = 99
+    """Largest operand and largest answer."""
+    output: Output = "words"
+    """How answers are written: in words, in digits, or in digits reversed."""
+    split: Split = "orbit"
+    """What stays together when problems are held out: a + b with b + a (orbit), all problems of one fact
+    (family), or nothing (random). Or hold nothing out (none)."""
+    held_out: float = 0.1
+    """Share of each operation's problems that training never sees."""
+    copies: int = 3
+    """How often an epoch visits each times and divided-by problem, of which there are few."""
+    inverse_copies: int = 2
+    """How often it visits their inverse questions, such as "nine equals divided by six" for 54 / 6; 0 for never."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions(TaskOptions):
+    """Train a calculator language model and leave a run folder that answers questions."""
+
+    run_dir: Path = Path("runs/calculator")
+    """Folder to write; it must not hold a run yet."""
+    overwrite: bool = False
+    """Replace the run that is in the folder."""
+    resume: Path | None = None
+    """Go on with the run in this folder, from its newest good checkpoint, with its own options. Of these only --steps
+    and what follows --loss-on may be given anew."""
+    fork: str | None = None
+    """Begin a new run from a checkpoint of another, RUN@STEP, with that run's options where no others are given."""
+    json: bool = False
+    """Print the summary as JSON to stdout, and the tables to stderr."""
+    seed: int = 0
+    """Chooses the held-out problems, the first weights and the order of the batches."""
+    steps: int = 1_200
+    """Training steps, those before --resume or --fork included."""
+    schedule_steps: int | None = None
+    """Steps after which the learning rate has fallen to 1 % of its peak, where it stays; --steps if left out."""
+    batch_size: int = 512
+    """Problems in each step."""
+    optimizer: OptimizerName = "muon"
+    """How gradients become steps."""
+    learning_rate: float | None = None
+    """Peak of the learning rate after warm-up; the optimizer's own default if left out."""
+    weight_decay: float | None = None
+    """Weight decay; the optimizer's own default if left out."""
+    clip_norm: float | None = None
+    """Scale gradients of a larger norm than this down to it; no clipping if left out."""
+    loss_on: LossOn = "answer"
+    """Which tokens the loss is on: the answer and its end, or all."""
+    snapshots: int = 12
+    """How many checkpoints to keep for good, the first of step 0 and the others at log-spaced steps."""
+    checkpoint_every: int = 200
+    """Steps between two other checkpoints, of which only the newest are kept."""
+    keep: int = 2
+    """How many of those are kept while the run goes on; the newest, when it is finished."""
+    skip_nonfinite: int = 0
+    """How many steps whose loss or gradient is not finite may be left out before the run stops."""
+    model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
+
+
+# What a configuration takes from the options as it is.
+TRAINING = (
+    "seed", "steps", "schedule_steps", "batch_size", "optimizer", "learning_rate", "weight_decay", "clip_norm",
+    "loss_on", "snapshots", "checkpoint_every", "keep", "skip_nonfinite",
+)  # fmt: skip
+# What may be other than in the run that is resumed, or forked.
+FREE_IN_RESUME = {"json", "resume", *runs.KEEPING}
+FREE_IN_FORK = {"json", "fork", "run_dir", "overwrite", *TRAINING} - {"optimizer"}
+
+
+def check(options: TrainOptions) -> None:
+    """Raise `InputError` for a number that nothing in the library would refuse by the name of its flag."""
+    for name, least in (
+        ("steps", 1),
+        ("batch_size", 1),
+        ("copies", 1),
+        ("inverse_copies", 0),
+        ("seed", 0),
+        ("snapshots", 0),
+        ("checkpoint_every", 1),
+        ("keep", 1),
+        ("skip_nonfinite", 0),
+        *((("schedule_steps", 1),) if options.schedule_steps is not None else ()),
+    ):
+        value = getattr(options, name)
+        if not least <= value < 2**31:
+            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be from {least} to {2**31 - 1:,}")
+
+
+def defaults(options: TrainOptions) -> TrainOptions | None:
+    """Return the options of the run that is resumed or forked: what holds where the command line says nothing."""
+    if options.resume and options.fork:
+        raise InputError("--resume goes on with a run, --fork begins a new one; give one of them")
+    if options.resume:
+        return dataclasses.replace(stored(options.resume), resume=options.resume, run_dir=options.resume)
+    return dataclasses.replace(stored(fork_of(options)[0]), fork=options.fork) if options.fork else None
+
+
+def stored(run: Path) -> TrainOptions:
+    """Return the options of a run from its configuration."""
+    config = runs.read_config(run)
+    try:
+        task = config["task"]
+        return TrainOptions(
+            **{name: config[name] for name in TRAINING},
+            **{name: task[name] for name in ("max_number", "output", "split", "held_out")},
+            **{name: task[name][RARE[0]] for name in ("copies", "inverse_copies")},
+            ops=tuple(name.replace(" ", "-") for name in task["operations"]),
+            model=ModelOptions(*(config["model"][field.name] for field in dataclasses.fields(ModelOptions))),
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{run / runs.CONFIG} was written by other code: {error!r}") from error
+
+
+def fork_of(options: TrainOptions) -> tuple[Path, int]:
+    """Return the run and the step that --fork names."""
+    run, _, step = str(options.fork).rpartition("@")
+    if not run or not step.isdecimal():
+        raise InputError(f"--fork is {options.fork!r}; it must be RUN@STEP, such as runs/calculator@290")
+    return Path(run), int(step)
+
+
+def configure(options: TrainOptions) -> dict[str, Any]:
+    """Return the configuration of the run that the options ask for."""
+    if options.resume:
+        refuse_changes(options, options.resume, FREE_IN_RESUME, "--resume goes on with a run as it was")
+        config = runs.read_config(options.resume)
+    elif options.fork:
+        run, step = fork_of(options)
+        refuse_changes(options, run, FREE_IN_FORK, "--fork keeps the task, the model and the kind of optimizer")
+        config = {**runs.read_config(run), "forked_from": {"run": str(run), "step": step}, "snapshot_steps": [step]}
+        if options.steps <= step:
+            raise InputError(f"--steps is {options.steps}; it counts those before the fork too: more than {step:,}")
+    else:
+        task_config = task_config_of(options, options.seed)
+        task = runs.task_of(task_config)
+        model = jaxcalc.ModelConfig(
+            vocab_size=task.vocab_size, context_length=task.context_length, **dataclasses.asdict(options.model)
+        )
+        config = {"task": task_config, "model": dataclasses.asdict(model), "snapshot_steps": [-1]}
+    config |= {name: getattr(options, name) for name in TRAINING}
+    # A run says its numbers, whatever later versions take by default.
+    if options.learning_rate is None:
+        config["learning_rate"] = DEFAULT_LEARNING_RATE[options.optimizer]
+    if options.weight_decay is None:
+        config["weight_decay"] = DEFAULT_WEIGHT_DECAY[options.optimizer]
+    if options.schedule_steps is None:
+        config["schedule_steps"] = options.steps
+    runs.optimizer_of(config)  # refuses numbers out of range
+    # A run that becomes longer keeps the snapshots that it has.
+    last, more = config["snapshot_steps"][-1], snapshot_steps(options.snapshots, CHUNK, options.steps)
+    config["snapshot_steps"] = [step for step in config["snapshot_steps"] if step >= 0] + [s for s in more if s > last]
+    return config
+
+
+def refuse_changes(options: TrainOptions, run: Path, free: set[str], why: str) -> None:
+    """Raise `InputError` with every option that is other than in a run and not free to be."""
+    there, here = (dataclasses.asdict(each) for each in (defaults(options) or options, options))
+    changed = checkpoint.differences(
+        *(runs.flat({f"--{name}": value for name, value in each.items() if name not in free}) for each in (there, here))
+    )
+    if changed:
+        raise InputError(f"{why}: {'; '.join(changed).replace('_', '-')} ({run})")
+
+
+def task_config_of(options: TaskOptions, seed: int) -> dict[str, Any]:
+    """Return the arguments of `jaxcalc.calculator` that the options stand for."""
+    return {
+        "operations": [name.replace("-", " ") for name in options.ops],
+        "max_number": options.max_number,
+        "output": options.output,
+        "split": options.split,
+        "held_out": options.held_out,
+        "seed": seed,
+        "copies": dict.fromkeys(RARE, options.copies),
+        "inverse_copies": dict.fromkeys(RARE, options.inverse_copies),
+    }
+
+
+def snapshot_steps(n: int, every: int, last: int) -> list[int]:
+    """Return step 0 and at most n − 1 log-spaced multiples of `every`, the last of them `last` itself."""
+    if n < 2:
+        return [0] * n
+    spaced = np.round(np.geomspace(last, min(every, last), n - 1) / every).astype(int) * every
+    return sorted({0, last, *(step for step in spaced.tolist() if 0 < step < last)})
