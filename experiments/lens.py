@@ -315,7 +315,9 @@ def around(run: jaxcalc.Run, params: jaxcalc.Params, step: int | None) -> dict[s
     if not steps:
         return None
     state = runs.load_snapshot(run, steps[-1] if step is None else step)
-    batch = lens.read(run.task, np.random.default_rng(0).choice(len(run.task.tokens), BATCH, replace=False))[1]
+    n_problems = len(run.task.tokens)
+    some = np.random.default_rng(0).choice(n_problems, min(BATCH, n_problems), replace=False)
+    batch = lens.read(run.task, some)[1]
     grads = jax.jit(jax.grad(jaxcalc.loss))(params, batch)
     update = take_step(runs.optimizer_of(run.config), grads, state.opt_state,
                        params).update  # fmt: skip

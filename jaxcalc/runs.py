@@ -45,7 +45,9 @@ CONFIG, METRICS, MODEL, SUMMARY, CURVE, EXPLORER = (
 )  # fmt: skip
 CHECKPOINTS, NONFINITE = "checkpoints", "nonfinite"
 _LOCK, _WRITER = ".lock", ".writer"
-_MADE_LATER = "lens_*.png", "lens_*.svg", "findings.json", "findings.md", "model.stablehlo", "model.*.json", "*.partial"
+_MADE_LATER = (
+    "lens/*.png", "lens/*.svg", "lens/findings.*", "model.onnx", "model.stablehlo", "model.vocabulary.json", "*.partial",
+)  # fmt: skip
 
 KEEPING = ("steps", "snapshots", "snapshot_steps", "checkpoint_every", "keep", "skip_nonfinite")
 """What of a run's configuration may change when it is resumed: none of it changes what a step does."""
@@ -114,7 +116,7 @@ def start_run(path: Path, config: dict[str, Any], overwrite: bool) -> None:
                 file.unlink()
         for folder in (path / CHECKPOINTS).glob("[0-9]*"):  # damaged and half-written ones too
             checkpoint.remove(folder)
-        for name in (CHECKPOINTS, NONFINITE):
+        for name in (CHECKPOINTS, NONFINITE, "lens"):
             with contextlib.suppress(OSError):  # not there, or not empty
                 (path / name).rmdir()
         write_json(path / CONFIG, {"format": FORMAT, **config})

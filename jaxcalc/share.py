@@ -16,6 +16,7 @@ import json
 import math
 import os
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -47,8 +48,7 @@ def save_params(path: Path, params: Params, metadata: Mapping[str, Any] | None =
 
     The file is whole or not there, and the same input gives the same bytes.
 
-    Raises `InputError` for parameters and metadata that `load_params` would refuse, and where the file cannot be
-    written, naming it, its bytes and the reason.
+    Raises `InputError` for parameters and metadata that `load_params` would refuse, and as `write_whole` does.
     """
     check_params(params)
     arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(params).items()}
@@ -57,7 +57,16 @@ def save_params(path: Path, params: Params, metadata: Mapping[str, Any] | None =
             raise InputError(f"{name} is {array.dtype}{list(array.shape)}, empty or not finite; "
                              "expected finite float32")  # fmt: skip
     header = _header(arrays, metadata or {})
-    data = [len(header).to_bytes(8, "little"), header, *(array.astype("<f4").tobytes() for array in arrays.values())]
+    write_whole(
+        path, [len(header).to_bytes(8, "little"), header, *(a.astype("<f4").tobytes() for a in arrays.values())]
+    )
+
+
+def write_whole(path: Path, data: Sequence[bytes]) -> None:
+    """Write a file that is either whole or not there: all of `data`, one after the other.
+
+    Raises `InputError` where it cannot be written, naming it, its bytes and the reason.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
@@ -112,7 +121,7 @@ def export_answerer(params: Params, task: Task, platforms: Sequence[str] = ("cpu
     answers, int32 `[B, answer_length]`, and the probability of each whole answer, float32 `[B]`. The parameters are
     constants of the program. It checks no token id: JAX takes the nearest row for one outside the vocabulary.
 
-    Raises `InputError` as `jaxcalc.generate` does, and for an unknown platform.
+    Raises `InputError` as `jaxcalc.generate` does.
 
     >>> from jaxcalc import ModelConfig, calculator, init
     >>> task = calculator()
@@ -260,8 +269,6 @@ def _json(what: str, text: bytes) -> Any:
         return float(number)
 
     try:
-        value = json.loads(text.decode(), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
-        repr(value)  # so that it can be named in an error
-        return value
+        return json.loads(text.decode(), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{what} is not JSON: {error!s:.80}") from error

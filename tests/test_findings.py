@@ -1,6 +1,7 @@
 """The findings of lens.py: verdicts follow from numbers, and an untrained model has none."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -113,6 +114,7 @@ def test_what_cannot_be_looked_at_is_one_line(
         assert status == 2
         assert message in err
         assert err.count("\n") == 1
+    shutil.rmtree(other / "checkpoints")
     status, out, _ = look(monkeypatch, capsys, other)  # one operation, and no snapshots
     assert status == 0
     assert "While it learns" not in out
