@@ -9,6 +9,7 @@ python experiments/train.py --fork runs/calculator@290 --seed 1 --run-dir runs/f
 """
 
 import contextlib
+import functools
 import json
 import signal
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
-from train_options import CHUNK, TrainOptions, check, configure, defaults, fork_of
+from train_options import CHUNK, TrainOptions, check, configure, defaults
 
 import jaxcalc
 from jaxcalc import backprop, checkpoint, report, runs
@@ -66,19 +67,21 @@ def opened(
     if not options.resume:
         runs.check_free(path, options.overwrite)
     with runs.writing(path):
-        if options.resume:
-            state, manifest = runs.resume(path, config, lambda text: print(f"warning: {text}", file=sys.stderr))
+        warn = functools.partial(print, "warning:", file=sys.stderr)
+        resumed = runs.resume(path, config, warn) if options.resume else None
+        if resumed:
+            state, manifest = resumed
             step = int(state.step)
             if config["steps"] < step or (config["steps"] == step and (path / runs.SUMMARY).exists()):
                 raise InputError(
-                    f"{path} has been trained for {step:,} steps; --steps {config['steps']:,} asks for no more"
+                    f"{path} is at step {step:,} already; --steps is {config['steps']:,}, so nothing is left"
                 )
             metrics_file = runs.Metrics(path / runs.METRICS, manifest["metrics"])
             (path / runs.SUMMARY).unlink(missing_ok=True)
             runs.write_json(path / runs.CONFIG, config)
         else:
-            state = forked(options, config) if options.fork else untrained(config)
-            runs.start_run(path, config, options.overwrite)
+            state = forked(config) if "forked_from" in config else untrained(config)
+            runs.start_run(path, config, options.overwrite or options.resume is not None)
             metrics_file = runs.Metrics(path / runs.METRICS)
         yield state, metrics_file
 
@@ -90,9 +93,9 @@ def untrained(config: dict[str, Any]) -> jaxcalc.TrainState:
     return jaxcalc.create_state(params, runs.optimizer_of(config))
 
 
-def forked(options: TrainOptions, config: dict[str, Any]) -> jaxcalc.TrainState:
+def forked(config: dict[str, Any]) -> jaxcalc.TrainState:
     """Return the state that --fork names, to go on under the options of the new run."""
-    run, step = fork_of(options)
+    run, step = Path(config["forked_from"]["run"]), config["forked_from"]["step"]
     state, _ = runs.load_checkpoint(run, runs.read_config(run), step)
     return state.replace(tx=runs.optimizer_of(config))
 

@@ -45,8 +45,10 @@ CONFIG, METRICS, MODEL, SUMMARY, CURVE, EXPLORER = (
 )  # fmt: skip
 CHECKPOINTS, NONFINITE = "checkpoints", "nonfinite"
 _LOCK, _WRITER = ".lock", ".writer"
+_BARELY_BEGUN = {_LOCK, _WRITER, f"{CONFIG}.partial"}
 _MADE_LATER = (
-    "lens/*.png", "lens/*.svg", "lens/findings.*", "model.onnx", "model.stablehlo", "model.vocabulary.json", "*.partial",
+    "lens/*.png", "lens/*.svg", "lens/findings.*",
+    "model.onnx", "model.stablehlo", "model.vocabulary.json", "*.partial",
 )  # fmt: skip
 
 KEEPING = ("steps", "snapshots", "snapshot_steps", "checkpoint_every", "keep", "skip_nonfinite")
@@ -68,7 +70,7 @@ def check_free(path: Path, overwrite: bool) -> None:
     """Raise `InputError` where a new run cannot be in a folder: it is not empty or, with `overwrite`, not a run's."""
     if not path.exists():
         return
-    if not path.is_dir() or {child.name for child in path.iterdir()} - {_LOCK, _WRITER}:
+    if not path.is_dir() or {child.name for child in path.iterdir()} - _BARELY_BEGUN:
         if not path.is_dir() or not (path / CONFIG).is_file():
             raise InputError(f"{path} exists and is not a run folder; choose another --run-dir")
         if not overwrite:
@@ -205,11 +207,12 @@ def load_checkpoint(path: Path, config: dict[str, Any], step: int) -> tuple[Trai
     return state, manifest
 
 
-def resume(path: Path, config: dict[str, Any], warn: Callable[[str], None]) -> tuple[TrainState, dict[str, Any]]:
+def resume(path: Path, config: dict[str, Any], warn: Callable[[str], None]) -> tuple[TrainState, dict[str, Any]] | None:
     """Return the newest good state of a run and its manifest; only for one who holds `writing`.
 
-    What a killed writer left behind is deleted. `warn` is told of that, of damaged checkpoints
-    passed over, and of everything because of which the run may not go on bit for bit.
+    None where the run was ended before it had saved its first. What a killed writer left behind is deleted. `warn` is
+    told of that, of damaged checkpoints passed over, and of everything because of which the run may not go on bit for
+    bit.
 
     Raises `InputError` where there is no good checkpoint, and where one is not of this run, listing every difference.
     """
@@ -218,6 +221,9 @@ def resume(path: Path, config: dict[str, Any], warn: Callable[[str], None]) -> t
         file.unlink()
     if left:
         warn(f"removed what was not completely written: {', '.join(left)}")
+    if not any((path / CHECKPOINTS).glob("[0-9]*")):
+        warn(f"{path} has no checkpoint yet and begins anew")
+        return None
     state, manifest = checkpoint.restore_newest(path / CHECKPOINTS, state_like(config), warn)
     _check_same(path, config, manifest)
     changed = checkpoint.differences(flat(manifest["environment"]), flat(environment()))

@@ -33,10 +33,10 @@ from jaxcalc.model import Params, check_params
 from jaxcalc.tasks import Task
 from jaxcalc.trees import fingerprint, named_leaves
 
-LARGEST_HEADER = 1_000_000
+LARGEST_HEADER = 2**18
 """Bytes; the longest header that is written or read."""
-MOST_LEAVES = 4096
-"""The most arrays that are written or read."""
+MOST_LEAVES = 1024
+"""The most arrays that are written or read: 127 blocks."""
 
 _METADATA, _FINGERPRINT, _CHECKSUM = "__metadata__", "fingerprint", "checksum"
 _NO_CHECKSUM = "0" * 64
@@ -57,9 +57,8 @@ def save_params(path: Path, params: Params, metadata: Mapping[str, Any] | None =
             raise InputError(f"{name} is {array.dtype}{list(array.shape)}, empty or not finite; "
                              "expected finite float32")  # fmt: skip
     header = _header(arrays, metadata or {})
-    write_whole(
-        path, [len(header).to_bytes(8, "little"), header, *(a.astype("<f4").tobytes() for a in arrays.values())]
-    )
+    data = [array.astype("<f4").tobytes() for array in arrays.values()]
+    write_whole(path, [len(header).to_bytes(8, "little"), header, *data])
 
 
 def write_whole(path: Path, data: Sequence[bytes]) -> None:
@@ -75,7 +74,7 @@ def write_whole(path: Path, data: Sequence[bytes]) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise InputError(f"cannot write {path} ({sum(map(len, data)):,} bytes): {error.strerror}") from error
+        raise InputError(f"cannot write {path} ({sum(map(len, data)):,} bytes): {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -144,13 +143,15 @@ def export_answerer(params: Params, task: Task, platforms: Sequence[str] = ("cpu
 def _header(arrays: dict[str, np.ndarray], metadata: Mapping[str, Any]) -> bytes:
     """Return the header of a file: one way to write it, padded so that the arrays begin at a multiple of 8."""
     if not all(isinstance(name, str) for name in metadata) or {_CHECKSUM, _FINGERPRINT} & metadata.keys():
-        raise InputError(f"the metadata has {list(metadata)!r:.200}; expected texts, without 'checksum', 'fingerprint'")
+        raise InputError(
+            f"the metadata has {_shown(list(metadata))}; expected texts, without 'checksum', 'fingerprint'"
+        )
     texts = {_CHECKSUM: _NO_CHECKSUM}  # it comes first, so that its digits are the first of their kind
     for name, value in {**metadata, _FINGERPRINT: fingerprint(arrays)}.items():
         try:
             texts[name] = json.dumps(value, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
-            raise InputError(f"the metadata {name!r:.60} is not a JSON value: {error!s:.200}") from error
+            raise InputError(f"the metadata {_shown(name)} is not a JSON value: {error!s:.200}") from error
     header: dict[str, Any] = {_METADATA: texts}
     end = 0
     for name, array in arrays.items():
@@ -202,10 +203,11 @@ def _read_header(file: BinaryIO) -> tuple[dict[str, tuple[int, ...]], dict[str, 
     checksum = texts.pop(_CHECKSUM, "").encode(errors="replace")
     if hashlib.sha256(text.replace(checksum, _NO_CHECKSUM.encode(), 1)).hexdigest().encode() != checksum:
         raise InputError("it is damaged: its header does not have the checksum that it says")
-    metadata = {name: _json(f"its metadata {name!r:.60}", value.encode()) for name, value in texts.items()}
-    arrays = {name: f"float32[{','.join(map(str, shape))}]" for name, shape in shapes.items()}
+    metadata = {
+        name: _json(f"its metadata {_shown(name)}", value.encode(errors="replace")) for name, value in texts.items()
+    }
     marks = metadata.get(_FINGERPRINT)
-    if not isinstance(marks, dict) or {name: str(mark).split(" ")[0] for name, mark in marks.items()} != arrays:
+    if not isinstance(marks, dict) or marks.keys() != shapes.keys():
         raise InputError("its fingerprints are not of its arrays")
     return shapes, metadata
 
@@ -216,16 +218,16 @@ def _read_shapes(header: dict[str, Any], n_bytes: int) -> dict[str, tuple[int, .
         raise InputError(f"it has {len(header):,} arrays; expected 1 to {MOST_LEAVES:,}")
     for name, entry in header.items():
         if not _NAME.fullmatch(name):
-            raise InputError(f"an array is named {name!r:.60}; expected a leaf's name, such as 'blocks.0.mlp.up'")
+            raise InputError(f"an array is named {_shown(name)}; expected a leaf's name, such as 'blocks.0.mlp.up'")
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-            raise InputError(f"{name} is {entry!r:.60}; expected its dtype, shape and data_offsets")
+            raise InputError(f"{name} is {_shown(entry)}; expected its dtype, shape and data_offsets")
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if dtype != "F32":
-            raise InputError(f"{name} is {dtype!r:.60}; expected 'F32', which is float32")
+            raise InputError(f"{name} is {_shown(dtype)}; expected 'F32', which is float32")
         if not _are_integers(shape, 1, n_bytes) or len(shape) > 4:
-            raise InputError(f"{name} has shape {shape!r:.60}; expected at most 4 positive integers")
+            raise InputError(f"{name} has shape {_shown(shape)}; expected at most 4 positive integers")
         if not _are_integers(offsets, 0, n_bytes) or len(offsets) != 2:
-            raise InputError(f"{name} is at {offsets!r:.60}; expected where it begins and ends in {n_bytes:,} bytes")
+            raise InputError(f"{name} is at {_shown(offsets)}; expected where it begins and ends in {n_bytes:,} bytes")
     shapes, end = {}, 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         shapes[name] = tuple(entry["shape"])
@@ -250,8 +252,13 @@ def _tree(leaves: dict[str, Any]) -> Any:
         raise InputError("the names do not form a tree") from error
     blocks = tree.get("blocks", {})
     if not isinstance(blocks, dict) or blocks.keys() != {str(index) for index in range(len(blocks))}:
-        raise InputError(f"blocks are {list(blocks)!r:.60}; expected 0, 1, … without a gap")
+        listed = sorted(blocks) if isinstance(blocks, dict) else blocks
+        raise InputError(f"blocks are {_shown(listed)}; expected 0, 1, … without a gap")
     return {**tree, "blocks": [blocks[str(index)] for index in range(len(blocks))]}
+
+
+def _shown(value: Any) -> str:
+    return reprlib.repr(value)[:60]
 
 
 def _json(what: str, text: bytes) -> Any:

@@ -124,7 +124,9 @@ def test_metrics_go_on_where_the_mark_is(tmp_path: Path) -> None:
 def test_a_run_goes_on_elsewhere_with_a_warning(run: Path) -> None:
     config = load_run(run).config
     told: list[str] = []
-    state, _ = resume(run, config, told.append)
+    resumed = resume(run, config, told.append)
+    assert resumed is not None
+    state = resumed[0]
     assert (int(state.step), told) == (0, [])
     checkpoint.remove(run / "checkpoints" / "000000")
     elsewhere = {**environment(), "threads": 96}
@@ -203,3 +205,11 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write to .*file/run"):
         start_run(tmp_path / "file" / "run", {}, overwrite=False)
+
+
+def test_a_run_that_was_ended_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+    (tmp_path / "config.json.partial").write_text("{")
+    start_run(tmp_path, {"task": TASK}, overwrite=False)
+    told: list[str] = []
+    assert resume(tmp_path, {}, told.append) is None
+    assert "has no checkpoint yet and begins anew" in told[0]
