@@ -31,7 +31,7 @@ from flax.training.train_state import TrainState
 from rich.console import Console
 
 import jaxcalc
-from jaxcalc import population, report, runs
+from jaxcalc import checkpoint, population, report, runs
 from jaxcalc.errors import InputError
 from jaxcalc.losses import ApplyFn, cross_entropy
 from jaxcalc.sharding import data_parallel
@@ -417,11 +417,38 @@ def population_steps(
     return call, cost
 
 
+def saving(_: dict[str, Any], quick: bool) -> dict[str, float]:
+    """Return what 200 steps of the default recipe take, with and without a checkpoint that is saved meanwhile."""
+    task, size = jaxcalc.calculator(), 512
+    params = jaxcalc.init(jax.random.key(0), jaxcalc.ModelConfig(task.vocab_size))
+    state = jaxcalc.create_state(params, jaxcalc.make_optimizer("muon", n_steps=None))
+    lower = functools.partial(jaxcalc.train_steps.lower, seed=0, n_steps=STEPS_A_CALL, batch_size=size)
+    compiled, _cost = compile_of(lower, state, task)
+
+    def steps() -> None:
+        nonlocal state
+        for _ in range(200 // STEPS_A_CALL):
+            state, metrics = compiled(state, task, seed=0)
+            jax.block_until_ready(metrics)
+
+    with tempfile.TemporaryDirectory() as folder:
+        writer = checkpoint.Writer(Path(folder), {})
+
+        def steps_and_save() -> None:
+            writer.save(state)
+            steps()
+            writer.wait()
+
+        seconds = measure({"without": steps, "saving": steps_and_save}, quick)
+    return {"steps": 200, "batch": size, **seconds, "share": seconds["saving"] / seconds["without"] - 1}
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any], bool], Any]] = {
     "matmul_peak_gflops": matmul_peak,
     "train_step": train_step_rows,
     "growth": growth,
     "population": populations,
+    "saving": saving,
     "decode_answers_per_second": decode_answers_per_second,
     "ask_seconds": ask_seconds,
     "time_to_accuracy": time_to_accuracy,
@@ -468,6 +495,9 @@ def tables(result: dict[str, Any]) -> list[Part]:
         rows.append(["float32 matmul peak", f"{result['matmul_peak_gflops']:.0f} GFLOP/s"])
     if "decode_answers_per_second" in result:
         rows.append(["answers decoded, complete table", f"{result['decode_answers_per_second']:,.0f}/s"])
+    if "saving" in result:
+        share, seconds = result["saving"]["share"], result["saving"]["without"]
+        rows.append(["a checkpoint in 200 steps of train.py", f"{share:+.1%} of {seconds:.1f} s"])
     for name, seconds in result.get("ask_seconds", {}).items():
         rows.append([f"ask.py, {name}", f"{seconds:.2f} s"])
     if rows:

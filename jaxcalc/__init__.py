@@ -1,6 +1,6 @@
 """jaxcalc teaches a small transformer to calculate in English words, and shows how it learns."""
 
-from jaxcalc import backprop, blame, landscape, lens, population, sharding
+from jaxcalc import backprop, blame, checkpoint, landscape, lens, population, sharding
 from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import Evaluation, evaluate
@@ -34,6 +34,7 @@ __all__ = [
     "batch_of",
     "blame",
     "calculator",
+    "checkpoint",
     "compare",
     "config_of",
     "count",

@@ -119,7 +119,7 @@ def _about(run: Run) -> dict[str, Any]:
         },
         "leaves": [[name, list(leaf.shape)] for name, leaf in named_leaves(run.params).items()],
         "curve": {
-            "loss": [float(f"{line['loss']:.4g}") for line in lines if "loss" in line],
+            "loss": [[line["step"], float(f"{line['loss']:.4g}")] for line in lines if "loss" in line],
             "checks": [{"step": check["step"], "by_operation": check["by_operation"]} for check in checks],
             "watched": "held-out" if task.held_out_rows.size else "training",
         },

@@ -118,7 +118,8 @@ def export_answerer(params: Params, task: Task, platforms: Sequence[str] = ("cpu
 
     `jax.export.deserialize(program).call` takes prompts, int32 `[B, prompt_length]` for any B, and returns the
     answers, int32 `[B, answer_length]`, and the probability of each whole answer, float32 `[B]`. The parameters are
-    constants of the program. It checks no token id: JAX takes the nearest row for one outside the vocabulary.
+    constants of the program, whose bytes are the same each time. It checks no token id: for one outside the
+    vocabulary JAX takes the nearest row.
 
     Raises `InputError` as `jaxcalc.generate` does.
 
@@ -137,7 +138,12 @@ def export_answerer(params: Params, task: Task, platforms: Sequence[str] = ("cpu
 
     (batch,) = jax.export.symbolic_shape("batch")
     prompts = jax.ShapeDtypeStruct((batch, task.prompt_length), jnp.int32)
-    return bytes(jax.export.export(jax.jit(answer), platforms=platforms)(prompts).serialize())
+    limit = jax.config.jax_traceback_in_locations_limit  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update("jax_traceback_in_locations_limit", 0)  # else the paths of this machine would be in the program
+    try:
+        return bytes(jax.export.export(jax.jit(answer), platforms=platforms)(prompts).serialize())
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", limit)
 
 
 def _header(arrays: dict[str, np.ndarray], metadata: Mapping[str, Any]) -> bytes:

@@ -15,7 +15,8 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("index", range(len(EXAMPLES)))
-def test_python_examples_run(index: int) -> None:
+def test_python_examples_run(index: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     exec(compile(EXAMPLES[index], f"README example {index}", "exec"), {"__name__": "readme"})
 
 

@@ -54,7 +54,8 @@ export function replayView(app) {
   const trail = el("p", { class: "readout" });
   body.append(el("div", { class: "row" }, play, slider, shown), charts, trail);
 
-  const steps = curve.loss.length;
+  const losses = curve.loss.map(([, loss]) => loss);
+  const steps = curve.loss.at(-1)?.[0] ?? 0;
   const axis = {
     from: 1,
     to: steps + 1,
@@ -76,8 +77,8 @@ export function replayView(app) {
     slider.value = app.snapshot;
     slider.setAttribute("aria-valuetext", `step ${step}`);
     shown.textContent = `step ${step.toLocaleString("en-US")}`;
-    const least = Math.min(...curve.loss),
-      most = Math.max(...curve.loss);
+    const least = Math.min(...losses),
+      most = Math.max(...losses);
     const decades = [10, 1, 0.1, 0.01, 0.001, 1e-4, 1e-5].filter((v) => v > least && v < most);
     charts.replaceChildren(
       ...(steps < 2
@@ -99,7 +100,7 @@ export function replayView(app) {
                 "Training loss by step",
                 axis,
                 { from: least, to: most, log: true, ticks: decades.map((v) => [v, String(v)]) },
-                [{ class: "curve", points: curve.loss.map((loss, i) => [i + 2, loss]) }],
+                [{ class: "curve", points: curve.loss.map(([step, loss]) => [step + 1, loss]) }],
                 { marks: lossMarks(step, marks, least, most), onclick: nearest },
               ),
             ),
