@@ -11,6 +11,7 @@ python experiments/train.py --fork runs/calculator@290 --seed 1 --run-dir runs/f
 import contextlib
 import functools
 import json
+import os
 import signal
 import sys
 import time
@@ -112,7 +113,7 @@ def signals() -> Iterator[list[int]]:
         caught.append(number)
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
-        print("\nstopping after these steps; a second time ends at once and saves nothing", file=sys.stderr)
+        os.write(2, b"\nstopping after these steps; a second time ends at once and saves nothing\n")  # safe in a handler
 
     previous = {number: signal.signal(number, note) for number in SIGNALS}
     try:
