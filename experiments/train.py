@@ -113,7 +113,8 @@ def signals() -> Iterator[list[int]]:
         caught.append(number)
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
-        os.write(2, b"\nstopping after these steps; a second time ends at once and saves nothing\n")  # safe in a handler
+        # Without buffers: what it interrupts may be about to write to the same stream.
+        os.write(2, b"\nstopping after these steps; a second time ends at once and saves nothing\n")
 
     previous = {number: signal.signal(number, note) for number in SIGNALS}
     try:
