@@ -8,7 +8,7 @@ from jaxcalc.losses import cross_entropy, loss, surprise
 from jaxcalc.model import ModelConfig, Params, apply, config_of, init, trace
 from jaxcalc.page import Explorer, explorer
 from jaxcalc.runs import Run, load_run
-from jaxcalc.share import load_params, save_params
+from jaxcalc.share import export_answerer, load_metadata, load_params, save_params
 from jaxcalc.tasks import Batch, Task, batch_at, batch_of, calculator
 from jaxcalc.tokenizer import Tokenizer
 from jaxcalc.training import Metrics, TrainState, create_state, make_optimizer, train_step, train_steps
@@ -42,11 +42,13 @@ __all__ = [
     "cross_entropy",
     "evaluate",
     "explorer",
+    "export_answerer",
     "fingerprint",
     "generate",
     "init",
     "landscape",
     "lens",
+    "load_metadata",
     "load_params",
     "load_run",
     "loss",

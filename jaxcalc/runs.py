@@ -33,7 +33,7 @@ from jaxcalc import checkpoint
 from jaxcalc.backprop import NonFinite
 from jaxcalc.errors import InputError
 from jaxcalc.model import ModelConfig, Params, config_of, init
-from jaxcalc.share import load_params
+from jaxcalc.share import load_params, write_whole
 from jaxcalc.tasks import Batch, Task, calculator
 from jaxcalc.training import TrainState, create_state, make_optimizer
 
@@ -285,9 +285,11 @@ class Metrics:
     def write(self, *rows: dict[str, Any]) -> None:
         """Append a line for each row. Raises `InputError` where the disk is full."""
         data = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
-        with _told_in_full(Path(self._file.name), len(data)):
+        try:
             self._file.write(data)
             self._file.flush()
+        except OSError as error:
+            raise InputError(f"cannot write {self._file.name} ({len(data):,} bytes): {error.strerror}") from error
         self._hash.update(data)
         self._n_bytes += len(data)
 
@@ -322,21 +324,8 @@ def save_nonfinite(path: Path, step: int, batch: Batch, found: NonFinite | None,
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that is either whole or not there. Raises `InputError` where the disk is full."""
-    partial = path.with_name(path.name + ".partial")
-    data = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
-    with _told_in_full(path, len(data)):
-        partial.write_bytes(data)
-        partial.replace(path)
-
-
-@contextlib.contextmanager
-def _told_in_full(path: Path, n_bytes: int) -> Iterator[None]:
-    """Turn an error of writing into an `InputError` that says what could not be written."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({n_bytes:,} bytes): {error.strerror}") from error
+    """Write a JSON file that is either whole or not there. Raises `InputError` where it cannot be written."""
+    write_whole(path, [(json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()])
 
 
 def _read_json(path: Path, name: str, missing: str) -> dict[str, Any]:

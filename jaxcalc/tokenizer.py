@@ -154,8 +154,10 @@ class Tokenizer:
         if not words:
             return []
         text = " ".join(words)
+        if text.isdigit():
+            text = text.lstrip("0") or "0"
         # Nine digits hold the largest number there is a name for; more would be slow to convert.
-        if text.isdigit() and len(text.lstrip("0")) > 9:
+        if text.isdigit() and len(text) > 9:
             raise InputError(f"number out of range: {text[:20]!r} has {len(text)} digits; "
                              f"this vocabulary goes from 0 to {self.max_number}")  # fmt: skip
         value = int(text) if text.isdigit() else words_to_number(text)

@@ -73,7 +73,7 @@ def words_to_number(text: str) -> int:
     digits = words[1:] if negative else words
     unknown = [word for word in digits if word not in NUMBER_WORDS and word != "and"]
     if unknown:
-        raise InputError(f"{unknown[0]!r} is not a number word (in {_shorten(text)})")
+        raise InputError(f"{_shorten(unknown[0])} is not a number word (in {_shorten(text)})")
     number = _evaluate(digits)
     # Reading is lenient and spelling is exact, so spelling what was read is the check.
     if number > LARGEST_NUMBER or digits not in (_words(number, ()), _words(number, ("and",))):
@@ -110,4 +110,5 @@ def _words(number: int, joiner: tuple[str, ...]) -> list[str]:
 
 
 def _shorten(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+    shown = repr(text if len(text) <= 60 else text[:57] + "...")
+    return shown if len(shown) <= 80 else f"{shown[:57]}...'"  # where much of it is escaped
