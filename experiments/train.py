@@ -11,6 +11,7 @@ python experiments/train.py --fork runs/calculator@290 --seed 1 --run-dir runs/f
 import contextlib
 import functools
 import json
+import logging
 import os
 import signal
 import sys
@@ -36,6 +37,7 @@ NOT_FINITE = 3  # the exit status where a step was not finite
 
 def main(options: TrainOptions) -> int:
     started = time.perf_counter()
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it raises as well
     # Everything that can be wrong with the options is found before a file is touched.
     check(options)
     path = options.resume or options.run_dir
@@ -79,7 +81,7 @@ def opened(
                 )
             metrics_file = runs.Metrics(path / runs.METRICS, manifest["metrics"])
             (path / runs.SUMMARY).unlink(missing_ok=True)
-            runs.write_json(path / runs.CONFIG, config)
+            runs.write_config(path, config)
         else:
             state = forked(config) if "forked_from" in config else untrained(config)
             runs.start_run(path, config, options.overwrite or options.resume is not None)
@@ -148,7 +150,7 @@ def train(
         if step not in runs.snapshot_steps(path):
             writer.save(state, metrics=metrics_file.mark())
 
-    with report.ProgressLine(last, config["batch_size"], watched) as progress:
+    with writer, report.ProgressLine(last, config["batch_size"], watched) as progress:
         clock = time.perf_counter()
         steps = jaxcalc.train_steps.lower(state, task, seed=seed, stop=last, **settings).compile()
         log["before"] = jaxcalc.evaluate(state.params, task, examples(task))
@@ -257,7 +259,10 @@ def finish(
     accuracy = {"held_out_exact_match": held_out.exact_match, "train_exact_match": training.exact_match}
     described = {"config": config, "vocabulary": list(task.tokenizer.vocabulary), "accuracy": accuracy}
     save_params(path / runs.MODEL, params, {**described, "versions": runs.versions()})
-    report.learning_curve(path / runs.CURVE, runs.read_metrics(path), log["watched"])
+    try:
+        report.learning_curve(path / runs.CURVE, runs.read_metrics(path), log["watched"])
+    except OSError as error:
+        raise InputError(f"cannot write {path / runs.CURVE}: {error.strerror}") from error
     summary = {
         "n_params": jaxcalc.count(params),
         "n_train": len(training.rows),

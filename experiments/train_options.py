@@ -134,7 +134,8 @@ def stored(run: Path) -> TrainOptions:
     """Return the options of a run from its configuration."""
     config = runs.read_config(run)
     try:
-        task = config["task"]
+        task, _, _ = config["task"], config["snapshot_steps"][-1], runs.state_like(config)
+        runs.task_of(task)
         return TrainOptions(
             **{name: config[name] for name in TRAINING},
             **{name: task[name] for name in ("max_number", "output", "split", "held_out")},
@@ -142,7 +143,7 @@ def stored(run: Path) -> TrainOptions:
             ops=tuple(name.replace(" ", "-") for name in task["operations"]),
             model=ModelOptions(*(config["model"][field.name] for field in dataclasses.fields(ModelOptions))),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, IndexError) as error:
         raise InputError(f"{run / runs.CONFIG} was written by other code: {error!r}") from error
 
 

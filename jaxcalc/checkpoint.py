@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Container
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -38,7 +38,7 @@ class DamagedError(InputError):
 class Writer:
     """Saves checkpoints in the background, one at a time, verifies each and then deletes those not to be kept.
 
-    The newest verified checkpoint is never deleted.
+    The newest verified checkpoint is never deleted. As a context manager it ends when its last save has ended.
     """
 
     folder: Path
@@ -54,6 +54,12 @@ class Writer:
             raise InputError(f"newest is {self.newest}; at least the newest checkpoint is kept")
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._pending: concurrent.futures.Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
 
     def save(self, state: TrainState, **info: Any) -> None:
         """Begin to save a state; returns as soon as its arrays are copied, so that they can be donated.
@@ -102,15 +108,16 @@ class Writer:
     def _failure(self, path: Path, n_bytes: int, error: Exception) -> InputError:
         intact = ", ".join(f"{step:,}" for step in steps(self.folder) if _path(self.folder, step).name != path.name)
         reason = " ".join(str(error).split())
+        reason = reason if len(reason) <= 300 else f"…{reason[-300:]}"  # how it ends says why
         return InputError(
-            f"cannot write {path} ({n_bytes:,} bytes of arrays): {reason:.300}; "
+            f"cannot write {path} ({n_bytes:,} bytes of arrays): {reason}; "
             f"intact are the checkpoints of steps {intact or '(none)'}; make room and go on with --resume"
         )
 
 
 def steps(folder: Path) -> list[int]:
     """Return the steps whose checkpoints are complete, ascending."""
-    return sorted(int(path.parent.name) for path in folder.glob(f"*/{MANIFEST}") if path.parent.name.isdigit())
+    return sorted(int(path.parent.name) for path in folder.glob(f"*/{MANIFEST}") if _is_of_a_step(path.parent))
 
 
 def restore(folder: Path, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -199,7 +206,7 @@ def clean(folder: Path) -> list[str]:
     left = [
         path
         for path in (sorted(folder.iterdir()) if folder.is_dir() else [])
-        if ".orbax-checkpoint-tmp" in path.name or (path.name.isdigit() and not (path / MANIFEST).is_file())
+        if ".orbax-checkpoint-tmp" in path.name or (_is_of_a_step(path) and not (path / MANIFEST).is_file())
     ]
     for path in left:
         shutil.rmtree(path)
@@ -213,6 +220,10 @@ _WRITE_ERRORS = (OSError, ValueError, RuntimeError)  # the last two are how Orba
 
 def _path(folder: Path, step: int) -> Path:
     return folder / f"{step:06}"
+
+
+def _is_of_a_step(path: Path) -> bool:
+    return path.name.isdecimal() and path.name == f"{int(path.name):06}"
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:

@@ -68,13 +68,16 @@ class Run:
 
 def check_free(path: Path, overwrite: bool) -> None:
     """Raise `InputError` where a new run cannot be in a folder: it is not empty or, with `overwrite`, not a run's."""
-    if not path.exists():
-        return
-    if not path.is_dir() or {child.name for child in path.iterdir()} - _BARELY_BEGUN:
-        if not path.is_dir() or not (path / CONFIG).is_file():
-            raise InputError(f"{path} exists and is not a run folder; choose another --run-dir")
-        if not overwrite:
-            raise InputError(f"{path} holds a run already; choose another --run-dir or add --overwrite")
+    try:
+        if not path.exists() or (path.is_dir() and not {child.name for child in path.iterdir()} - _BARELY_BEGUN):
+            return
+        is_run = (path / CONFIG).is_file()
+    except OSError as error:
+        raise InputError(f"cannot look into {path}: {error.strerror}; choose another --run-dir") from error
+    if not is_run:
+        raise InputError(f"{path} exists and is not a run folder; choose another --run-dir")
+    if not overwrite:
+        raise InputError(f"{path} holds a run already; choose another --run-dir or add --overwrite")
 
 
 @contextlib.contextmanager
@@ -96,7 +99,10 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror}; choose another --run-dir") from error
     try:
-        (path / _WRITER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        try:
+            (path / _WRITER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        except OSError as error:
+            raise InputError(f"cannot write to {path}: {error.strerror}") from error
         yield
     finally:
         (path / _WRITER).unlink(missing_ok=True)
@@ -113,7 +119,8 @@ def start_run(path: Path, config: dict[str, Any], overwrite: bool) -> None:
     check_free(path, overwrite)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        for name in (SUMMARY, METRICS, MODEL, CURVE, EXPLORER, *_MADE_LATER, f"{NONFINITE}/[0-9]*", CONFIG):
+        # The configuration stays to the end: with it, a folder that is half deleted can be overwritten again.
+        for name in (SUMMARY, METRICS, MODEL, CURVE, EXPLORER, *_MADE_LATER, f"{NONFINITE}/[0-9]*"):
             for file in path.glob(name):
                 file.unlink()
         for folder in (path / CHECKPOINTS).glob("[0-9]*"):  # damaged and half-written ones too
@@ -121,9 +128,14 @@ def start_run(path: Path, config: dict[str, Any], overwrite: bool) -> None:
         for name in (CHECKPOINTS, NONFINITE, "lens"):
             with contextlib.suppress(OSError):  # not there, or not empty
                 (path / name).rmdir()
-        write_json(path / CONFIG, {"format": FORMAT, **config})
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror}; choose another --run-dir") from error
+    write_config(path, config)
+
+
+def write_config(path: Path, config: dict[str, Any]) -> None:
+    """Write the configuration of a run. Raises `InputError` where it cannot be written."""
+    write_json(path / CONFIG, {"format": FORMAT, **config})
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -131,11 +143,16 @@ def read_config(path: Path) -> dict[str, Any]:
 
     Raises `InputError` for a folder that is missing, not a run, or of another version.
     """
-    if not path.is_dir():
+    try:
+        is_there = path.is_dir()
+    except OSError as error:
+        raise InputError(f"cannot look into {path}: {error.strerror}") from error
+    if not is_there:
         raise InputError(f"there is no run folder {path}; train one with: python experiments/train.py --run-dir {path}")
     config = _read_json(path, CONFIG, f"{path} is not a run folder: it has no {CONFIG}")
-    if config.get("format") != FORMAT:
-        raise InputError(f"{path / CONFIG} has format {config.get('format')!r}; this version of jaxcalc reads {FORMAT}")
+    found = config.pop("format", None)
+    if found != FORMAT:
+        raise InputError(f"{path / CONFIG} has format {found!r}; this version of jaxcalc reads {FORMAT}")
     return config
 
 
@@ -235,7 +252,7 @@ def resume(path: Path, config: dict[str, Any], warn: Callable[[str], None]) -> t
 def _check_same(path: Path, config: dict[str, Any], manifest: dict[str, Any]) -> None:
     """Raise `InputError` with every difference between a run's configuration and that in a checkpoint."""
     there, here = (
-        {name: value for name, value in each.items() if name not in (*KEEPING, "format")}
+        {name: value for name, value in each.items() if name not in KEEPING}
         for each in (manifest["config"], _plain(config))
     )
     changed = checkpoint.differences(flat(there), flat(here))
@@ -305,7 +322,8 @@ class Metrics:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # of what could not be written, which was said then
+            self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -319,7 +337,8 @@ def save_nonfinite(path: Path, step: int, batch: Batch, found: NonFinite | None,
     file.parent.mkdir(exist_ok=True)
     said = {"step": step, "metrics": {name: str(value) for name, value in metrics.items()}}
     write_json(file.with_suffix(".json"), {**said, "first": found._asdict() if found else None})
-    safetensors.numpy.save_file({"tokens": np.asarray(batch.tokens), "mask": np.asarray(batch.mask)}, file)
+    arrays = {"tokens": np.asarray(batch.tokens), "mask": np.asarray(batch.mask)}
+    write_whole(file, [safetensors.numpy.save(arrays)])
     return file
 
 

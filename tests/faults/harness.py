@@ -1,0 +1,210 @@
+"""What the fault tests share: training as people start it, here or in a process of its own, and what a run left."""
+
+import contextlib
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib import util
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from jaxcalc import load_params, named_leaves, report, runs
+
+EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
+SMALL = (
+    "--max-number", "6", "--batch-size", "32", "--model.d-model", "16", "--model.n-heads", "2", "--model.d-ff", "32",
+    "--model.n-layers", "1", "--held-out", "0.2",
+)  # fmt: skip
+STEPS = 60
+SHORT = (*SMALL, "--steps", str(STEPS), "--checkpoint-every", "20")
+"""The run that tests copy."""
+
+
+class Ended(NamedTuple):
+    """How a script ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+def load(script: str) -> ModuleType:
+    """Return a script as a module of its own, as each process that runs it has one."""
+    spec = util.spec_from_file_location(script, EXPERIMENTS / f"{script}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = util.module_from_spec(spec)
+    sys.modules[script] = module  # where dataclasses look up their annotations
+    spec.loader.exec_module(module)
+    return module
+
+
+def train(*arguments: str | Path) -> Ended:
+    """Run train.py in this process, which has the programs compiled already."""
+    module = load("train")
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+        try:
+            status = report.run_script(module.main, module.TrainOptions, module.defaults)
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+    return Ended(status, out.getvalue(), err.getvalue())
+
+
+def start(*arguments: str | Path, before: Sequence[str | Path] = (), **options: Any) -> subprocess.Popen[str]:
+    """Start train.py in a process of its own, with as many devices as there are here; `before` is another script."""
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(jax.device_count()), "MPLBACKEND": "agg"}
+    command = [sys.executable, *before, EXPERIMENTS / "train.py", *arguments]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, **{"env": environment, **pipes, **options})
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 240) -> None:
+    """Wait until a condition holds, while a process runs."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, f"ended with {process.returncode}: {process.communicate()[1]}"
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.002)
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl without the time of day."""
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in runs.read_metrics(run)]
+
+
+def steps_of(run: Path) -> list[int]:
+    """Return the steps of metrics.jsonl that were made or left out, in its order."""
+    return [row["step"] for row in runs.read_metrics(run) if "loss" in row or "skipped" in row]
+
+
+def config_of(run: Path) -> dict[str, Any]:
+    return runs.read_config(run)
+
+
+def bits(state: Any) -> dict[str, tuple[str, bytes]]:
+    """Return the dtype and all bits of each leaf of parameters and optimizer state, and of the step."""
+    leaves = named_leaves({"params": state.params, "opt_state": state.opt_state, "step": state.step})
+    return {name: (str(leaf.dtype), np.asarray(leaf).tobytes()) for name, leaf in leaves.items()}
+
+
+def bits_at(run: Path, step: int) -> dict[str, tuple[str, bytes]]:
+    """Return the same of a run's checkpoint, read back strictly."""
+    return bits(runs.load_checkpoint(run, config_of(run), step)[0])
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return every file in a folder."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def names(run: Path) -> list[str]:
+    """Return what is in a run's folder and in its checkpoints/, such as "checkpoints/000040"."""
+    found = [*run.iterdir(), *(run / "checkpoints").iterdir()]
+    return sorted(path.relative_to(run).as_posix() for path in found)
+
+
+def check_same_run(run: Path, reference: Path) -> None:
+    """Check that a run that was interrupted is bit for bit one that was not, and that nothing is left behind."""
+    last = config_of(reference)["steps"]
+    assert steps_of(run) == list(range(1, last + 1))
+    assert metrics(run) == metrics(reference)
+    assert names(run) == names(reference)
+    assert runs.snapshot_steps(run) == runs.snapshot_steps(reference)
+    for step in runs.snapshot_steps(run):
+        assert bits_at(run, step) == bits_at(reference, step), step
+    found, expected = (load_params(path / "model.safetensors") for path in (run, reference))
+    chex.assert_trees_all_equal(found, expected, strict=True)
+    check_unlocked(run)
+
+
+def check_unlocked(run: Path) -> None:
+    assert not (run / ".writer").exists()
+    with runs.writing(run):
+        pass
+
+
+def check_clean(run: Path) -> None:
+    """Check that nothing half-written is in a run's folder."""
+    folder = run / "checkpoints"
+    assert not [
+        path for path in run.rglob("*") if path.name.endswith(".partial") or "orbax-checkpoint-tmp" in path.name
+    ]
+    for path in folder.iterdir() if folder.exists() else ():
+        assert (path / "manifest.json").is_file(), path
+
+
+def newest(run: Path) -> int:
+    """Return the step of the newest complete checkpoint, −1 where there is none."""
+    return max(runs.snapshot_steps(run), default=-1)
+
+
+def copied(run: Path, to: Path) -> Path:
+    shutil.copytree(run, to, symlinks=True)
+    return to
+
+
+@contextlib.contextmanager
+def patched(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
+    """Put `make(original)` in the place of an attribute."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, make(getattr(owner, name)))
+        yield
+
+
+def before(action: Callable[..., None]) -> Callable[[Any], Any]:
+    """Return what puts an action before each call of a function, given the same arguments."""
+
+    def wrap(original: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            action(*args, **kwargs)
+            return original(*args, **kwargs)
+
+        return call
+
+    return wrap
+
+
+def nth(n: int, action: Callable[[], Any]) -> Callable[..., None]:
+    """Return a function that does something when it is called for the n-th time, counted from 1."""
+    calls = iter(range(1, 10**9))
+
+    def call(*_: Any, **__: Any) -> None:
+        if next(calls) == n:
+            action()
+
+    return call
+
+
+def stop_at_write(n: int, number: int = signal.SIGTERM) -> contextlib.AbstractContextManager[None]:
+    """Raise a signal when the n-th lines of metrics.jsonl are about to be written."""
+    return patched(runs.Metrics, "write", before(nth(n, lambda: signal.raise_signal(number))))
+
+
+def differs(data: bytes, random: random.Random) -> bytes:
+    """Return bytes of which one random bit is flipped."""
+    changed = bytearray(data)
+    bit = random.randrange(8 * len(data))
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def tell(record: Callable[[str, object], None], **counts: object) -> None:
+    """Keep the counts of a long test: as properties in a report of pytest, and on stdout, which -s shows."""
+    for name, value in counts.items():
+        record(name, value)
+    print("faults:", json.dumps(counts))

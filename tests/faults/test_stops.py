@@ -1,0 +1,216 @@
+"""Ctrl-C and SIGTERM end a run in order, at any moment, and it goes on from there bit for bit."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import (
+    SHORT,
+    SMALL,
+    STEPS,
+    before,
+    bits_at,
+    check_clean,
+    check_same_run,
+    check_unlocked,
+    config_of,
+    copied,
+    metrics,
+    newest,
+    nth,
+    patched,
+    start,
+    steps_of,
+    stop_at_write,
+    tell,
+    train,
+    wait_for,
+)
+
+import jaxcalc
+from jaxcalc import checkpoint, report, runs, share
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LAST = 240
+LONG = (*SMALL, "--steps", str(LAST), "--checkpoint-every", "20", "--snapshots", "6")
+N_SIGNALS, MOST_IN_A_CHAIN = 30, 8
+"""Of processes in the long test."""
+
+
+def check_stopped(run: Path) -> None:
+    """Check that all steps that were made are saved, and that the folder is free."""
+    check_clean(run)
+    check_unlocked(run)
+    assert newest(run) == max(steps_of(run), default=0)
+    assert steps_of(run) == list(range(1, newest(run) + 1))
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(stopped: Path, whole: Path, tmp_path: Path) -> None:
+    run = copied(stopped, tmp_path / "run")
+    check_stopped(run)
+    with patched(report, "errors_of", before(nth(1, lambda: signal.raise_signal(signal.SIGINT)))):
+        ended = train("--resume", run)  # and is stopped again, when it is being evaluated at its end
+    assert ended.status == 128 + signal.SIGINT
+    assert not (run / "summary.json").exists()
+    check_stopped(run)
+    ended = train("--resume", run)
+    assert ended.status == 0, ended.err
+    assert "warning" not in ended.err
+    check_same_run(run, whole)
+    assert (run / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def raise_from_anywhere(number: int) -> None:
+    """Raise a signal in whatever thread this is; Python handles it in the main one."""
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_at_any_stage_ends_in_order(
+    whole: Path, tmp_path: Path, number: int, record_property: Callable[[str, object], None]
+) -> None:
+    run = tmp_path / "run"
+    stages: list[tuple[Any, str, int]] = [
+        (runs, "start_run", 1),
+        (report, "parameters_table", 1),
+        (report, "ProgressLine", 1),
+        (jaxcalc, "evaluate", 1),  # among what is compiled
+        (checkpoint.Writer, "save", 1),
+        (jaxcalc, "evaluate", 2),
+        (checkpoint.Writer, "save", 2),
+        (checkpoint, "_complete", 1),
+        (checkpoint, "prune", 1),
+        (runs.Metrics, "write", 1),
+        (runs.Metrics, "mark", 2),
+        (checkpoint.Writer, "wait", 3),
+        (checkpoint, "restore_newest", 1),
+        (runs, "write_json", 1),
+        (report, "errors_of", 1),  # the run is complete, but for its evaluation
+        (share, "save_params", 1),
+        (report, "learning_curve", 1),
+        (report, "by_operation", 1),
+    ]
+    done: list[str] = []
+    for owner, name, n in stages:
+        arguments = ["--resume", run] if (run / "config.json").exists() else [
+            "--run-dir", run, *SHORT
+        ]  # fmt: skip
+        was = newest(run)
+        with patched(owner, name, before(nth(n, lambda: raise_from_anywhere(number)))):
+            ended = train(*arguments)
+        assert ended.status in (0, 128 + number), (name, n, ended.err)
+        if (run / "summary.json").exists():  # it is not called as often from here, or only after the summary
+            check_same_run(run, whole)
+            shutil.rmtree(run)
+            continue
+        done.append(f"{name} {n}")
+        assert ended.status == 128 + number
+        assert newest(run) >= was
+        check_stopped(run)
+        if newest(run) < STEPS:
+            assert f"Stopped by {signal.Signals(number).name} after {newest(run):,} of {STEPS:,} steps" in ended.err
+            assert f"Go on:        python experiments/train.py --resume {run}" in ended.err
+            assert "warning" not in ended.err
+    if run.exists():
+        assert train("--resume", run).status == 0
+        check_same_run(run, whole)
+    assert len(done) >= 10, done
+    tell(record_property, stages=done)
+
+
+@pytest.mark.faults
+def test_a_run_that_becomes_longer_is_bit_for_bit_one_that_was_so_from_the_start(whole: Path, tmp_path: Path) -> None:
+    run = copied(whole, tmp_path / "run")
+    assert train("--resume", run).status == 2  # nothing is left to do
+    longer = str(STEPS + 35)
+    with stop_at_write(3):  # and is stopped on the way
+        assert train("--resume", run, "--steps", longer).status == 128 + signal.SIGTERM
+    assert not (run / "summary.json").exists()
+    check_stopped(run)
+    assert train("--resume", run).status == 0
+    at_once = tmp_path / "at once"
+    options = (*SMALL, "--steps", longer, "--schedule-steps", str(STEPS), "--checkpoint-every", "20")
+    assert train("--run-dir", at_once, *options).status == 0
+    assert metrics(run) == metrics(at_once)
+    assert steps_of(run) == list(range(1, STEPS + 36))
+    assert bits_at(run, STEPS + 35) == bits_at(at_once, STEPS + 35)
+    assert config_of(run)["schedule_steps"] == STEPS
+
+
+@pytest.mark.faults
+def test_processes_that_are_stopped_at_random_moments_lose_nothing(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    chance = random.Random(0)
+    reference = tmp_path / "uninterrupted"
+    assert train("--run-dir", reference, *LONG).status == 0  # and all is compiled
+    clock = time.monotonic()
+    with start("--run-dir", tmp_path / "first", *LONG) as process:
+        assert process.wait(240) == 0
+    whole = time.monotonic() - clock
+    n_signals, n_chains, statuses = 0, 0, {}
+    while n_signals < N_SIGNALS:
+        run, n_chain = tmp_path / f"run {n_chains}", 0
+        while not (run / "summary.json").exists():
+            number = chance.choice(SIGNALS)
+            arguments = ["--resume", run] if (run / "config.json").exists() else ["--run-dir", run, *LONG]
+            with start(*arguments) as process:
+                if n_chain < MOST_IN_A_CHAIN:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(chance.uniform(0, whole))
+                    process.send_signal(number)
+                err = process.communicate(timeout=240)[1]
+            n_chain += 1
+            status = process.returncode
+            statuses[status] = statuses.get(status, 0) + 1
+            if status == 0:  # it had ended by then, or nearly so
+                continue
+            n_signals += 1
+            expected = {-number, 128 + number}
+            if "stopping after these steps" not in err:  # it was importing: Python, or NumPy, ends in its own way
+                expected |= {1, -signal.SIGABRT}
+            assert status in expected, err
+            if status == 128 + number:
+                assert "Traceback" not in err
+                check_stopped(run)
+        check_same_run(run, reference)
+        n_chains += 1
+    tell(record_property, signals=n_signals, chains=n_chains, statuses={str(key): n for key, n in statuses.items()})
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_second_signal_ends_at_once(tmp_path: Path, number: int) -> None:
+    """A process that takes its time to stop, being in the middle of a save that the disk holds up."""
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        "import runpy, sys, time\nfrom jaxcalc import checkpoint\ncomplete = checkpoint._complete\n"
+        "checkpoint._complete = lambda *args: (time.sleep(60), complete(*args))\n"
+        "sys.argv[0] = sys.argv.pop(1)\nsys.path.insert(0, sys.argv[0].rpartition('/')[0])\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    run = tmp_path / "run"
+    with start("--run-dir", run, *LONG, before=[slow]) as process:
+        wait_for(lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size, process)
+        process.send_signal(number)
+        assert process.stderr is not None
+        while "stopping after these steps; a second time ends at once" not in process.stderr.readline():
+            pass
+        clock = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(60) == -number
+        assert time.monotonic() - clock < 10
+    ended = train("--resume", run)  # it begins anew, as it saved nothing
+    assert ended.status == 0, ended.err
+    assert steps_of(run) == list(range(1, LAST + 1))
+    check_clean(run)
+    check_unlocked(run)
