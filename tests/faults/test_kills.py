@@ -81,11 +81,11 @@ def test_runs_that_are_killed_at_random_moments_are_bit_for_bit_one_that_was_not
             before = newest(run)
             with start(*go_on(run)) as process:
                 if chance.random() < 0.5:  # any time at all, or soon after it began to write
-                    delay = chance.uniform(0, whole)
+                    delay = chance.uniform(0, 0.8 * whole)
                 else:
                     with contextlib.suppress(AssertionError):
                         wait_for(lambda: writer_of(run) == process.pid, process)  # noqa: B023
-                    delay = chance.uniform(0, whole / 2)
+                    delay = chance.uniform(0, 0.3 * whole)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(delay if n_chain < MOST_IN_A_CHAIN else None)
                 process.kill()
