@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
-from train_options import CHUNK, TrainOptions, check, configure, defaults
+from train_options import CHUNK, TrainOptions, check, configure, defaults, placed, use_devices
 
 import jaxcalc
 from jaxcalc import backprop, checkpoint, report, runs
@@ -37,9 +37,12 @@ NOT_FINITE = 3  # the exit status where a step was not finite
 
 def main(options: TrainOptions) -> int:
     started = time.perf_counter()
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it raises as well
+    # Orbax logs what it raises as well, and leaves coroutines behind where a save fails.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda what: str(what.exc_value) == "Event loop is closed" or sys.__unraisablehook__(what)
     # Everything that can be wrong with the options is found before a file is touched.
     check(options)
+    use_devices(options.mesh)
     path = options.resume or options.run_dir
     config = configure(options)
     task = runs.task_of(config["task"])
@@ -71,7 +74,8 @@ def opened(
         runs.check_free(path, options.overwrite)
     with runs.writing(path):
         warn = functools.partial(print, "warning:", file=sys.stderr)
-        resumed = runs.resume(path, config, warn) if options.resume else None
+        like = placed(runs.state_like(config), config)
+        resumed = runs.resume(path, config, warn, like) if options.resume else None
         if resumed:
             state, manifest = resumed
             step = int(state.step)
@@ -83,7 +87,7 @@ def opened(
             (path / runs.SUMMARY).unlink(missing_ok=True)
             runs.write_config(path, config)
         else:
-            state = forked(config) if "forked_from" in config else untrained(config)
+            state = placed(forked(config) if "forked_from" in config else untrained(config), config)
             runs.start_run(path, config, options.overwrite or options.resume is not None)
             metrics_file = runs.Metrics(path / runs.METRICS)
         yield state, metrics_file
@@ -142,7 +146,7 @@ def train(
     step = int(state.step)
     n_skipped = sum("skipped" in row for row in runs.read_metrics(path))
     log: dict[str, Any] = {"first_step": step, "watched": watched, "stopped": "", "status": 0}
-    info = {"config": config, "vocabulary": list(task.tokenizer.vocabulary), "environment": runs.environment()}
+    info = {"config": config, "vocabulary": list(task.tokenizer.vocabulary), "environment": runs.environment(config)}
     kept = set(config["snapshot_steps"])
     writer = checkpoint.Writer(path / runs.CHECKPOINTS, info, kept, config["keep"])
 
@@ -285,8 +289,8 @@ def finish(
         "versions": runs.versions(),
         "device": jax.devices()[0].device_kind,
     }
-    runs.write_json(path / runs.SUMMARY, summary)
     checkpoint.prune(path / runs.CHECKPOINTS, config["snapshot_steps"], newest=1)
+    runs.write_json(path / runs.SUMMARY, summary)  # the last: with it the run is whole
 
     console.print(report.before_and_after_table(log["before"], after, log["first_step"]), "", sep="\n")
     console.print(report.accuracy_table(held_out, training), "", report.errors_table(errors), "", sep="\n")

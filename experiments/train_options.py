@@ -1,13 +1,16 @@
 """The options of train.py, and the configuration of a run that they ask for."""
 
+import contextlib
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 import jaxcalc
-from jaxcalc import checkpoint, runs
+from jaxcalc import checkpoint, runs, sharding
 from jaxcalc.errors import InputError
 from jaxcalc.tasks import LossOn, Split
 from jaxcalc.tokenizer import Output
@@ -89,6 +92,11 @@ class TrainOptions(TaskOptions):
     """How many of those are kept while the run goes on; the newest, when it is finished."""
     skip_nonfinite: int = 0
     """How many steps whose loss or gradient is not finite may be left out before the run stops."""
+    mesh: str = ""
+    """A grid of devices, such as data=4,model=2: examples are divided along data, heads and hidden width along model.
+    One device if left out. A CPU is made into as many devices as the mesh needs."""
+    fully_sharded: bool = False
+    """Cut parameters and optimizer state along data as well, so that a device stores only its part."""
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
 
 
@@ -96,6 +104,7 @@ class TrainOptions(TaskOptions):
 TRAINING = (
     "seed", "steps", "schedule_steps", "batch_size", "optimizer", "learning_rate", "weight_decay", "clip_norm",
     "loss_on", "snapshots", "checkpoint_every", "keep", "skip_nonfinite",
+    "mesh", "fully_sharded",
 )  # fmt: skip
 # What may be other than in the run that is resumed, or forked.
 FREE_IN_RESUME = {"json", "resume", *runs.KEEPING}
@@ -126,13 +135,14 @@ def defaults(options: TrainOptions) -> TrainOptions | None:
     if options.resume and options.fork:
         raise InputError("--resume goes on with a run, --fork begins a new one; give one of them")
     if options.resume:
-        return dataclasses.replace(stored(options.resume), resume=options.resume, run_dir=options.resume)
-    return dataclasses.replace(stored(fork_of(options)[0]), fork=options.fork) if options.fork else None
+        return dataclasses.replace(stored(options.resume, options.mesh), resume=options.resume, run_dir=options.resume)
+    return dataclasses.replace(stored(fork_of(options)[0], options.mesh), fork=options.fork) if options.fork else None
 
 
-def stored(run: Path) -> TrainOptions:
-    """Return the options of a run from its configuration."""
+def stored(run: Path, mesh: str) -> TrainOptions:
+    """Return the options of a run from its configuration, with the devices of its mesh or of another."""
     config = runs.read_config(run)
+    use_devices(mesh or str(config.get("mesh", "")))
     try:
         task, _, _ = config["task"], config["snapshot_steps"][-1], runs.state_like(config)
         runs.task_of(task)
@@ -182,10 +192,37 @@ def configure(options: TrainOptions) -> dict[str, Any]:
     if options.schedule_steps is None:
         config["schedule_steps"] = options.steps
     runs.optimizer_of(config)  # refuses numbers out of range
+    placed(runs.state_like(config), config)  # and sizes that do not divide evenly
     # A run that becomes longer keeps the snapshots that it has.
     last, more = config["snapshot_steps"][-1], snapshot_steps(options.snapshots, CHUNK, options.steps)
     config["snapshot_steps"] = [step for step in config["snapshot_steps"] if step >= 0] + [s for s in more if s > last]
     return config
+
+
+def mesh_sizes(text: str) -> dict[str, int]:
+    """Return the sizes of a mesh, such as {"data": 4, "model": 2}, from how --mesh says them."""
+    sizes = {name: size for name, _, size in (part.partition("=") for part in text.split(","))}
+    if not sizes.keys() <= {"data", "model"} or "data" not in sizes or not all(map(str.isdecimal, sizes.values())):
+        raise InputError(f"--mesh is {text!r}; it must be such as data=4 or data=4,model=2")
+    return {name: int(size) for name, size in sizes.items()}
+
+
+def use_devices(mesh: str) -> None:
+    """Make a CPU into as many devices as a mesh needs, if JAX has not started."""
+    if mesh:
+        with contextlib.suppress(RuntimeError):  # it has; `sharding.make_mesh` says whether there are enough
+            jax.config.update("jax_num_cpu_devices", max(1, math.prod(mesh_sizes(mesh).values())))
+
+
+def placed(state: jaxcalc.TrainState, config: dict[str, Any]) -> jaxcalc.TrainState:
+    """Return a state, or the shapes of one, that lies on the run's mesh, with a model that keeps to it."""
+    if not config["mesh"]:
+        return state
+    sizes = mesh_sizes(config["mesh"])
+    mesh = sharding.make_mesh(sizes["data"], sizes.get("model", 1))
+    rules = sharding.FULLY_SHARDED if config["fully_sharded"] else sharding.TENSOR_PARALLEL
+    sharding.check_batch(config["batch_size"], mesh)
+    return sharding.place(state.replace(apply_fn=sharding.sharded(mesh, rules)), mesh, rules)
 
 
 def refuse_changes(options: TrainOptions, run: Path, free: set[str], why: str) -> None:

@@ -18,7 +18,7 @@ import json
 import os
 import platform
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
@@ -51,8 +51,10 @@ _MADE_LATER = (
     "model.onnx", "model.stablehlo", "model.vocabulary.json", "*.partial",
 )  # fmt: skip
 
-KEEPING = ("steps", "snapshots", "snapshot_steps", "checkpoint_every", "keep", "skip_nonfinite")
-"""What of a run's configuration may change when it is resumed: none of it changes what a step does."""
+KEEPING = (
+    "steps", "snapshots", "snapshot_steps", "checkpoint_every", "keep", "skip_nonfinite", "mesh", "fully_sharded",
+)  # fmt: skip
+"""What of a run's configuration may change when it is resumed: of what a step does it changes at most the rounding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +99,7 @@ def writing(path: Path) -> Iterator[None]:
             writer = "another process"
         raise InputError(f"{path} is being written by {writer}; wait for it or stop it") from error
     except OSError as error:
-        raise InputError(f"cannot write to {path}: {error.strerror}; choose another --run-dir") from error
+        raise InputError(f"cannot write to {path}: {error.strerror}") from error
     try:
         try:
             (path / _WRITER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
@@ -224,8 +226,12 @@ def load_checkpoint(path: Path, config: dict[str, Any], step: int) -> tuple[Trai
     return state, manifest
 
 
-def resume(path: Path, config: dict[str, Any], warn: Callable[[str], None]) -> tuple[TrainState, dict[str, Any]] | None:
+def resume(
+    path: Path, config: dict[str, Any], warn: Callable[[str], None], like: TrainState | None = None
+) -> tuple[TrainState, dict[str, Any]] | None:
     """Return the newest good state of a run and its manifest; only for one who holds `writing`.
+
+    It lies where `like` says, the run's `state_like` with shardings, or else on one device.
 
     None where the run was ended before it had saved its first. What a killed writer left behind is deleted. `warn` is
     told of that, of damaged checkpoints passed over, and of everything because of which the run may not go on bit for
@@ -241,9 +247,9 @@ def resume(path: Path, config: dict[str, Any], warn: Callable[[str], None]) -> t
     if not any((path / CHECKPOINTS).glob("[0-9]*")):
         warn(f"{path} has no checkpoint yet and begins anew")
         return None
-    state, manifest = checkpoint.restore_newest(path / CHECKPOINTS, state_like(config), warn)
+    state, manifest = checkpoint.restore_newest(path / CHECKPOINTS, like or state_like(config), warn)
     _check_same(path, config, manifest)
-    changed = checkpoint.differences(flat(manifest["environment"]), flat(environment()))
+    changed = checkpoint.differences(flat(manifest["environment"]), flat(environment(config)))
     if changed:
         warn(f"from here on the run is not bit for bit what it would have been: {'; '.join(changed)}")
     return state, manifest
@@ -261,11 +267,17 @@ def _check_same(path: Path, config: dict[str, Any], manifest: dict[str, Any]) ->
                          f"{'; '.join(changed)}")  # fmt: skip
 
 
-def environment() -> dict[str, Any]:
-    """Return what the bits of a result depend on beside the configuration: versions, device, threads."""
+def environment(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the bits of a result depend on beside what a step does: versions, devices, threads, the mesh."""
     devices = jax.devices()
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"versions": versions(), "device": devices[0].device_kind, "n_devices": len(devices), "threads": threads}
+    used = {"device": devices[0].device_kind, "n_devices": len(devices), "threads": threads}
+    return {
+        "versions": versions(),
+        **used,
+        "mesh": config.get("mesh", ""),
+        "sharded": config.get("fully_sharded", False),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -312,7 +324,10 @@ class Metrics:
 
     def mark(self) -> dict[str, Any]:
         """Make sure that all is on the disk, and return how many bytes it is and their hash."""
-        os.fsync(self._file.fileno())
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise InputError(f"cannot write {self._file.name} ({self._n_bytes:,} bytes): {error.strerror}") from error
         return self._mark()
 
     def _mark(self) -> dict[str, Any]:

@@ -12,11 +12,11 @@ COMPILED = tempfile.TemporaryDirectory(prefix="jaxcalc-tests-")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make two devices of a CPU, and let the tests' processes share the programs that any of them compiled.
+    """Make eight devices of a CPU, and let the tests' processes share the programs that any of them compiled.
 
     The sharing saves a third of the time.
     """
-    jax.config.update("jax_num_cpu_devices", 2)
+    jax.config.update("jax_num_cpu_devices", 8)
     if not hasattr(config, "workerinput"):  # in the process that starts the others, which inherit this
         os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"

@@ -17,6 +17,9 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 @pytest.mark.parametrize("index", range(len(EXAMPLES)))
 def test_python_examples_run(index: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    if "jax_num_cpu_devices" in EXAMPLES[index]:  # JAX has started in this process
+        subprocess.run([sys.executable, "-c", EXAMPLES[index]], check=True)
+        return
     exec(compile(EXAMPLES[index], f"README example {index}", "exec"), {"__name__": "readme"})
 
 

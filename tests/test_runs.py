@@ -29,7 +29,7 @@ TASK = {"operations": ["plus"], "max_number": 5, "output": "words", "split": "no
 
 
 def save(path: Path, state: jaxcalc.TrainState, config: dict) -> None:
-    info = {"config": config, "environment": environment(), "metrics": {"bytes": 0, "sha256": ""}}
+    info = {"config": config, "environment": environment(config), "metrics": {"bytes": 0, "sha256": ""}}
     writer = checkpoint.Writer(path / "checkpoints", info, kept=range(100))
     writer.save(state)
     writer.wait()
@@ -129,7 +129,7 @@ def test_a_run_goes_on_elsewhere_with_a_warning(run: Path) -> None:
     state = resumed[0]
     assert (int(state.step), told) == (0, [])
     checkpoint.remove(run / "checkpoints" / "000000")
-    elsewhere = {**environment(), "threads": 96}
+    elsewhere = {**environment({}), "threads": 96}
     info = {"config": config, "environment": elsewhere, "metrics": {}}
     writer = checkpoint.Writer(run / "checkpoints", info)
     writer.save(state)
