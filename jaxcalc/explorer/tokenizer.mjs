@@ -171,10 +171,11 @@ export class Tokenizer {
 
   #number(words, before) {
     if (!words.length) return [];
-    const text = words.join(" ");
+    const said = words.join(" ");
     const range = `this vocabulary goes from 0 to ${this.max_number}`;
-    const isDigits = /^[0-9]+$/.test(text);
-    if (isDigits && text.replace(/^0+/, "").length > 9) {
+    const isDigits = /^[0-9]+$/.test(said);
+    const text = isDigits ? said.replace(/^0+(?=.)/, "") : said;
+    if (isDigits && text.length > 9) {
       throw new InputError(`number out of range: ${quote(text.slice(0, 20))} has ${text.length} digits; ${range}`);
     }
     const value = isDigits ? Number(text) : wordsToNumber(words);
