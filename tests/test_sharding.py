@@ -21,7 +21,7 @@ def devices() -> list[jax.Device]:
     return jax.devices()[:2]
 
 
-MESHES = [(8, 1, TENSOR_PARALLEL), (2, 4, TENSOR_PARALLEL), (8, 1, FULLY_SHARDED), (2, 4, FULLY_SHARDED)]
+MESHES = [(8, 1, TENSOR_PARALLEL), (2, 4, TENSOR_PARALLEL), (2, 4, FULLY_SHARDED)]
 
 
 def state_on(

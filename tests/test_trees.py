@@ -99,7 +99,7 @@ def test_a_fingerprint_is_the_same_wherever_the_array_is() -> None:
         assert fingerprint([array])["0"] == fingerprint([jnp.asarray(array)])["0"] == mark
         np.testing.assert_array_equal(*marks)
     whole = jnp.asarray(rng.normal(size=(8, 6)), jnp.float32)
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("data",))
     for axes in (("data",), (None, "data"), ()):
         spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
         split = jax.device_put(whole, spec)
