@@ -325,6 +325,39 @@ def test_training_goes_on_from_a_snapshot_bit_for_bit(trained: Path) -> None:
     chex.assert_trees_all_equal(state.opt_state, expected.opt_state)
 
 
+def test_a_run_on_a_mesh_is_the_run_and_goes_on_on_another(scripts: Scripts, trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    arguments = ["--run-dir", path, *SMALL, "--schedule-steps", "60", "--steps", "20"]
+    status, _, _ = scripts("train", *arguments, "--mesh", "data=4,model=2", "--fully-sharded")
+    assert status == 0
+    status, _, err = scripts("train", "--resume", path, "--steps", "30", "--mesh", "data=8")
+    assert status == 0
+    assert "not bit for bit" in err
+    assert "mesh is data=4,model=2 there and data=8 here" in err
+    losses, expected = (
+        {row["step"]: row["loss"] for row in runs.read_metrics(each) if "loss" in row} for each in (path, trained)
+    )
+    assert list(losses) == list(range(1, 31))
+    assert list(losses.values()) == pytest.approx([expected[step] for step in losses], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        ("data=3", "a batch of 32 does not divide evenly along data=3; one of 33 would, or data=1"),
+        ("data=1,model=4", "model=4 does not divide 2 (axis 1 of params.blocks.0.attention.key"),
+        ("data=16", "a mesh of data=16, model=1 takes 16 devices; there are 8"),
+        ("eight", "--mesh is 'eight'; it must be such as data=4 or data=4,model=2"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_one_line(scripts: Scripts, tmp_path: Path, mesh: str, message: str) -> None:
+    status, out, err = scripts("train", "--run-dir", tmp_path / "run", *SMALL, "--mesh", mesh)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def watched(scripts: Scripts, *arguments: str | Path) -> dict:
     status, out, err = scripts("watch", *arguments, "--json")
     assert (status, err) == (0, "")

@@ -115,6 +115,7 @@ def test_the_page_holds_the_run(run: Run, explorer: Explorer) -> None:
     assert "<title>jaxcalc explorer: a run &amp; &lt;more&gt;</title>" in explorer.html
 
 
+@pytest.mark.slow
 def test_a_whole_run_fits_into_six_megabytes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "_states", lambda run: dict.fromkeys(range(12), run.params))
     whole = jaxcalc.explorer(run)
