@@ -294,8 +294,8 @@ def test_a_configuration_of_which_a_bit_is_flipped_is_refused_in_one_line_or_mea
     monkeypatch.setattr(runs, "Metrics", lambda *_: pytest.fail("a step further"))
     resume = runs.resume
 
-    def only_resume(path: Path, config: dict, warn: Callable[[str], None]) -> None:
-        resume(path, config, warn)
+    def only_resume(path: Path, config: dict, warn: Callable[[str], None], like: TrainState) -> None:
+        resume(path, config, warn, like)
         reached.append(config)
         raise InputError("it would go on")
 
