@@ -50,8 +50,7 @@ def main(options: TrainOptions) -> int:
     console = Console(stderr=options.json)
     with signals() as caught, opened(options, path, config) as (state, metrics_file):
         console.print(report.parameters_table(state.params), "", report.problems_table(task), "", sep="\n")
-        with metrics_file:
-            state, log = train(path, config, task, state, metrics_file, caught, started)
+        state, log = train(path, config, task, state, metrics_file, caught, started)
         if log["stopped"]:
             print(log["stopped"], file=sys.stderr)
             result, status = {"steps": int(state.step), "stopped": log["stopped"]}, log["status"]
@@ -83,14 +82,15 @@ def opened(
                 raise InputError(
                     f"{path} is at step {step:,} already; --steps is {config['steps']:,}, so nothing is left"
                 )
-            metrics_file = runs.Metrics(path / runs.METRICS, manifest["metrics"])
-            (path / runs.SUMMARY).unlink(missing_ok=True)
-            runs.write_config(path, config)
+            mark = manifest["metrics"]
         else:
             state = placed(forked(config) if "forked_from" in config else untrained(config), config)
             runs.start_run(path, config, options.overwrite or options.resume is not None)
-            metrics_file = runs.Metrics(path / runs.METRICS)
-        yield state, metrics_file
+            mark = None
+        with runs.Metrics(path / runs.METRICS, mark) as metrics_file:
+            (path / runs.SUMMARY).unlink(missing_ok=True)
+            runs.write_config(path, config)
+            yield state, metrics_file
 
 
 def untrained(config: dict[str, Any]) -> jaxcalc.TrainState:
