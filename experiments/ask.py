@@ -19,6 +19,7 @@ import tyro
 import jaxcalc
 from jaxcalc import report
 from jaxcalc.evaluation import answer_log_probs, answer_text
+from jaxcalc.tasks import Calculator
 from jaxcalc.tokenizer import PAD_ID
 
 RUNNERS_UP = 4
@@ -66,9 +67,10 @@ def read_line() -> str:
 def answer_with(
     params: jaxcalc.Params, task: jaxcalc.Task, prompt: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return the answer's tokens, ln p of each, and ln p of every possible answer."""
+    """Return the answer's tokens, ln p of each, and ln p of every possible answer (of a drawn task: none)."""
     tokens, log_probs = jaxcalc.generate(params, prompt[None], task.answer_length)
-    return tokens, log_probs, answer_log_probs(params, task, prompt)
+    every = answer_log_probs(params, task, prompt) if isinstance(task, Calculator) else jnp.zeros(0)
+    return tokens, log_probs, every
 
 
 def ask(run: jaxcalc.Run, question: str) -> dict[str, Any]:
@@ -88,6 +90,7 @@ def ask(run: jaxcalc.Run, question: str) -> dict[str, Any]:
         "correct": value is not None and value == problem.answer,
         "expected": problem.answer,
         "membership": task.membership(problem),
+        "drawn": not isinstance(task, Calculator),
         "runners_up": [
             {"answer": " ".join(task.tokenizer.spell(n)), "value": n, "probability": float(probabilities[n])}
             for n in others
@@ -99,15 +102,16 @@ def print_answer(answer: dict[str, Any]) -> None:
     """Print an answer for people."""
     value = "not a number" if answer["value"] is None else answer["value"]
     print(f"{answer['prompt']} → {answer['answer']} ({value}), probability {report.percent(answer['probability'])}")
-    print(
-        "  runners-up: " + ", ".join(f"{r['answer']} {report.percent(r['probability'])}" for r in answer["runners_up"])
-    )
+    if answer["runners_up"]:
+        others = (f"{r['answer']} {report.percent(r['probability'])}" for r in answer["runners_up"])
+        print(f"  runners-up: {', '.join(others)}")
     if answer["membership"] == "outside":
         truth = "no whole number" if answer["expected"] is None else answer["expected"]
         print(f"  The true answer is {truth}: outside what the model was trained on, so it cannot be right.")
     else:
         verdict = "Right" if answer["correct"] else f"Wrong: the answer is {answer['expected']}"
-        where = {"training": "was in training", "held out": "was held out, so the model never saw it"}
+        seen = "is one that training may have drawn" if answer["drawn"] else "was in training"
+        where = {"training": seen, "held out": "was held out, so the model never saw it"}
         print(f"  {verdict}. This problem {where[answer['membership']]}.")
 
 

@@ -24,7 +24,7 @@ import jaxcalc
 from jaxcalc import landscape, lens, report, runs
 from jaxcalc.blame import take_step
 from jaxcalc.errors import InputError
-from jaxcalc.tasks import Task
+from jaxcalc.tasks import Calculator
 from jaxcalc.tokenizer import PAD
 from jaxcalc.trees import named_leaves
 
@@ -64,8 +64,9 @@ def main(options: LensOptions) -> int:
     if not options.runs:
         raise InputError("name at least one run folder, such as runs/calculator")
     loaded = [jaxcalc.load_run(path) for path in options.runs]
+    task, *other_tasks = map(runs.calculator_of, loaded)
     for run in loaded[1:]:
-        if run.task.tokenizer != loaded[0].task.tokenizer or run.config["model"] != loaded[0].config["model"]:
+        if run.task.tokenizer != task.tokenizer or run.config["model"] != loaded[0].config["model"]:
             raise InputError(
                 f"{run.path} has other operations, numbers or sizes than {loaded[0].path}; compare like runs"
             )
@@ -73,7 +74,7 @@ def main(options: LensOptions) -> int:
         raise InputError("--step looks at one run's snapshot; leave out the other runs")
     shown = loaded[0]
     params = shown.params if options.step is None else runs.load_snapshot(shown, options.step).params
-    example = one_question(params, shown.task, options.question)
+    example = one_question(params, task, options.question)
     default = "lens" if options.step is None else f"lens_step_{options.step}"
     folder = shown.path / default if options.out is None else options.out
     try:
@@ -82,12 +83,12 @@ def main(options: LensOptions) -> int:
         raise InputError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
 
     controls = [jaxcalc.init(jax.random.key(10_000 + index), jaxcalc.config_of(params)) for index in range(N_CONTROLS)]
-    blank = [measure(control, shown.task) for control in controls]
-    found = measure(params, shown.task)
+    blank = [measure(control, task) for control in controls]
+    found = measure(params, task)
     history = while_it_learns(shown, step=options.step)
     surroundings = around(shown, params, options.step)
     findings = claims(found, blank)
-    others = [claims(measure(run.params, run.task), blank) for run in loaded[1:]]
+    others = [claims(measure(run.params, its), blank) for run, its in zip(loaded[1:], other_tasks, strict=True)]
 
     result = {
         "run": str(shown.path),
@@ -116,7 +117,7 @@ def main(options: LensOptions) -> int:
 # Measuring: everything about one model's parameters, as plain numbers.
 
 
-def measure(params: jaxcalc.Params, task: Task) -> dict[str, Any]:
+def measure(params: jaxcalc.Params, task: Calculator) -> dict[str, Any]:
     """Return all measures of one model on the whole table."""
     rows = np.arange(len(task.tokens))
     return {
@@ -127,7 +128,7 @@ def measure(params: jaxcalc.Params, task: Task) -> dict[str, Any]:
     }
 
 
-def one_question(params: jaxcalc.Params, task: Task, question: str | None) -> dict[str, Any]:
+def one_question(params: jaxcalc.Params, task: Calculator, question: str | None) -> dict[str, Any]:
     """Return the words of one question with its right answer, and every head's attention over them, `[T, S]`."""
     problem = task.problem(len(task.tokens) // 2) if question is None else task.parse(question)
     row = task.row(problem)
@@ -142,7 +143,7 @@ def one_question(params: jaxcalc.Params, task: Task, question: str | None) -> di
     return {"words": [words[index] for index in seen], "attention": patterns}
 
 
-def by_operation(task: Task, rows: np.ndarray, values: jax.Array) -> dict[str, float]:
+def by_operation(task: Calculator, rows: np.ndarray, values: jax.Array) -> dict[str, float]:
     """Return the mean of a value `[B]` over the rows of each operation."""
     operation = np.asarray(task.problems)[rows, 1]
     return {name: float(np.asarray(values)[operation == index].mean())
@@ -156,7 +157,7 @@ def heads(params: jaxcalc.Params) -> Iterator[tuple[int, int, str]]:
             yield block, head, f"{block}.{head}"
 
 
-def attention(params: jaxcalc.Params, task: Task, rows: np.ndarray) -> dict[str, Any]:
+def attention(params: jaxcalc.Params, task: Calculator, rows: np.ndarray) -> dict[str, Any]:
     """Return where each head looks, by role, and what each operation loses without it."""
     looks = np.asarray(lens.attention_by_role(params, task, rows))
     tokens, batch = lens.read(task, rows)
@@ -193,7 +194,7 @@ def probes(states: jax.Array, values: np.ndarray) -> dict[str, dict[str, Any]]:
     return found
 
 
-def numbers(params: jaxcalc.Params, task: Task, rows: np.ndarray) -> dict[str, Any]:
+def numbers(params: jaxcalc.Params, task: Calculator, rows: np.ndarray) -> dict[str, Any]:
     """Return what the stream knows of a number at its last word, and of the answer at "equals"."""
     states = lens.number_states(params, task)
     some = np.random.default_rng(0).choice(rows, min(N_PROBED, len(rows)), replace=False)
@@ -212,7 +213,7 @@ def numbers(params: jaxcalc.Params, task: Task, rows: np.ndarray) -> dict[str, A
     }
 
 
-def operations(params: jaxcalc.Params, task: Task) -> dict[str, Any]:
+def operations(params: jaxcalc.Params, task: Calculator) -> dict[str, Any]:
     """Return where the first operation is told from the second: what patching changes, and what a direction does."""
     first, second = task.tokenizer.operations[:2] if len(task.tokenizer.operations) > 1 else (None, None)
     if first is None or second is None:
@@ -241,7 +242,7 @@ def operations(params: jaxcalc.Params, task: Task) -> dict[str, Any]:
     return {"swap": {"from": first, "to": second, "n": len(here), "change_in_log_prob": patched, "turned": turned}}
 
 
-def outputs(params: jaxcalc.Params, task: Task, rows: np.ndarray) -> dict[str, Any]:
+def outputs(params: jaxcalc.Params, task: Calculator, rows: np.ndarray) -> dict[str, Any]:
     """Return what would be said after each stage, and which part adds how much to the right word's logit."""
     batch = lens.read(task, rows)[1]
     counts = batch.mask.sum(axis=0)
@@ -262,16 +263,17 @@ def while_it_learns(run: jaxcalc.Run, step: int | None) -> dict[str, Any] | None
     steps = [s for s in runs.snapshot_steps(run.path) if step is None or s <= step]
     if not steps:
         return None
-    rows = np.arange(len(run.task.tokens))
-    tokens, batch = lens.read(run.task, rows)
+    task = runs.calculator_of(run)
+    rows = np.arange(len(task.tokens))
+    tokens, batch = lens.read(task, rows)
     some = np.random.default_rng(0).choice(rows, min(N_PROBED, len(rows)), replace=False)
-    small = lens.read(run.task, some[:BATCH])[1]
-    answers = np.asarray(run.task.problems)[some, 3]
+    small = lens.read(task, some[:BATCH])[1]
+    answers = np.asarray(task.problems)[some, 3]
     table = []
     for at in steps:
         params = runs.load_snapshot(run, at).params
         logits = jaxcalc.apply(params, tokens)
-        states = lens.answer_states(params, run.task, some)[-1]
+        states = lens.answer_states(params, task, some)[-1]
         scores = {name: float(lens.probe(jax.random.key(0), states, jnp.asarray(labels), n_classes))
                   for name, (labels, n_classes) in attributes(answers).items()}  # fmt: skip
         sharpest, error = landscape.sharpness(jax.random.key(0), params, small)
@@ -279,17 +281,17 @@ def while_it_learns(run: jaxcalc.Run, step: int | None) -> dict[str, Any] | None
             "step": at,
             "loss": float(jaxcalc.loss(params, batch)),
             "exact_match_all": float(lens.answers_right(logits, batch).mean()),
-            "exact_match": by_operation(run.task, rows, lens.answers_right(logits, batch)),
+            "exact_match": by_operation(task, rows, lens.answers_right(logits, batch)),
             "answer_probes": scores,
             "sharpness": float(sharpest),
             "sharpness_error": float(error),
         })  # fmt: skip
     half = min(table, key=lambda row: abs(row["exact_match_all"] - 0.5))["step"]
-    mistakes = confusions(runs.load_snapshot(run, half).params, run.task, rows)
+    mistakes = confusions(runs.load_snapshot(run, half).params, task, rows)
     return {"n_problems": len(small.tokens), "snapshots": table, "mistakes_step": half, "mistakes": mistakes}
 
 
-def confusions(params: jaxcalc.Params, task: Task, rows: np.ndarray) -> dict[str, dict[str, float]]:
+def confusions(params: jaxcalc.Params, task: Calculator, rows: np.ndarray) -> dict[str, dict[str, float]]:
     """Return of each operation's wrong answers how many share digits with the right one, and how many would by chance
     (the same wrong answers, dealt out to other problems of the operation)."""
     evaluation = jaxcalc.evaluate(params, task, rows)
@@ -315,9 +317,10 @@ def around(run: jaxcalc.Run, params: jaxcalc.Params, step: int | None) -> dict[s
     if not steps:
         return None
     state = runs.load_snapshot(run, steps[-1] if step is None else step)
-    n_problems = len(run.task.tokens)
+    task = runs.calculator_of(run)
+    n_problems = len(task.tokens)
     some = np.random.default_rng(0).choice(n_problems, min(BATCH, n_problems), replace=False)
-    batch = lens.read(run.task, some)[1]
+    batch = lens.read(task, some)[1]
     grads = jax.jit(jax.grad(jaxcalc.loss))(params, batch)
     update = take_step(runs.optimizer_of(run.config), grads, state.opt_state,
                        params).update  # fmt: skip

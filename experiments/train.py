@@ -28,8 +28,9 @@ from train_options import CHUNK, TrainOptions, check, configure, defaults, place
 import jaxcalc
 from jaxcalc import backprop, checkpoint, report, runs
 from jaxcalc.errors import InputError
+from jaxcalc.evaluation import prompt_text
 from jaxcalc.share import save_params
-from jaxcalc.tasks import Task
+from jaxcalc.tasks import Calculator, Task
 
 CHECKS = 30  # how often the held-out problems are decoded during a run
 NOT_FINITE = 3  # the exit status where a step was not finite
@@ -259,6 +260,7 @@ def finish(
     evaluated = time.perf_counter() - clock
 
     errors = report.errors_of(held_out, training)
+    is_table = isinstance(task, Calculator)
     n_done = config["steps"] - log["first_step"]
     accuracy = {"held_out_exact_match": held_out.exact_match, "train_exact_match": training.exact_match}
     described = {"config": config, "vocabulary": list(task.tokenizer.vocabulary), "accuracy": accuracy}
@@ -274,6 +276,7 @@ def finish(
         **accuracy,
         "by_operation": report.by_operation(held_out, training),
         "errors": errors,
+        **({} if is_table else {"by_digits": held_out.by_digits(), "by_carry_chain": held_out.by_carry_chain()}),
         "steps": config["steps"],
         "first_step": log["first_step"],
         "skipped_steps": log["n_skipped"],
@@ -285,7 +288,7 @@ def finish(
             "total": time.perf_counter() - started,
         },
         "seed": config["seed"],
-        "split": config["task"]["split"],
+        "split": task.split,
         "versions": runs.versions(),
         "device": jax.devices()[0].device_kind,
     }
@@ -294,16 +297,19 @@ def finish(
 
     console.print(report.before_and_after_table(log["before"], after, log["first_step"]), "", sep="\n")
     console.print(report.accuracy_table(held_out, training), "", report.errors_table(errors), "", sep="\n")
+    if not is_table:
+        console.print(*(report.interval_table(held_out, by) for by in ("digits", "carry_chain")), "", sep="\n\n")
     seconds = summary["seconds"]
+    question = "two plus three" if is_table else prompt_text(task, int(after.rows[0]))
     console.print(
         f"{n_done:,} steps of {config['batch_size']} in {seconds['train']:.1f} s "
         f"({summary['examples_per_second']:,.0f} examples/s), {seconds['compile']:.1f} s of compiling before, "
         f"{seconds['total']:.1f} s in all. Saved in {path}.\n\nTry next:\n"
-        f'  python experiments/ask.py {path} "two plus three"\n'
-        f"  python experiments/evaluate.py {path}\n"
-        f"  python experiments/explore.py {path}"
-        + f'\n  python experiments/watch.py {path} "two plus three" --replay' * bool(config["snapshots"])
-        + f"\n  python experiments/lens.py {path}",
+        f'  python experiments/ask.py {path} "{question}"\n'
+        f"  python experiments/evaluate.py {path}"
+        + f"\n  python experiments/explore.py {path}" * is_table
+        + f'\n  python experiments/watch.py {path} "{question}" --replay' * bool(config["snapshots"])
+        + f"\n  python experiments/lens.py {path}" * is_table,
         highlight=False,
         soft_wrap=True,
     )
@@ -313,8 +319,8 @@ def finish(
 def examples(task: Task, most: int = 12) -> np.ndarray:
     """Return a dozen rows, spread over the held-out problems (over all of them where none is held out)."""
     rows = np.asarray(task.held_out_rows if task.held_out_rows.size else task.train_rows)
-    operation = np.asarray(task.problems)[rows, 1]
-    groups = [rows[operation == index] for index in np.unique(operation)]
+    kind = task.kind[rows]
+    groups = [rows[kind == index] for index in np.unique(kind)]
     each = -(-most // len(groups))
     picked = [group[np.linspace(0, len(group) - 1, min(each, len(group)) + 2).astype(int)[1:-1]] for group in groups]
     return np.unique(np.concatenate(picked))[:most]

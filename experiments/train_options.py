@@ -11,6 +11,7 @@ import numpy as np
 
 import jaxcalc
 from jaxcalc import checkpoint, runs, sharding
+from jaxcalc.arithmetic import Notation
 from jaxcalc.errors import InputError
 from jaxcalc.tasks import LossOn, Split
 from jaxcalc.tokenizer import Output
@@ -38,6 +39,11 @@ class TaskOptions:
     """Operations, one or more of: plus minus times divided-by."""
     max_number: int = 99
     """Largest operand and largest answer."""
+    notation: Notation | None = None
+    """Draw problems instead of listing them all, and write all their numbers in words, in digits, or in digits
+    reversed: for numbers up to 999,999,999 in words, of 30 digits in digits."""
+    terms: int = 2
+    """Numbers in a problem that is drawn."""
     output: Output = "words"
     """How answers are written: in words, in digits, or in digits reversed."""
     split: Split = "orbit"
@@ -100,6 +106,10 @@ class TrainOptions(TaskOptions):
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
 
 
+# What tells a task that lists all its problems, and one that draws them, apart from others of its kind.
+COPIES = ("copies", "inverse_copies")
+LISTED = ("max_number", "output", "split", "held_out", *COPIES)
+DRAWN = ("max_number", "notation", "terms", "held_out")
 # What a configuration takes from the options as it is.
 TRAINING = (
     "seed", "steps", "schedule_steps", "batch_size", "optimizer", "learning_rate", "weight_decay", "clip_norm",
@@ -148,8 +158,8 @@ def stored(run: Path, mesh: str) -> TrainOptions:
         runs.task_of(task)
         return TrainOptions(
             **{name: config[name] for name in TRAINING},
-            **{name: task[name] for name in ("max_number", "output", "split", "held_out")},
-            **{name: task[name][RARE[0]] for name in ("copies", "inverse_copies")},
+            **{name: task[name] for name in (*DRAWN, *LISTED) if name in task and name not in COPIES},
+            **{name: task[name][RARE[0]] for name in COPIES if name in task},
             ops=tuple(name.replace(" ", "-") for name in task["operations"]),
             model=ModelOptions(*(config["model"][field.name] for field in dataclasses.fields(ModelOptions))),
         )
@@ -236,17 +246,19 @@ def refuse_changes(options: TrainOptions, run: Path, free: set[str], why: str) -
 
 
 def task_config_of(options: TaskOptions, seed: int) -> dict[str, Any]:
-    """Return the arguments of `jaxcalc.calculator` that the options stand for."""
-    return {
-        "operations": [name.replace("-", " ") for name in options.ops],
-        "max_number": options.max_number,
-        "output": options.output,
-        "split": options.split,
-        "held_out": options.held_out,
-        "seed": seed,
-        "copies": dict.fromkeys(RARE, options.copies),
-        "inverse_copies": dict.fromkeys(RARE, options.inverse_copies),
-    }
+    """Return the arguments of `jaxcalc.calculator` or, with a notation, `jaxcalc.arithmetic` that the options mean."""
+    names, others = (LISTED, DRAWN) if options.notation is None else (DRAWN, LISTED)
+    for name in set(others) - set(names):
+        if getattr(options, name) != getattr(TaskOptions, name):
+            which = (
+                "is for problems that are drawn; add --notation"
+                if options.notation is None
+                else ("is for a complete table; leave out --notation")
+            )
+            raise InputError(f"--{name.replace('_', '-')} {which}")
+    config = {name: getattr(options, name) for name in names}
+    counts = {name: dict.fromkeys(RARE, config[name]) for name in COPIES if name in config}
+    return {"operations": [name.replace("-", " ") for name in options.ops], "seed": seed, **config, **counts}
 
 
 def snapshot_steps(n: int, every: int, last: int) -> list[int]:

@@ -98,7 +98,7 @@ def read(task: jaxcalc.Task, question: str) -> Lesson:
     middle = words.index(EQUALS) + 1 if EQUALS in words else len(words)
     asked, begun = " ".join(words[:middle]), words[middle:]
     problem = task.parse(asked)
-    if task.row(problem) is None or problem.answer is None:
+    if task.membership(problem) == "outside" or problem.answer is None:
         raise InputError(f"{asked!r} has no answer from 0 to {task.tokenizer.max_number}: no next word is right, "
                          "so there is no loss to watch")  # fmt: skip
     answer = [*task.tokenizer.spell(problem.answer), END]

@@ -1,39 +1,47 @@
 """jaxcalc teaches a small transformer to calculate in English words, and shows how it learns."""
 
 from jaxcalc import backprop, blame, checkpoint, landscape, lens, population, sharding
+from jaxcalc.arithmetic import Arithmetic, arithmetic
 from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import Evaluation, evaluate
 from jaxcalc.losses import cross_entropy, loss, surprise
 from jaxcalc.model import ModelConfig, Params, apply, config_of, init, trace
 from jaxcalc.page import Explorer, explorer
+from jaxcalc.problems import Expression, Problem, carry_chain
 from jaxcalc.runs import Run, load_run
 from jaxcalc.share import export_answerer, load_metadata, load_params, save_params
-from jaxcalc.tasks import Batch, Task, batch_at, batch_of, calculator
+from jaxcalc.tasks import Batch, Calculator, Task, batch_at, batch_of, calculator
 from jaxcalc.tokenizer import Tokenizer
 from jaxcalc.training import Metrics, TrainState, create_state, make_optimizer, train_step, train_steps
 from jaxcalc.trees import TreeTable, compare, count, fingerprint, named_leaves, summary
 from jaxcalc.words import number_to_words, words_to_number
 
 __all__ = [
+    "Arithmetic",
     "Batch",
+    "Calculator",
     "Evaluation",
     "Explorer",
+    "Expression",
     "InputError",
     "Metrics",
     "ModelConfig",
     "Params",
+    "Problem",
     "Run",
     "Task",
     "Tokenizer",
     "TrainState",
     "TreeTable",
     "apply",
+    "arithmetic",
     "backprop",
     "batch_at",
     "batch_of",
     "blame",
     "calculator",
+    "carry_chain",
     "checkpoint",
     "compare",
     "config_of",

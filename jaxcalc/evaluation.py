@@ -11,7 +11,8 @@ import numpy as np
 from jaxcalc.decoding import generate
 from jaxcalc.losses import ApplyFn, answer_logits, example_cross_entropy
 from jaxcalc.model import Params, apply
-from jaxcalc.tasks import Batch, Task
+from jaxcalc.problems import Expression, Problem, carry_chain
+from jaxcalc.tasks import Batch, Calculator, Task
 from jaxcalc.tokenizer import END, PAD, PAD_ID
 
 _CHUNK = 1024  # problems decoded at once: bounds memory, and one compilation serves any number of rows
@@ -19,11 +20,11 @@ _CHUNK = 1024  # problems decoded at once: bounds memory, and one compilation se
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What a model answered to some rows of a task's table."""
+    """What a model answered to some rows of a task."""
 
     task: Task
     rows: np.ndarray
-    """int `[M]`: which rows of the table."""
+    """int `[M]`: which rows."""
     generated: np.ndarray
     """int `[M, A]`: the answers, greedy, each with its end, then padding."""
     probability: np.ndarray
@@ -38,13 +39,27 @@ class Evaluation:
 
     def by_operation(self) -> dict[str, dict[str, Any]]:
         """Return for each operation the number of "problems", how many are "correct", and their share "exact_match"."""
-        operation = np.asarray(self.task.problems)[self.rows, 1]
-        table = {}
-        for index, name in enumerate(self.task.tokenizer.operations):
-            correct = self.correct[operation == index]
-            share = float(correct.mean()) if correct.size else None
-            table[name] = {"problems": correct.size, "correct": int(correct.sum()), "exact_match": share}
-        return table
+        kind = self.task.kind[self.rows]
+        return {name: _share(self.correct[kind == index]) for index, name in enumerate(self.task.kinds)}
+
+    def by_digits(self) -> dict[int, dict[str, Any]]:
+        """Return the same for each number of digits that a problem's longest number has, with a 95 % interval.
+
+        The interval, "low" to "high", is Wilson's (1927): what the share in all problems of the kind may well be.
+        """
+        return self._by([max(len(str(number)) for number in problem.numbers) for problem in self._problems()])
+
+    def by_carry_chain(self) -> dict[int, dict[str, Any]]:
+        """Return the same by `jaxcalc.problems.carry_chain`; problems of times and divided by are left out."""
+        return self._by([carry_chain(problem) for problem in self._problems()])
+
+    def _problems(self) -> list[Problem | Expression]:
+        return [self.task.problem(int(row)) for row in self.rows]
+
+    def _by(self, groups: list[int] | list[int | None]) -> dict[int, dict[str, Any]]:
+        there = sorted({group for group in groups if group is not None})
+        of = np.array([-1 if group is None else group for group in groups])
+        return {group: _share(self.correct[of == group], interval=True) for group in there}
 
     def errors(self) -> list[dict[str, Any]]:
         """Return each wrong answer: the "problem", what was "expected", what it "got", at which "probability"."""
@@ -61,8 +76,19 @@ class Evaluation:
         ]
 
 
+def _share(correct: np.ndarray, interval: bool = False) -> dict[str, Any]:
+    n, right = correct.size, int(correct.sum())
+    share = {"problems": n, "correct": right, "exact_match": right / n if n else None}
+    if interval:
+        from scipy.stats import binomtest  # slow to import, and only this needs it
+
+        low, high = binomtest(right, n).proportion_ci(method="wilson")
+        share |= {"low": float(low), "high": float(high)}
+    return share
+
+
 def evaluate(params: Params, task: Task, rows: jax.Array | np.ndarray) -> Evaluation:
-    """Return what the model answers, decoding greedily, to the given rows of the task's table. Jitted inside.
+    """Return what the model answers, decoding greedily, to the given rows of the task. Jitted inside.
 
     Raises as `jaxcalc.generate` does.
 
@@ -88,7 +114,7 @@ def evaluate(params: Params, task: Task, rows: jax.Array | np.ndarray) -> Evalua
 
 
 @functools.partial(jax.jit, static_argnames="apply_fn")
-def answer_log_probs(params: Params, task: Task, prompt: jax.Array, apply_fn: ApplyFn = apply) -> jax.Array:
+def answer_log_probs(params: Params, task: Calculator, prompt: jax.Array, apply_fn: ApplyFn = apply) -> jax.Array:
     """Return ln p of every possible answer to one prompt, float `[max_number + 1]`. Jitted.
 
     ln p(answer) = Σ ln p(token | prompt, tokens before), its end included, each
@@ -106,8 +132,7 @@ def answer_log_probs(params: Params, task: Task, prompt: jax.Array, apply_fn: Ap
 
 def prompt_text(task: Task, row: int) -> str:
     """Return a row's question, such as "two plus three"."""
-    problem = task.problem(row)
-    return " ".join(task.tokenizer.canonical(f"{problem.a} {problem.operation} {problem.b}")[:-1])
+    return " ".join(task.tokenizer.canonical(str(task.problem(row)))[:-1])
 
 
 def answer_text(task: Task, ids: np.ndarray) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from jaxcalc.errors import InputError
 from jaxcalc.losses import example_cross_entropy, targets, token_cross_entropy
 from jaxcalc.model import Activations, Params, output, project, trace
-from jaxcalc.tasks import Batch, Task, batch_of
+from jaxcalc.tasks import Batch, Calculator, batch_of
 from jaxcalc.tokenizer import PAD_ID
 from jaxcalc.trees import named_leaves
 from jaxcalc.words import number_to_words, words_to_number
@@ -33,7 +33,7 @@ Edit = Callable[[jax.Array], jax.Array]
 """What takes the place of an activation, as a function of it."""
 
 
-def read(task: Task, rows: jax.Array | np.ndarray) -> tuple[jax.Array, Batch]:
+def read(task: Calculator, rows: jax.Array | np.ndarray) -> tuple[jax.Array, Batch]:
     """Return what the model reads of these rows, int `[B, T]`, and the batch that says what it should answer.
 
     >>> from jaxcalc import calculator
@@ -45,7 +45,7 @@ def read(task: Task, rows: jax.Array | np.ndarray) -> tuple[jax.Array, Batch]:
     return batch.tokens[:, :-1], batch
 
 
-def roles(task: Task, rows: jax.Array | np.ndarray) -> np.ndarray:
+def roles(task: Calculator, rows: jax.Array | np.ndarray) -> np.ndarray:
     """Return the role of every position that the model reads, an index into `ROLES`, int `[B, T]`.
 
     >>> from jaxcalc import calculator
@@ -147,7 +147,7 @@ def answer_log_prob(logits: jax.Array, batch: Batch) -> jax.Array:
 # Attention: where heads look, and what is lost without them.
 
 
-def attention_by_role(params: Params, task: Task, rows: jax.Array | np.ndarray) -> jax.Array:
+def attention_by_role(params: Params, task: Calculator, rows: jax.Array | np.ndarray) -> jax.Array:
     """Return where each head looks, `[N, H, R, R]`: the mean share of its attention that a query of one role gives to
     all keys of another. A row of it sums to 1, or is 0 where no position of these rows has the role.
 
@@ -187,7 +187,7 @@ def _streams(params: Params, tokens: jax.Array, position: int) -> jax.Array:
     return jnp.stack([leaves[name][:, position] for name in stages(params)])
 
 
-def number_states(params: Params, task: Task) -> jax.Array:
+def number_states(params: Params, task: Calculator) -> jax.Array:
     """Return the residual stream behind each number 0 … max_number, at its last word, by stage, `[stages, n, D]`.
 
     The number stands where it stands as the first operand of a question whose second operand has one word.
@@ -198,7 +198,7 @@ def number_states(params: Params, task: Task) -> jax.Array:
     return _streams(params, tokens, width - 1)
 
 
-def answer_states(params: Params, task: Task, rows: jax.Array | np.ndarray) -> jax.Array:
+def answer_states(params: Params, task: Calculator, rows: jax.Array | np.ndarray) -> jax.Array:
     """Return the residual stream at "equals", where the answer is due, by stage, `[stages, B, D]`."""
     return _streams(params, read(task, rows)[0], task.prompt_length - 1)
 
@@ -252,7 +252,7 @@ def probe(
 # Operations: where the operation is decided, and its direction.
 
 
-def twins(task: Task, operation: str, other: str) -> tuple[np.ndarray, np.ndarray]:
+def twins(task: Calculator, operation: str, other: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows "a operation b" whose "a other b" is in the table too with another answer, and those rows `[M]`.
 
     Raises `InputError` where the task lacks one of the operations.

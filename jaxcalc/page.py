@@ -23,8 +23,8 @@ from jaxcalc.errors import InputError
 from jaxcalc.evaluation import evaluate, prompt_text
 from jaxcalc.model import Params
 from jaxcalc.report import percent
-from jaxcalc.runs import Run, load_run
-from jaxcalc.tasks import Task
+from jaxcalc.runs import Run, calculator_of, load_run
+from jaxcalc.tasks import Calculator
 from jaxcalc.training import ADAM_BETAS
 from jaxcalc.trees import count, named_leaves
 
@@ -63,12 +63,13 @@ def explorer(run: Run | Path | str) -> Explorer:
     Raises `InputError` as `load_run` and `load_snapshot` do, and for a model too large for a page.
     """
     run = run if isinstance(run, Run) else load_run(Path(run))
-    table = _has_table(run.task)
+    task = calculator_of(run)
+    table = _has_table(task)
     snapshots = [
-        {"step": step, "weights": _pack_weights(params), "table": _pack(_verdicts(params, run.task)) if table else None}
+        {"step": step, "weights": _pack_weights(params), "table": _pack(_verdicts(params, task)) if table else None}
         for step, params in _states(run).items()
     ]
-    data = _about(run) | {"membership": _pack(_membership(run.task)) if table else None}
+    data = _about(run) | {"membership": _pack(_membership(task)) if table else None}
     kept = _fitting(snapshots, MOST_BYTES - len(_page(run, data | {"snapshots": []}).encode()))
     if not kept:
         raise InputError(f"{run.path} has {count(run.params):,} parameters, too many for a page of "
@@ -126,11 +127,11 @@ def _about(run: Run) -> dict[str, Any]:
     }
 
 
-def _has_table(task: Task) -> bool:
+def _has_table(task: Calculator) -> bool:
     return len(task.tokenizer.operations) * (task.tokenizer.max_number + 1) ** 2 <= LARGEST_TABLE
 
 
-def _on_grid(task: Task, values: np.ndarray) -> np.ndarray:
+def _on_grid(task: Calculator, values: np.ndarray) -> np.ndarray:
     """Return a byte for each row of the table, in its place on a grid [operation, a, b]; 0 where no problem is."""
     n = task.tokenizer.max_number + 1
     a, operation, b, _ = np.asarray(task.problems).T
@@ -139,14 +140,14 @@ def _on_grid(task: Task, values: np.ndarray) -> np.ndarray:
     return grid
 
 
-def _membership(task: Task) -> np.ndarray:
+def _membership(task: Calculator) -> np.ndarray:
     """Return a grid that is 1 for training and 2 for held-out problems."""
     values = np.ones(len(task.problems), np.uint8)
     values[np.asarray(task.held_out_rows)] = 2
     return _on_grid(task, values)
 
 
-def _verdicts(params: Params, task: Task) -> np.ndarray:
+def _verdicts(params: Params, task: Calculator) -> np.ndarray:
     """Return a grid of what a model answers: bit 7 where it is right, and 1 + 126 · the probability of its answer."""
     evaluation = evaluate(params, task, np.arange(len(task.problems)))
     return _on_grid(task, 128 * evaluation.correct + 1 + np.round(126 * evaluation.probability).astype(int))

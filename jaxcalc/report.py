@@ -15,7 +15,7 @@ from rich.table import Table
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import Evaluation, answer_text, prompt_text
 from jaxcalc.model import Params
-from jaxcalc.tasks import Task
+from jaxcalc.tasks import Calculator, Task
 from jaxcalc.trees import count
 
 Options = TypeVar("Options")
@@ -103,18 +103,21 @@ def parameters_table(params: Params) -> Table:
 
 
 def problems_table(task: Task) -> Table:
-    """Return the number of problems of each operation, in training and held out, and of lessons in an epoch."""
-    operations = task.tokenizer.operations
-    operation = np.asarray(task.problems)[:, 1]
-    sides = [np.bincount(operation[np.asarray(rows)], minlength=len(operations))
-             for rows in (task.train_rows, task.held_out_rows)]  # fmt: skip
-    lessons = np.asarray(task.lessons)
-    visits = [(lessons == task.tokenizer.ids[name]).any(axis=1).sum() for name in operations]
-    counts = np.stack([*sides, visits], axis=1).tolist()
-    rows = [[name, *(f"{n:,}" for n in row)] for name, row in zip(operations, counts, strict=True)]
-    total = ["all", *(f"{n:,}" for n in np.sum(counts, axis=0))]
-    title = f"The problems ({task.split} split, numbers up to {task.tokenizer.max_number})"
-    return table(title, ["operation", "training", "held out", "lessons per epoch"], [*rows, total])
+    """Return the number of problems of each kind, in training and held out, and of a table's lessons in an epoch."""
+    counts = [np.bincount(task.kind[np.asarray(rows)], minlength=len(task.kinds))
+              for rows in (task.train_rows, task.held_out_rows)]  # fmt: skip
+    columns = ["operation", "training", "held out"]
+    what = "A sample of the problems"
+    if isinstance(task, Calculator):
+        lessons = np.asarray(task.lessons)
+        counts.append(np.array([(lessons == task.tokenizer.ids[name]).any(axis=1).sum() for name in task.kinds]))
+        columns.append("lessons per epoch")
+        what = "The problems"
+    rows = [
+        [name, *(f"{n:,}" for n in row)] for name, row in zip(task.kinds, np.stack(counts, 1).tolist(), strict=True)
+    ]
+    total = ["all", *(f"{side.sum():,}" for side in counts)]
+    return table(f"{what} ({task.split} split, numbers up to {task.tokenizer.max_number:,})", columns, [*rows, total])
 
 
 def before_and_after_table(before: Evaluation, after: Evaluation, first_step: int = 0) -> Table:
@@ -127,8 +130,7 @@ def before_and_after_table(before: Evaluation, after: Evaluation, first_step: in
             mark = "" if evaluation.correct[index] else " ✗"
             cells += [answer + mark, percent(float(evaluation.probability[index]))]
         rows.append(cells)
-    side = after.task.membership(after.task.problem(int(after.rows[0])))
-    was = "that were held out" if side == "held out" else "from training"
+    was = "that were held out" if after.rows[0] in np.asarray(after.task.held_out_rows) else "from training"
     at_first = f"at step {first_step:,}" if first_step else "untrained answer"
     columns = ["problem", at_first, "p", "trained answer", "p"]
     return table(f"Before and after, on problems {was}", columns, rows, text=(0, 1, 3))
@@ -170,6 +172,14 @@ def accuracy_table(held_out: Evaluation, training: Evaluation) -> Table:
 
 def _share(row: dict[str, Any]) -> list[str]:
     return [f"{row['correct']:,} of {row['problems']:,}", percent(row["exact_match"])]
+
+
+def interval_table(held_out: Evaluation, by: str) -> Table:
+    """Return exact match on held-out problems with its 95 % interval, by "digits" or by "carry_chain"."""
+    name = {"digits": "digits", "carry_chain": "carries in a row"}[by]
+    rows = [[str(key), *_share(row), f"{percent(row['low'])} to {percent(row['high'])}"]
+            for key, row in getattr(held_out, f"by_{by}")().items()]  # fmt: skip
+    return table(f"Held out, by {name}", [name, "held out", "", "95 % interval"], rows)
 
 
 def errors_table(errors: Sequence[dict[str, Any]], most: int = 40) -> Table:

@@ -30,11 +30,12 @@ import optax
 import safetensors.numpy
 
 from jaxcalc import checkpoint
+from jaxcalc.arithmetic import arithmetic
 from jaxcalc.backprop import NonFinite
 from jaxcalc.errors import InputError
 from jaxcalc.model import ModelConfig, Params, config_of, init
 from jaxcalc.share import load_params, write_whole
-from jaxcalc.tasks import Batch, Task, calculator
+from jaxcalc.tasks import Batch, Calculator, Task, calculator
 from jaxcalc.training import TrainState, create_state, make_optimizer
 
 FORMAT = 3
@@ -185,8 +186,21 @@ def load_run(path: Path) -> Run:
 
 
 def task_of(config: dict[str, Any]) -> Task:
-    """Return the task of a run from the "task" entry of its configuration, the arguments of `jaxcalc.calculator`."""
-    return calculator(**{**config, "operations": tuple(config["operations"])})
+    """Return the task of a run from the "task" entry of its configuration.
+
+    That is the arguments of `jaxcalc.arithmetic` where it has a notation, else those of `jaxcalc.calculator`.
+    """
+    make = arithmetic if "notation" in config else calculator
+    return make(**{**config, "operations": tuple(config["operations"])})
+
+
+def calculator_of(run: Run) -> Calculator:
+    """Return the task of a run that lists all its problems. Raises `InputError` where the run draws them."""
+    if not isinstance(run.task, Calculator):
+        raise InputError(
+            f"the problems of {run.path} were drawn; this looks at a complete table, as a run without --notation has it"
+        )
+    return run.task
 
 
 def optimizer_of(config: dict[str, Any]) -> optax.GradientTransformation:

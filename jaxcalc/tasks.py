@@ -1,8 +1,7 @@
-"""Arithmetic tasks: the full table of problems, leak-free splits, and batches as a function of (seed, step)."""
+"""Tasks: the full table of a calculator's problems, leak-free splits, and batches as a function of (seed, step)."""
 
-import operator
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import flax.struct
 import jax
@@ -10,30 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcalc.errors import InputError
+from jaxcalc.problems import COMMUTATIVE, EXACT, Expression, Problem
 from jaxcalc.tokenizer import END, EQUALS, OPERATIONS, PAD, PAD_ID, Output, Tokenizer
 from jaxcalc.words import number_to_words, words_to_number
 
 Split = Literal["orbit", "family", "random", "none"]
 LossOn = Literal["answer", "all"]
-
-_COMMUTATIVE = ("plus", "times")
-_EXACT = {"plus": operator.add, "minus": operator.sub, "times": operator.mul}
-
-
-class Problem(NamedTuple):
-    """One question, such as "two plus three"."""
-
-    a: int
-    operation: str
-    b: int
-
-    @property
-    def answer(self) -> int | None:
-        """The integer result, or None where a division is not exact. Never asked for a division by zero."""
-        if self.operation == "divided by":
-            quotient, remainder = divmod(self.a, self.b)
-            return None if remainder else quotient
-        return _EXACT[self.operation](self.a, self.b)
 
 
 class Batch(NamedTuple):
@@ -49,8 +30,72 @@ class Batch(NamedTuple):
     mask: jax.Array
 
 
-@flax.struct.dataclass
 class Task:
+    """What is to be learned: problems, encoded and split into training and held-out ones, and the batch of each step.
+
+    A `Calculator` lists all its problems; a `jaxcalc.arithmetic.Arithmetic` draws them, and lists a sample.
+    """
+
+    tokens: jax.Array
+    """int32 `[N, L]`: the problems that it lists, each as a sequence "prompt equals | answer <end> [padding]"."""
+    train_rows: jax.Array
+    """int32 `[n]`: the rows of them that training may see."""
+    held_out_rows: jax.Array
+    """int32 `[m]`: the other rows, which training never sees."""
+    tokenizer: Tokenizer
+    prompt_length: int
+    """Tokens up to "equals", padding included."""
+    split: Split
+    """What is kept together on one side; see `calculator`."""
+
+    @property
+    def vocab_size(self) -> int:
+        """V, the number of tokens."""
+        return len(self.tokenizer.vocabulary)
+
+    @property
+    def context_length(self) -> int:
+        """C, the number of positions that the model reads: all tokens but the last."""
+        return self.tokens.shape[1] - 1
+
+    @property
+    def answer_length(self) -> int:
+        """Tokens of the longest answer, its end token included."""
+        return self.tokens.shape[1] - self.prompt_length
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What kinds of problems there are: the operations or, with more than two numbers, all sequences of them."""
+        raise NotImplementedError
+
+    @property
+    def kind(self) -> np.ndarray:
+        """The index of the kind of each problem that it lists, int `[N]`."""
+        raise NotImplementedError
+
+    def problem(self, row: int) -> Problem | Expression:
+        """Return the problem in one row."""
+        raise NotImplementedError
+
+    def parse(self, text: str) -> Problem | Expression:
+        """Return the problem that a question states; anything but one question raises `InputError`."""
+        raise NotImplementedError
+
+    def encode(self, text: str) -> np.ndarray:
+        """Return a question as int32 `[prompt_length]`. Raises as `parse` does."""
+        raise NotImplementedError
+
+    def membership(self, problem: Any) -> Literal["training", "held out", "outside"]:
+        """Say whether training may see a problem, whether it is held out, or whether it is not of this task at all."""
+        raise NotImplementedError
+
+    def sequences_at(self, seed: int | jax.Array, step: int | jax.Array, size: int) -> jax.Array:
+        """Return the sequences of one training step, int32 `[size, L]`; see `batch_at`."""
+        raise NotImplementedError
+
+
+@flax.struct.dataclass
+class Calculator(Task):
     """A table of problems, encoded, and its split into training and held-out rows.
 
     Every sequence is `[padding] a operation b equals | answer <end> [padding]`: the
@@ -74,21 +119,6 @@ class Task:
     tokenizer: Tokenizer = flax.struct.field(pytree_node=False)
     prompt_length: int = flax.struct.field(pytree_node=False)
     split: Split = flax.struct.field(pytree_node=False)
-
-    @property
-    def vocab_size(self) -> int:
-        """V, the number of tokens."""
-        return len(self.tokenizer.vocabulary)
-
-    @property
-    def context_length(self) -> int:
-        """C, the number of positions that the model reads: all tokens but the last."""
-        return self.tokens.shape[1] - 1
-
-    @property
-    def answer_length(self) -> int:
-        """Tokens of the longest answer, its end token included."""
-        return self.tokens.shape[1] - self.prompt_length
 
     def parse(self, text: str) -> Problem:
         """Return the problem that a question states; anything but one question raises `InputError`.
@@ -130,6 +160,24 @@ class Task:
         padded = [PAD] * (self.prompt_length - len(words)) + words
         return np.array([self.tokenizer.ids[word] for word in padded], np.int32)
 
+    def sequences_at(self, seed: int | jax.Array, step: int | jax.Array, size: int) -> jax.Array:
+        """Return the sequences of one training step, int32 `[size, L]`; see `jaxcalc.batch_at`."""
+        n_train, epoch_length = self.train_rows.shape[0], self.lessons.shape[0]
+        if not 1 <= size <= n_train:
+            raise InputError(f"batch size is {size}; it must be from 1 to {n_train:,}, the number of training problems")
+        if epoch_length * size >= 2**31:
+            raise InputError(
+                f"batch size {size} times {epoch_length:,} lessons an epoch does not fit 32 bits; take a smaller one"
+            )
+        # step * size, divided by the epoch length, without ever holding step * size itself.
+        epochs, remainder = jnp.divmod(jnp.asarray(step), epoch_length)
+        carry, index = jnp.divmod(remainder * size + jnp.arange(size), epoch_length)
+        key = jax.random.key(seed)
+        keys = jax.vmap(lambda epoch: jax.random.bits(jax.random.fold_in(key, epoch), (_ROUNDS,)))(
+            epochs * size + carry
+        )
+        return self.lessons[_shuffle(keys, index, epoch_length)]
+
     def row(self, problem: Problem) -> int | None:
         """Return the row of a problem in the table, or None where the table does not hold it."""
         key = (problem.a, self.tokenizer.operations.index(problem.operation), problem.b)
@@ -142,6 +190,16 @@ class Task:
         if row is None:
             return "outside"
         return "held out" if row in np.asarray(self.held_out_rows) else "training"
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What kinds of problems there are: the operations."""
+        return self.tokenizer.operations
+
+    @property
+    def kind(self) -> np.ndarray:
+        """The index of the kind of each problem, int `[N]`."""
+        return np.asarray(self.problems)[:, 1]
 
     def problem(self, row: int) -> Problem:
         """Return the problem in one row of the table."""
@@ -158,7 +216,7 @@ def calculator(
     seed: int = 0,
     copies: Mapping[str, int] | None = None,
     inverse_copies: Mapping[str, int] | None = None,
-) -> Task:
+) -> Calculator:
     """Return the complete table of problems "a operation b equals c", encoded and split.
 
     Operands and answers are all integers in 0 to `max_number`; division is exact
@@ -214,7 +272,7 @@ def calculator(
     def int32(array: np.ndarray) -> jax.Array:
         return jnp.asarray(array.astype(np.int32))  # converted on the host: there is nothing to compile
 
-    return Task(
+    return Calculator(
         tokens=int32(tokens),
         problems=int32(problems),
         answers=int32(_answers(tokenizer)),
@@ -245,19 +303,7 @@ def batch_at(task: Task, seed: int | jax.Array, step: int | jax.Array, size: int
     >>> batch_at(calculator(), seed=0, step=0, size=256).tokens.shape
     (256, 9)
     """
-    n_train, epoch_length = task.train_rows.shape[0], task.lessons.shape[0]
-    if not 1 <= size <= n_train:
-        raise InputError(f"batch size is {size}; it must be from 1 to {n_train:,}, the number of training problems")
-    if epoch_length * size >= 2**31:
-        raise InputError(
-            f"batch size {size} times {epoch_length:,} lessons an epoch does not fit 32 bits; take a smaller one"
-        )
-    # step * size, divided by the epoch length, without ever holding step * size itself.
-    epochs, remainder = jnp.divmod(jnp.asarray(step), epoch_length)
-    carry, index = jnp.divmod(remainder * size + jnp.arange(size), epoch_length)
-    key = jax.random.key(seed)
-    keys = jax.vmap(lambda epoch: jax.random.bits(jax.random.fold_in(key, epoch), (_ROUNDS,)))(epochs * size + carry)
-    return batch_of(task, task.lessons[_shuffle(keys, index, epoch_length)], loss_on)
+    return batch_of(task, task.sequences_at(seed, step, size), loss_on)
 
 
 def batch_of(task: Task, tokens: jax.Array, loss_on: LossOn = "answer") -> Batch:
@@ -284,7 +330,7 @@ def _shuffle(keys: jax.Array, index: jax.Array, n: int) -> jax.Array:
         high = bits - low
         left, right = value >> low, value & ((1 << low) - 1)
         for round_ in range(_ROUNDS):
-            left, right = right, (left ^ _hash(right, keys[:, round_])) & ((1 << high) - 1)
+            left, right = right, (left ^ mix(right, keys[:, round_])) & ((1 << high) - 1)
             low, high = high, low
         return (left << low) | right
 
@@ -294,7 +340,8 @@ def _shuffle(keys: jax.Array, index: jax.Array, n: int) -> jax.Array:
     return jax.lax.while_loop(lambda value: (value >= n).any(), walk, permute(index.astype(jnp.uint32)))
 
 
-def _hash(value: jax.Array, key: jax.Array) -> jax.Array:
+def mix(value: jax.Array, key: jax.Array) -> jax.Array:
+    """Return uint32 in which each bit of value and key, uint32 too, counts."""
     value = (value ^ key) * jnp.uint32(0x9E3779B1)
     value = (value ^ (value >> 15)) * jnp.uint32(0x85EBCA77)
     return value ^ (value >> 13)
@@ -341,7 +388,7 @@ def _table(operations: tuple[str, ...], max_number: int) -> np.ndarray:
             exact = (b > 0) & (a % np.maximum(b, 1) == 0)
             answer = np.where(exact, a // np.maximum(b, 1), -1)
         else:
-            answer = _EXACT[operation](a, b)
+            answer = EXACT[operation](a, b)
         rows = np.stack([a, np.full_like(a, index), b, answer], axis=1)
         tables.append(rows[(answer >= 0) & (answer <= max_number)])
     return np.concatenate(tables)
@@ -374,9 +421,9 @@ def _group(split: Split, operation: str, numbers: tuple[int, int, int]) -> tuple
     """Return (stratum, two numbers): equal for the problems that must be on the same side."""
     a, b, c = numbers
     if split == "family":
-        parts = (a, b) if operation in _COMMUTATIVE else (b, c)
+        parts = (a, b) if operation in COMMUTATIVE else (b, c)
         return (0 if operation in ("plus", "minus") else 1, min(parts), max(parts))
-    pair = (min(a, b), max(a, b)) if operation in _COMMUTATIVE else (a, b)
+    pair = (min(a, b), max(a, b)) if operation in COMMUTATIVE else (a, b)
     return (OPERATIONS.index(operation), *pair)
 
 

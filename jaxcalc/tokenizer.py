@@ -55,17 +55,23 @@ class Tokenizer:
     output: Output = "words"
     """How the number after "equals" is written: in words, or as one token a digit,
     the highest first ("digits") or the lowest first ("reversed")."""
+    notation: Output = "words"
+    """How the numbers before "equals" are written."""
 
     def __post_init__(self) -> None:
-        if self.output not in get_args(Output):
-            raise InputError(f"output is {self.output!r}; it must be one of {', '.join(map(repr, get_args(Output)))}")
+        for name in ("output", "notation"):
+            value = getattr(self, name)
+            if value not in get_args(Output):
+                raise InputError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, get_args(Output)))}")
 
     @functools.cached_property
     def vocabulary(self) -> tuple[str, ...]:
         """Every token's text; a token's id is its index."""
         values = {word: int(f"1{'0' * zeros}") for word, zeros in (("hundred", 2), ("thousand", 3), ("million", 6))}
         numbers = [word for word in NUMBER_WORDS if (values.get(word) or words_to_number(word)) <= self.max_number]
-        digits = () if self.output == "words" else DIGITS
+        notations = {self.output, self.notation}
+        numbers = numbers if "words" in notations else ()
+        digits = DIGITS if notations - {"words"} else ()
         return (PAD, END, EQUALS, *self.operations, *numbers, *digits)
 
     @functools.cached_property
@@ -78,7 +84,8 @@ class Tokenizer:
 
         A question, which is a text with an operation and no "equals", gets its
         "equals". Where `output` is not "words", digits after "equals" are
-        tokens as they stand.
+        tokens as they stand. Before it, "42" is a number, whose digits stand in the order
+        of `notation`.
 
         Raises `InputError` for a word that is not in the vocabulary (with its
         nearest neighbour), a number that is malformed or above `max_number`, or
@@ -130,25 +137,27 @@ class Tokenizer:
             raise InputError(f"token id {index} is outside the vocabulary of {len(self.vocabulary)} words")
         return self.vocabulary[index]
 
-    def spell(self, number: int) -> list[str]:
-        """Return the tokens of a number as an answer, in this tokenizer's `output`.
+    def spell(self, number: int, notation: Output | None = None) -> list[str]:
+        """Return the tokens of a number in a notation, that of answers where none is given.
 
         >>> Tokenizer(output="reversed").spell(42)
         ['2', '4']
         """
-        if self.output == "words":
+        notation = notation or self.output
+        if notation == "words":
             return number_to_words(number).split()
-        return list(str(number)[:: -1 if self.output == "reversed" else 1])
+        return list(str(number)[:: -1 if notation == "reversed" else 1])
 
-    def read(self, tokens: list[str]) -> int | None:
-        """Return the number that the tokens of an answer state exactly as `spell` would, else None."""
+    def read(self, tokens: list[str], notation: Output | None = None) -> int | None:
+        """Return the number that the tokens state exactly as `spell` would, else None."""
+        notation = notation or self.output
         text = " ".join(tokens)
         try:
-            digits = "".join(tokens[:: -1 if self.output == "reversed" else 1])
-            number = words_to_number(text) if self.output == "words" else int(digits)
+            digits = "".join(tokens[:: -1 if notation == "reversed" else 1])
+            number = words_to_number(text) if notation == "words" else int(digits)
         except ValueError:
             return None
-        return number if self.spell(number) == tokens else None
+        return number if self.spell(number, notation) == tokens else None
 
     def _number(self, words: list[str], before: list[str]) -> list[str]:
         if not words:
@@ -156,14 +165,13 @@ class Tokenizer:
         text = " ".join(words)
         if text.isdigit():
             text = text.lstrip("0") or "0"
-        # Nine digits hold the largest number there is a name for; more would be slow to convert.
-        if text.isdigit() and len(text) > 9:
+        if text.isdigit() and len(text) > max(9, len(str(self.max_number))):  # slow to convert
             raise InputError(f"number out of range: {text[:20]!r} has {len(text)} digits; "
                              f"this vocabulary goes from 0 to {self.max_number}")  # fmt: skip
         value = int(text) if text.isdigit() else words_to_number(text)
         if value > self.max_number:
             raise InputError(f"number out of range: {text!r}; this vocabulary goes from 0 to {self.max_number}")
-        return self.spell(value) if EQUALS in before else number_to_words(value).split()
+        return self.spell(value, self.output if EQUALS in before else self.notation)
 
     def _word(self, word: str) -> str:
         token = "times" if word == "x" else _SYMBOLS.get(word, re.sub(r"\s+", " ", word))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxcalc import InputError, Task, batch_at, batch_of, calculator, number_to_words
-from jaxcalc.tasks import Problem
+from jaxcalc.problems import Problem
 
 
 def problems(task: Task, rows: jax.Array) -> set[tuple[int, str, int]]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import jaxcalc
 from jaxcalc import InputError, Task
-from jaxcalc.tasks import Problem
+from jaxcalc.problems import Problem
 from jaxcalc.tokenizer import OPERATIONS
 
 LONGEST_MESSAGE = 300
