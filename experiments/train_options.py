@@ -11,8 +11,8 @@ import numpy as np
 
 import jaxcalc
 from jaxcalc import checkpoint, runs, sharding
-from jaxcalc.arithmetic import Notation
 from jaxcalc.errors import InputError
+from jaxcalc.sampled import Notation
 from jaxcalc.tasks import LossOn, Split
 from jaxcalc.tokenizer import Output
 from jaxcalc.training import DEFAULT_LEARNING_RATE, DEFAULT_WEIGHT_DECAY, OptimizerName

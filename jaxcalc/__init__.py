@@ -1,7 +1,6 @@
 """jaxcalc teaches a small transformer to calculate in English words, and shows how it learns."""
 
 from jaxcalc import backprop, blame, checkpoint, landscape, lens, population, sharding
-from jaxcalc.arithmetic import Arithmetic, arithmetic
 from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import Evaluation, evaluate
@@ -10,6 +9,7 @@ from jaxcalc.model import ModelConfig, Params, apply, config_of, init, trace
 from jaxcalc.page import Explorer, explorer
 from jaxcalc.problems import Expression, Problem, carry_chain
 from jaxcalc.runs import Run, load_run
+from jaxcalc.sampled import Arithmetic, arithmetic
 from jaxcalc.share import export_answerer, load_metadata, load_params, save_params
 from jaxcalc.tasks import Batch, Calculator, Task, batch_at, batch_of, calculator
 from jaxcalc.tokenizer import Tokenizer

@@ -30,10 +30,10 @@ import optax
 import safetensors.numpy
 
 from jaxcalc import checkpoint
-from jaxcalc.arithmetic import arithmetic
 from jaxcalc.backprop import NonFinite
 from jaxcalc.errors import InputError
 from jaxcalc.model import ModelConfig, Params, config_of, init
+from jaxcalc.sampled import arithmetic
 from jaxcalc.share import load_params, write_whole
 from jaxcalc.tasks import Batch, Calculator, Task, calculator
 from jaxcalc.training import TrainState, create_state, make_optimizer

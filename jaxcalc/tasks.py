@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 class Task:
     """What is to be learned: problems, encoded and split into training and held-out ones, and the batch of each step.
 
-    A `Calculator` lists all its problems; a `jaxcalc.arithmetic.Arithmetic` draws them, and lists a sample.
+    A `Calculator` lists all its problems; a `jaxcalc.Arithmetic` draws them, and lists a sample.
     """
 
     tokens: jax.Array

@@ -11,7 +11,7 @@ import jaxcalc
 
 PACKAGE = Path(jaxcalc.__file__).parent
 ORDER = [
-    "errors", "words", "tokenizer", "problems", "tasks", "digits", "arithmetic", "trees", "model", "losses", "training",
+    "errors", "words", "tokenizer", "problems", "tasks", "digits", "sampled", "trees", "model", "losses", "training",
     "decoding", "evaluation", "backprop", "blame", "lens", "landscape", "population", "sharding", "share", "checkpoint",
     "runs", "report", "page",
     "__init__",

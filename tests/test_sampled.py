@@ -14,8 +14,8 @@ from scipy.stats import chisquare
 
 import jaxcalc
 from jaxcalc import Expression, arithmetic, digits
-from jaxcalc.arithmetic import MOST_DIGITS, draw, encode, is_held_out
 from jaxcalc.errors import InputError
+from jaxcalc.sampled import MOST_DIGITS, draw, encode, is_held_out
 from jaxcalc.tokenizer import END, OPERATIONS
 
 LARGEST = 10**MOST_DIGITS - 1
@@ -227,7 +227,7 @@ def test_a_wrong_argument_is_named(arguments, message: str) -> None:
 
 
 def test_a_task_without_a_held_out_problem_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jaxcalc.arithmetic.ATTEMPTS", 50)
+    monkeypatch.setattr("jaxcalc.sampled.ATTEMPTS", 50)
     with pytest.raises(InputError, match="leaves one side without any"):
         arithmetic(9, ("plus",), held_out=1e-9)
 
