@@ -1,4 +1,4 @@
-"""Evaluate a trained calculator on its whole table, held-out and training problems.
+"""Evaluate a trained calculator on its whole table, or on the sample of a task that draws its problems.
 
 python experiments/evaluate.py runs/calculator
 """
@@ -14,11 +14,12 @@ from rich.console import Console
 
 import jaxcalc
 from jaxcalc import report
+from jaxcalc.tasks import Calculator
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateOptions:
-    """Decode every problem of a run's table and count the answers that are exactly right."""
+    """Decode every problem that a run's task lists, and count the answers that are exactly right."""
 
     run: tyro.conf.Positional[Path]
     """Run folder, as train.py leaves it."""
@@ -40,6 +41,7 @@ def main(options: EvaluateOptions) -> int:
         "train_exact_match": training.exact_match,
         "by_operation": report.by_operation(held_out, training),
         "errors": errors,
+        **({} if isinstance(run.task, Calculator) else report.by_length(held_out)),
         "seconds": {"held_out": seconds_held_out, "total": seconds},
     }
     if options.json:
@@ -47,6 +49,8 @@ def main(options: EvaluateOptions) -> int:
         return 0
     console = Console()
     console.print(report.accuracy_table(held_out, training), "", report.errors_table(errors), "", sep="\n")
+    if not isinstance(run.task, Calculator):
+        console.print(*report.length_tables(held_out), "", sep="\n\n")
     n_problems = len(held_out.rows) + len(training.rows)
     console.print(f"{n_problems:,} problems decoded in {seconds:.2f} s once compiled, the held-out ones "
                   f"in {seconds_held_out:.2f} s.", highlight=False)  # fmt: skip

@@ -276,7 +276,7 @@ def finish(
         **accuracy,
         "by_operation": report.by_operation(held_out, training),
         "errors": errors,
-        **({} if is_table else {"by_digits": held_out.by_digits(), "by_carry_chain": held_out.by_carry_chain()}),
+        **({} if is_table else report.by_length(held_out)),
         "steps": config["steps"],
         "first_step": log["first_step"],
         "skipped_steps": log["n_skipped"],
@@ -298,7 +298,7 @@ def finish(
     console.print(report.before_and_after_table(log["before"], after, log["first_step"]), "", sep="\n")
     console.print(report.accuracy_table(held_out, training), "", report.errors_table(errors), "", sep="\n")
     if not is_table:
-        console.print(*(report.interval_table(held_out, by) for by in ("digits", "carry_chain")), "", sep="\n\n")
+        console.print(*report.length_tables(held_out), "", sep="\n\n")
     seconds = summary["seconds"]
     question = "two plus three" if is_table else prompt_text(task, int(after.rows[0]))
     console.print(

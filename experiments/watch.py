@@ -127,7 +127,13 @@ def asked(run: jaxcalc.Run, lesson: Lesson) -> dict[str, Any]:
     """Return the tokens that the model reads, and the one that it should say."""
     ids = np.asarray(lesson.batch.tokens)[0, :-1].tolist()
     tokens = [{"position": t, "id": ids[t], "token": lesson.words[t]} for t in range(len(ids))]
-    return {"run": str(run.path), "tokens": tokens, "target": lesson.words[-1], "membership": lesson.membership}
+    return {
+        "run": str(run.path),
+        "tokens": tokens,
+        "target": lesson.words[-1],
+        "membership": lesson.membership,
+        "drawn": not isinstance(run.task, jaxcalc.Calculator),
+    }
 
 
 def predict(run: jaxcalc.Run, lesson: Lesson, logits: jax.Array) -> dict[str, Any]:
@@ -252,10 +258,15 @@ def print_replay(result: dict[str, Any], console: Console) -> None:
                      report.percent(at["probability"]), f"{at['surprise_nats']:.4g}"])  # fmt: skip
     columns = ["step", "next word", "p", f"p({target})", "surprise (nats)"]
     console.print(report.table(f"{text_of(result)} → {target}", columns, rows, text=(1,)))
-    console.print(f"\nThis problem {WHERE[result['membership']]}.")
+    console.print(f"\nThis problem {WHERE[result['membership'], result['drawn']]}.")
 
 
-WHERE = {"training": "was in training", "held out": "was held out, so training never saw it"}
+WHERE = {
+    ("training", False): "was in training",
+    ("training", True): "is one that training may have drawn",
+    ("held out", False): "was held out, so training never saw it",
+    ("held out", True): "was held out, so training never saw it",
+}  # by membership, and by whether problems are drawn
 
 
 def text_of(result: dict[str, Any]) -> str:
@@ -271,7 +282,9 @@ def print_watch(result: dict[str, Any], console: Console) -> None:
 
 def print_reading(result: dict[str, Any], console: Console) -> None:
     target, p, nats = result["target"], result["probability"], result["surprise_nats"]
-    console.print(f"{result['run']} at step {result['step']:,}. This problem {WHERE[result['membership']]}.\n")
+    console.print(
+        f"{result['run']} at step {result['step']:,}. This problem {WHERE[result['membership'], result['drawn']]}.\n"
+    )
     rows = [[str(token["position"]), str(token["id"]), token["token"]] for token in result["tokens"]]
     console.print(report.table("Text → tokens", ["position", "id", "token"], rows, text=(2,)))
     title = "\nForward: ‖output‖ of each stage at each position"

@@ -37,20 +37,24 @@ class Evaluation:
         """The share of answers that are exactly right; None where there are no rows."""
         return float(self.correct.mean()) if len(self.rows) else None
 
+    def total(self) -> dict[str, Any]:
+        """Return how many "problems" there are and how many are "correct", and their share with a 95 % interval.
+
+        The interval, "low" to "high", is Wilson's (1927): what the share in all problems of the sort may well be.
+        """
+        return _share(self.correct, interval=True)
+
     def by_operation(self) -> dict[str, dict[str, Any]]:
         """Return for each operation the number of "problems", how many are "correct", and their share "exact_match"."""
         kind = self.task.kind[self.rows]
         return {name: _share(self.correct[kind == index]) for index, name in enumerate(self.task.kinds)}
 
     def by_digits(self) -> dict[int, dict[str, Any]]:
-        """Return the same for each number of digits that a problem's longest number has, with a 95 % interval.
-
-        The interval, "low" to "high", is Wilson's (1927): what the share in all problems of the kind may well be.
-        """
+        """Return `total` for each number of digits that a problem's longest number has."""
         return self._by([max(len(str(number)) for number in problem.numbers) for problem in self._problems()])
 
     def by_carry_chain(self) -> dict[int, dict[str, Any]]:
-        """Return the same by `jaxcalc.problems.carry_chain`; problems of times and divided by are left out."""
+        """Return `total` by `jaxcalc.carry_chain`; problems of times and divided by are left out."""
         return self._by([carry_chain(problem) for problem in self._problems()])
 
     def _problems(self) -> list[Problem | Expression]:
@@ -131,8 +135,9 @@ def answer_log_probs(params: Params, task: Calculator, prompt: jax.Array, apply_
 
 
 def prompt_text(task: Task, row: int) -> str:
-    """Return a row's question, such as "two plus three"."""
-    return " ".join(task.tokenizer.canonical(str(task.problem(row)))[:-1])
+    """Return a row's question, such as "two plus three", or "2 plus 3" where numbers are not in words."""
+    question = str(task.problem(row))
+    return " ".join(task.tokenizer.canonical(question)[:-1]) if task.tokenizer.notation == "words" else question
 
 
 def answer_text(task: Task, ids: np.ndarray) -> str:

@@ -150,6 +150,11 @@ def by_operation(held_out: Evaluation, training: Evaluation) -> dict[str, dict[s
     }
 
 
+def by_length(evaluation: Evaluation) -> dict[str, dict[int, dict[str, Any]]]:
+    """Return exact match with its 95 % interval, by number of digits and by carries in a row."""
+    return {"by_digits": evaluation.by_digits(), "by_carry_chain": evaluation.by_carry_chain()}
+
+
 def errors_of(held_out: Evaluation, training: Evaluation) -> list[dict[str, Any]]:
     """Return the wrong answers of both, each with its "membership"."""
     sides = (("held out", held_out), ("training", training))
@@ -174,12 +179,16 @@ def _share(row: dict[str, Any]) -> list[str]:
     return [f"{row['correct']:,} of {row['problems']:,}", percent(row["exact_match"])]
 
 
-def interval_table(held_out: Evaluation, by: str) -> Table:
-    """Return exact match on held-out problems with its 95 % interval, by "digits" or by "carry_chain"."""
-    name = {"digits": "digits", "carry_chain": "carries in a row"}[by]
+def length_tables(evaluation: Evaluation, of: str = "Held out") -> list[Table]:
+    """Return exact match with its 95 % interval, by number of digits and by carries in a row."""
+    names = {"by_digits": "digits", "by_carry_chain": "carries in a row"}
+    return [_interval_table(of, names[by], groups) for by, groups in by_length(evaluation).items() if groups]
+
+
+def _interval_table(of: str, name: str, groups: dict[int, dict[str, Any]]) -> Table:
     rows = [[str(key), *_share(row), f"{percent(row['low'])} to {percent(row['high'])}"]
-            for key, row in getattr(held_out, f"by_{by}")().items()]  # fmt: skip
-    return table(f"Held out, by {name}", [name, "held out", "", "95 % interval"], rows)
+            for key, row in groups.items()]  # fmt: skip
+    return table(f"{of}, by {name}", [name, "right", "", "95 % interval"], rows)
 
 
 def errors_table(errors: Sequence[dict[str, Any]], most: int = 40) -> Table:

@@ -1,0 +1,101 @@
+"""Test a run that adds on 10,000 pairs of ten-digit numbers, and on as many with long carry chains.
+
+python experiments/train.py --notation digits-reversed --ops plus --max-number 19999999998 --model.d-model 16 \
+    --model.n-heads 2 --model.d-ff 64 --batch-size 256 --steps 2500 --weight-decay 0.1 --run-dir runs/addition
+python experiments/addition.py runs/addition
+"""
+
+import dataclasses
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+import jaxcalc
+from jaxcalc import Expression, digits, report
+from jaxcalc.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class AdditionOptions:
+    """Test a run on sums of two numbers of so many digits: on random pairs, and on pairs with carry chains."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder of train.py with --notation, whose numbers go up to all these sums."""
+    digits: int = 10
+    """Digits of each number at most."""
+    pairs: int = 10_000
+    """How many pairs of each sort."""
+    seed: int = 0
+    """Chooses them."""
+    json: bool = False
+    """Print one JSON object instead of tables."""
+
+
+def main(options: AdditionOptions) -> int:
+    run = jaxcalc.load_run(options.run)
+    task = run.task
+    if not isinstance(task, jaxcalc.Arithmetic):
+        raise InputError(
+            f"{options.run} has a complete table; train one with --notation, as in this script's first lines"
+        )
+    rng = random.Random(options.seed)
+    below = 10**options.digits
+    sets = {
+        "Random pairs": [(rng.randrange(below), rng.randrange(below)) for _ in range(options.pairs)],
+        "Long carry chains": [with_chain(rng, options.digits, 1 + i % options.digits) for i in range(options.pairs)],
+    }
+    evaluations = {}
+    for name, pairs in sets.items():
+        listed = task.of([Expression(pair, ("plus",)) for pair in pairs])
+        evaluations[name] = jaxcalc.evaluate(run.params, listed, np.arange(len(pairs)))
+    if options.json:
+        print(json.dumps({name: result(evaluation) for name, evaluation in evaluations.items()}))
+        return 0
+    console = Console(highlight=False)
+    for name, evaluation in evaluations.items():
+        total, unseen = result(evaluation)["all"], result(evaluation)["held_out"]
+        console.print(
+            f"{name}: {total['correct']:,} of {total['problems']:,} right, {interval(total)};\n"
+            f"  of the {unseen['problems']:,} that are held out, {interval(unseen)}\n"
+        )
+        console.print(report.length_tables(evaluation, name)[-1], "", sep="\n")
+    return 0
+
+
+def with_chain(rng: random.Random, n_digits: int, chain: int) -> tuple[int, int]:
+    """Return two random numbers whose sum carries over `chain` places in a row, or more."""
+    a, b = ([rng.randrange(10) for _ in range(n_digits)] for _ in range(2))  # lowest first
+    first = rng.randrange(n_digits - chain + 1)
+    a[first] = rng.randrange(1, 10)
+    b[first] = rng.randrange(10 - a[first], 10)
+    b[first + 1 : first + chain] = [9 - digit for digit in a[first + 1 : first + chain]]
+    return digits.to_int(np.array(a)), digits.to_int(np.array(b))
+
+
+def result(evaluation: jaxcalc.Evaluation) -> dict[str, Any]:
+    """Return exact match in all, of the pairs that are held out, and by carries in a row."""
+    unseen = np.isin(evaluation.rows, np.asarray(evaluation.task.held_out_rows))
+    held_out = dataclasses.replace(
+        evaluation,
+        rows=evaluation.rows[unseen],
+        generated=evaluation.generated[unseen],
+        probability=evaluation.probability[unseen],
+        correct=evaluation.correct[unseen],
+    )
+    return {"all": evaluation.total(), "held_out": held_out.total(), "by_carry_chain": evaluation.by_carry_chain()}
+
+
+def interval(total: dict[str, Any]) -> str:
+    """Return a share and its interval."""
+    low, high = (report.percent(total[end]) for end in ("low", "high"))
+    return f"{report.percent(total['exact_match'])} (95 % interval {low} to {high})"
+
+
+if __name__ == "__main__":
+    sys.exit(report.run_script(main, AdditionOptions))
