@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.sharding import PartitionSpec as P
 
 from jaxcalc.errors import InputError
@@ -72,7 +72,7 @@ def make_mesh(data: int, model: int = 1, devices: Sequence[Any] | None = None) -
     return Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
-def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
+def shardings(tree: Any, mesh: Mesh | AbstractMesh, rules: Rules) -> Any:
     """Return where each leaf lies: a tree of `NamedSharding`, of arrays or of shapes alone.
 
     Raises `InputError` where an axis does not divide evenly, and says which sizes of the mesh would do.

@@ -12,8 +12,8 @@ import jaxcalc
 PACKAGE = Path(jaxcalc.__file__).parent
 ORDER = [
     "errors", "words", "tokenizer", "problems", "tasks", "digits", "sampled", "trees", "model", "losses", "training",
-    "decoding", "evaluation", "backprop", "blame", "lens", "landscape", "population", "sharding", "share", "checkpoint",
-    "runs", "report", "page",
+    "decoding", "evaluation", "backprop", "blame", "lens", "landscape", "population", "sharding", "scaling", "share",
+    "checkpoint", "runs", "report", "page",
     "__init__",
 ]  # fmt: skip
 HOST = {"share", "checkpoint", "runs", "report", "page"}  # the only modules that touch files, clocks and the terminal
