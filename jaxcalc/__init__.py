@@ -1,6 +1,6 @@
 """jaxcalc teaches a small transformer to calculate in English words, and shows how it learns."""
 
-from jaxcalc import backprop, blame, checkpoint, landscape, lens, population, sharding
+from jaxcalc import backprop, blame, checkpoint, cost, landscape, large, lens, population, sharding
 from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import Evaluation, evaluate
@@ -38,6 +38,7 @@ __all__ = [
     "checkpoint",
     "compare",
     "config_of",
+    "cost",
     "count",
     "create_state",
     "cross_entropy",
@@ -49,6 +50,7 @@ __all__ = [
     "in_microbatches",
     "init",
     "landscape",
+    "large",
     "lens",
     "load_metadata",
     "load_params",

@@ -11,12 +11,19 @@ import jaxcalc
 
 PACKAGE = Path(jaxcalc.__file__).parent
 ORDER = [
-    "errors", "words", "tokenizer", "tasks", "trees", "model", "losses", "training", "decoding", "evaluation",
-    "backprop", "blame", "lens", "landscape", "population", "sharding", "share", "checkpoint", "runs", "report",
-    "page",
+    "errors", "words", "tokenizer", "tasks", "trees", "model", "losses", "large", "training", "decoding", "evaluation",
+    "backprop", "blame", "lens", "landscape", "population", "sharding", "share", "checkpoint", "runs", "cost",
+    "report", "page",
     "__init__",
 ]  # fmt: skip
-HOST = {"share", "checkpoint", "runs", "report", "page"}  # the only modules that touch files, clocks and the terminal
+HOST = {
+    "share",
+    "checkpoint",
+    "runs",
+    "cost",
+    "report",
+    "page",
+}  # the only modules that touch files, clocks and the terminal
 
 
 def imports(module: str) -> set[str]:
