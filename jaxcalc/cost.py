@@ -121,8 +121,8 @@ def available_bytes(devices: Sequence[Any]) -> int | None:
     if devices[0].platform == "cpu":
         left = [n for n in (_machine_bytes(), _group_bytes()) if n is not None]
         return min(left) // len(devices) if left else None
-    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
-    return min(limits) if all(limits) else None
+    stats = [device.memory_stats() or {} for device in devices]
+    return min(each["bytes_limit"] for each in stats) if all("bytes_limit" in each for each in stats) else None
 
 
 def _machine_bytes() -> int | None:

@@ -58,8 +58,10 @@ def fused_block(
     x_BTD = x_BTD[:, first:]
     query_BTHK = rms_norm(project(rms_norm(x_BTD) * attention_params["norm"], attention_params["query"]))
     visible_TS = jnp.arange(key_BSHK.shape[1]) <= first + jnp.arange(x_BTD.shape[1])[:, None]
-    causal = {"is_causal": True} if first == 0 else {"mask": visible_TS[None, None]}
-    mixed_BTHK = jax.nn.dot_product_attention(query_BTHK, key_BSHK, value_BSHK, implementation=implementation, **causal)
+    mixed_BTHK = jax.nn.dot_product_attention(
+        query_BTHK, key_BSHK, value_BSHK,
+        mask=visible_TS[None, None] if first else None, is_causal=not first, implementation=implementation,
+    )  # fmt: skip
     return mlp(params["mlp"], x_BTD + project(mixed_BTHK, attention_params["out"], n_axes=2))[0]
 
 

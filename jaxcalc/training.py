@@ -100,12 +100,17 @@ def in_microbatches(n: int) -> StepFn:
     return step
 
 
-def _split(batch: Batch, n: int) -> Batch:
-    """Return the batch in n parts, one more axis in front."""
-    size = batch.tokens.shape[0]
+def check_microbatches(size: int, n: int) -> None:
+    """Raise `InputError` where a batch does not divide evenly into n parts, and say what would."""
     if size % n:
         fit = ", ".join(str(number) for number in range(1, size + 1) if size % number == 0)
         raise InputError(f"a batch of {size} does not divide into {n} microbatches; it does into {fit}")
+
+
+def _split(batch: Batch, n: int) -> Batch:
+    """Return the batch in n parts, one more axis in front."""
+    size = batch.tokens.shape[0]
+    check_microbatches(size, n)
     return jax.tree.map(lambda leaf: leaf.reshape(n, size // n, *leaf.shape[1:]), batch)
 
 
