@@ -106,7 +106,7 @@ def exchanged() -> list[dict[str, Any]]:
         params = jaxcalc.init(jax.random.key(0), config)
         tx = jaxcalc.make_optimizer("sgd", None)
         state = sharding.place(jaxcalc.create_state(params, tx, sharding.sharded(mesh, rules)), mesh, rules)
-        found = scaling.exchanged(jaxcalc.train_step.lower(state, batch).compile().as_text())
+        found = scaling.exchanged(jaxcalc.train_step.lower(state, batch).compile().as_text() or "")
         sent = scaling.traffic(config, 64, ANSWER, data, model, rules)
         predicted = {"all-reduce": sent.gradients + sent.activations, "all-gather": sent.gathered}
         for kind, n_bytes in predicted.items():

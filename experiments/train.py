@@ -9,6 +9,7 @@ python experiments/train.py --fork runs/calculator@290 --seed 1 --run-dir runs/f
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import logging
@@ -16,17 +17,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
-from train_options import CHUNK, TrainOptions, check, configure, defaults, placed, use_devices
+from train_options import CHUNK, TrainOptions, check, configure, defaults, devices_of, placed, use_devices
 
 import jaxcalc
-from jaxcalc import backprop, checkpoint, report, runs
+from jaxcalc import backprop, checkpoint, cost, report, runs
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import prompt_text
 from jaxcalc.share import save_params
@@ -49,9 +50,10 @@ def main(options: TrainOptions) -> int:
     task = runs.task_of(config["task"])
     jax.eval_shape(lambda: jaxcalc.batch_at(task, config["seed"], 0, config["batch_size"]))  # refuses a wrong size
     console = Console(stderr=options.json)
-    with signals() as caught, opened(options, path, config) as (state, metrics_file):
+    with signals() as caught, opened(options, path, config, task) as (state, metrics_file, steps):
         console.print(report.parameters_table(state.params), "", report.problems_table(task), "", sep="\n")
-        state, log = train(path, config, task, state, metrics_file, caught, started)
+        console.print(report.cost_table(steps.bytes, steps.available, steps.flops, steps.peak), "", sep="\n")
+        state, log = train(path, config, task, state, metrics_file, steps, caught, started)
         if log["stopped"]:
             print(log["stopped"], file=sys.stderr)
             result, status = {"steps": int(state.step), "stopped": log["stopped"]}, log["status"]
@@ -67,14 +69,17 @@ def main(options: TrainOptions) -> int:
 
 @contextlib.contextmanager
 def opened(
-    options: TrainOptions, path: Path, config: dict[str, Any]
-) -> Iterator[tuple[jaxcalc.TrainState, runs.Metrics]]:
-    """Hold the run's folder for writing; yield the state from which training goes on, and the file of its metrics."""
+    options: TrainOptions, path: Path, config: dict[str, Any], task: Task
+) -> Iterator[tuple[jaxcalc.TrainState, runs.Metrics, "Steps"]]:
+    """Hold the run's folder for writing; yield the state from which training goes on, the file of its metrics, and the
+    compiled steps. What does not fit into memory is refused before it is there, and before a new run's folder is."""
     if not options.resume:
         runs.check_free(path, options.overwrite)
     with runs.writing(path):
         warn = functools.partial(print, "warning:", file=sys.stderr)
         like = placed(runs.state_like(config), config)
+        available = cost.available_bytes(devices_of(config))
+        cost.check_fits(cost.state_bytes(like), available)
         resumed = runs.resume(path, config, warn, like) if options.resume else None
         if resumed:
             state, manifest = resumed
@@ -84,14 +89,52 @@ def opened(
                     f"{path} is at step {step:,} already; --steps is {config['steps']:,}, so nothing is left"
                 )
             mark = manifest["metrics"]
+            steps = compiled(config, task, like, available)
         else:
+            steps = compiled(config, task, like, available)
             state = placed(forked(config) if "forked_from" in config else untrained(config), config)
+            state = state.replace(apply_fn=like.apply_fn, tx=like.tx)  # the very functions that were compiled
             runs.start_run(path, config, options.overwrite or options.resume is not None)
             mark = None
         with runs.Metrics(path / runs.METRICS, mark) as metrics_file:
             (path / runs.SUMMARY).unlink(missing_ok=True)
             runs.write_config(path, config)
-            yield state, metrics_file
+            yield state, metrics_file, steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """The compiled `jaxcalc.train_steps` of a run, and what it takes."""
+
+    call: Callable[..., tuple[jaxcalc.TrainState, jaxcalc.Metrics]]
+    compile_seconds: float
+    bytes: dict[str, int]
+    """What one device holds meanwhile."""
+    available: int | None
+    """What it can hold."""
+    flops: float
+    """Products of one step on one device; of a CPU's devices, which share its cores, on all."""
+    peak: float
+    """FLOP/s of a large product, measured."""
+
+
+def compiled(config: dict[str, Any], task: Task, like: jaxcalc.TrainState, available: int | None) -> Steps:
+    """Return the program of a run, from the shapes of its state. Raises `InputError` where it cannot fit."""
+    print("compiling the step …", file=sys.stderr)
+    clock = time.perf_counter()
+    n = config["microbatches"]
+    traced = jaxcalc.train_steps.trace(
+        like, task, seed=config["seed"], stop=config["steps"], n_steps=CHUNK, batch_size=config["batch_size"],
+        loss_on=config["loss_on"], step_fn=jaxcalc.train_step if n == 1 else jaxcalc.in_microbatches(n),
+    )  # fmt: skip
+    program = traced.lower().compile()
+    seconds = time.perf_counter() - clock
+    sizes = cost.step_bytes(like, program)
+    cost.check_fits(sizes, available)
+    devices = devices_of(config)
+    n_sharing = 1 if devices[0].platform == "cpu" else len(devices)
+    flops = cost.flops(traced.jaxpr) / CHUNK / n_sharing
+    return Steps(program, seconds, sizes, available, flops, cost.matmul_peak(config["dtype"]))
 
 
 def untrained(config: dict[str, Any]) -> jaxcalc.TrainState:
@@ -137,12 +180,12 @@ def train(
     task: Task,
     state: jaxcalc.TrainState,
     metrics_file: runs.Metrics,
+    steps: Steps,
     caught: list[int],
     started: float,
 ) -> tuple[jaxcalc.TrainState, dict[str, Any]]:
     """Return the trained state and what happened on the way; writes metrics.jsonl and checkpoints."""
     seed, last = config["seed"], config["steps"]
-    settings = {"n_steps": CHUNK, "batch_size": config["batch_size"], "loss_on": config["loss_on"]}
     watched, rows = ("held-out", task.held_out_rows) if task.held_out_rows.size else ("training", task.train_rows[::10])
     step = int(state.step)
     n_skipped = sum("skipped" in row for row in runs.read_metrics(path))
@@ -157,16 +200,15 @@ def train(
 
     with writer, report.ProgressLine(last, config["batch_size"], watched) as progress:
         clock = time.perf_counter()
-        steps = jaxcalc.train_steps.lower(state, task, seed=seed, stop=last, **settings).compile()
         log["before"] = jaxcalc.evaluate(state.params, task, examples(task))
-        log["compile"] = time.perf_counter() - clock
+        log["compile"] = steps.compile_seconds + time.perf_counter() - clock
 
         clock = time.perf_counter()
         save()
         while step < last and not caught:
             start = step - step % CHUNK
             stop = min(start + CHUNK, last)
-            state, metrics = steps(state, task, seed=seed, stop=stop)
+            state, metrics = steps.call(state, task, seed=seed, stop=stop)
             done = int(state.step)
             lines = step_lines(step, done, metrics)
             metrics_file.write(*lines)

@@ -4,18 +4,21 @@ import contextlib
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxcalc
-from jaxcalc import checkpoint, runs, sharding
+from jaxcalc import checkpoint, large, runs, sharding
 from jaxcalc.errors import InputError
+from jaxcalc.losses import ApplyFn
+from jaxcalc.model import SIZES, SizeName
 from jaxcalc.sampled import Notation
 from jaxcalc.tasks import LossOn, Split
 from jaxcalc.tokenizer import Output
-from jaxcalc.training import DEFAULT_LEARNING_RATE, DEFAULT_WEIGHT_DECAY, OptimizerName
+from jaxcalc.training import DEFAULT_LEARNING_RATE, DEFAULT_WEIGHT_DECAY, OptimizerName, check_microbatches
 
 RARE = ("times", "divided by")  # operations with few problems in the table
 CHUNK = 10  # steps in a call: one compiled program for every run and every way to interrupt it
@@ -98,11 +101,21 @@ class TrainOptions(TaskOptions):
     """How many of those are kept while the run goes on; the newest, when it is finished."""
     skip_nonfinite: int = 0
     """How many steps whose loss or gradient is not finite may be left out before the run stops."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """In what the model is computed; parameters, optimizer state and loss are float32 in any case."""
+    microbatches: int = 1
+    """In how many parts a batch is gone through before its update; the activations of one are held at a time."""
+    remat: bool = False
+    """Keep only what goes into each block, and compute the rest again for the gradient; on a CPU only with --scan."""
+    scan: bool = False
+    """Compile one block and loop over the depth."""
     mesh: str = ""
     """A grid of devices, such as data=4,model=2: examples are divided along data, heads and hidden width along model.
     One device if left out. A CPU is made into as many devices as the mesh needs."""
     fully_sharded: bool = False
     """Cut parameters and optimizer state along data as well, so that a device stores only its part."""
+    size: SizeName | None = None
+    """A model of about so many parameters; what is given of --model counts before it."""
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
 
 
@@ -114,11 +127,11 @@ DRAWN = ("max_number", "notation", "terms", "held_out")
 TRAINING = (
     "seed", "steps", "schedule_steps", "batch_size", "optimizer", "learning_rate", "weight_decay", "clip_norm",
     "loss_on", "snapshots", "checkpoint_every", "keep", "skip_nonfinite",
-    "mesh", "fully_sharded",
+    "dtype", "microbatches", "remat", "scan", "mesh", "fully_sharded",
 )  # fmt: skip
 # What may be other than in the run that is resumed, or forked.
-FREE_IN_RESUME = {"json", "resume", *runs.KEEPING}
-FREE_IN_FORK = {"json", "fork", "run_dir", "overwrite", *TRAINING} - {"optimizer"}
+FREE_IN_RESUME = {"json", "resume", "size", *runs.KEEPING}
+FREE_IN_FORK = {"json", "size", "fork", "run_dir", "overwrite", *TRAINING} - {"optimizer"}
 
 
 def check(options: TrainOptions) -> None:
@@ -126,6 +139,7 @@ def check(options: TrainOptions) -> None:
     for name, least in (
         ("steps", 1),
         ("batch_size", 1),
+        ("microbatches", 1),
         ("copies", 1),
         ("inverse_copies", 0),
         ("seed", 0),
@@ -144,9 +158,13 @@ def defaults(options: TrainOptions) -> TrainOptions | None:
     """Return the options of the run that is resumed or forked: what holds where the command line says nothing."""
     if options.resume and options.fork:
         raise InputError("--resume goes on with a run, --fork begins a new one; give one of them")
+    if options.size and (options.resume or options.fork):
+        raise InputError(f"--size {options.size} is for a new model; --resume and --fork keep the run's")
     if options.resume:
         return dataclasses.replace(stored(options.resume, options.mesh), resume=options.resume, run_dir=options.resume)
-    return dataclasses.replace(stored(fork_of(options)[0], options.mesh), fork=options.fork) if options.fork else None
+    if options.fork:
+        return dataclasses.replace(stored(fork_of(options)[0], options.mesh), fork=options.fork)
+    return TrainOptions(model=ModelOptions(**SIZES[options.size])) if options.size else None
 
 
 def stored(run: Path, mesh: str) -> TrainOptions:
@@ -202,7 +220,8 @@ def configure(options: TrainOptions) -> dict[str, Any]:
     if options.schedule_steps is None:
         config["schedule_steps"] = options.steps
     runs.optimizer_of(config)  # refuses numbers out of range
-    placed(runs.state_like(config), config)  # and sizes that do not divide evenly
+    check_microbatches(config["batch_size"], config["microbatches"])
+    placed(runs.state_like(config), config)  # refuses sizes that do not divide evenly
     # A run that becomes longer keeps the snapshots that it has.
     last, more = config["snapshot_steps"][-1], snapshot_steps(options.snapshots, CHUNK, options.steps)
     config["snapshot_steps"] = [step for step in config["snapshot_steps"] if step >= 0] + [s for s in more if s > last]
@@ -224,15 +243,32 @@ def use_devices(mesh: str) -> None:
             jax.config.update("jax_num_cpu_devices", max(1, math.prod(mesh_sizes(mesh).values())))
 
 
+def apply_fn_of(config: dict[str, Any]) -> ApplyFn:
+    """Return the model of a run on one device, from its configuration, in float32."""
+    block = large.remat(large.block) if config["remat"] else large.block
+    if config["scan"]:
+        return large.scanned(block)
+    return large.unrolled(block) if config["remat"] else jaxcalc.apply
+
+
 def placed(state: jaxcalc.TrainState, config: dict[str, Any]) -> jaxcalc.TrainState:
-    """Return a state, or the shapes of one, that lies on the run's mesh, with a model that keeps to it."""
-    if not config["mesh"]:
-        return state
-    sizes = mesh_sizes(config["mesh"])
-    mesh = sharding.make_mesh(sizes["data"], sizes.get("model", 1))
-    rules = sharding.FULLY_SHARDED if config["fully_sharded"] else sharding.TENSOR_PARALLEL
-    sharding.check_batch(config["batch_size"], mesh)
-    return sharding.place(state.replace(apply_fn=sharding.sharded(mesh, rules)), mesh, rules)
+    """Return a state, or the shapes of one, with the run's model, both on the run's mesh if it has one."""
+    apply_fn = apply_fn_of(config)
+    mesh, rules = None, sharding.FULLY_SHARDED if config["fully_sharded"] else sharding.TENSOR_PARALLEL
+    if config["mesh"]:
+        sizes = mesh_sizes(config["mesh"])
+        mesh = sharding.make_mesh(sizes["data"], sizes.get("model", 1))
+        sharding.check_batch(config["batch_size"] // config["microbatches"], mesh)
+        apply_fn = sharding.sharded(mesh, rules, apply_fn)
+    if config["dtype"] != "float32":
+        apply_fn = large.in_dtype(jnp.dtype(config["dtype"]), apply_fn)
+    state = state.replace(apply_fn=apply_fn)
+    return sharding.place(state, mesh, rules) if mesh else state
+
+
+def devices_of(config: dict[str, Any]) -> list[Any]:
+    """Return the devices that a run uses."""
+    return jax.devices()[: math.prod(mesh_sizes(config["mesh"]).values()) if config["mesh"] else 1]
 
 
 def refuse_changes(options: TrainOptions, run: Path, free: set[str], why: str) -> None:

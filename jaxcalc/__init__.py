@@ -1,11 +1,11 @@
 """jaxcalc teaches a small transformer to calculate in English words, and shows how it learns."""
 
-from jaxcalc import backprop, blame, checkpoint, landscape, lens, population, sharding
+from jaxcalc import backprop, blame, checkpoint, cost, landscape, large, lens, population, sharding
 from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import Evaluation, evaluate
 from jaxcalc.losses import cross_entropy, loss, surprise
-from jaxcalc.model import ModelConfig, Params, apply, config_of, init, trace
+from jaxcalc.model import SIZES, ModelConfig, Params, apply, config_of, init, trace
 from jaxcalc.page import Explorer, explorer
 from jaxcalc.problems import Expression, Problem, carry_chain
 from jaxcalc.runs import Run, load_run
@@ -13,11 +13,12 @@ from jaxcalc.sampled import Arithmetic, arithmetic
 from jaxcalc.share import export_answerer, load_metadata, load_params, save_params
 from jaxcalc.tasks import Batch, Calculator, Task, batch_at, batch_of, calculator
 from jaxcalc.tokenizer import Tokenizer
-from jaxcalc.training import Metrics, TrainState, create_state, make_optimizer, train_step, train_steps
+from jaxcalc.training import Metrics, TrainState, create_state, in_microbatches, make_optimizer, train_step, train_steps
 from jaxcalc.trees import TreeTable, compare, count, fingerprint, named_leaves, summary
 from jaxcalc.words import number_to_words, words_to_number
 
 __all__ = [
+    "SIZES",
     "Arithmetic",
     "Batch",
     "Calculator",
@@ -45,6 +46,7 @@ __all__ = [
     "checkpoint",
     "compare",
     "config_of",
+    "cost",
     "count",
     "create_state",
     "cross_entropy",
@@ -53,8 +55,10 @@ __all__ = [
     "export_answerer",
     "fingerprint",
     "generate",
+    "in_microbatches",
     "init",
     "landscape",
+    "large",
     "lens",
     "load_metadata",
     "load_params",

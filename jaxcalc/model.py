@@ -5,6 +5,9 @@ A decoder-only transformer: pre-norm blocks with RMSNorm (Zhang and Sennrich
 are normalised (Henry et al. 2020), ReLU feed-forward layers, learned positions,
 and an output matrix of its own. No biases.
 
+Everything is computed in the dtype of the parameters, except that norms, softmax and logits are never computed in less
+than float32 (Micikevicius et al. 2018).
+
 The four stages are jitted, so that eager calls in a REPL compile four programs
 and not hundreds; inside a larger jitted program they dissolve into it.
 
@@ -17,7 +20,7 @@ Axis letters, here and in every name and einsum of the library:
 import dataclasses
 import functools
 import math
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +119,17 @@ class ModelConfig:
             raise InputError(f"n_heads is {self.n_heads}, which does not divide d_model, {self.d_model}")
 
 
+SizeName = Literal["100K", "1M", "10M", "100M"]
+SIZES: dict[SizeName, dict[str, int]] = {
+    "100K": {"d_model": 64, "n_heads": 4, "d_ff": 256, "n_layers": 2},
+    "1M": {"d_model": 128, "n_heads": 4, "d_ff": 512, "n_layers": 5},
+    "10M": {"d_model": 384, "n_heads": 12, "d_ff": 1536, "n_layers": 6},
+    "100M": {"d_model": 768, "n_heads": 12, "d_ff": 3072, "n_layers": 14},
+}
+"""Sizes by name, for `ModelConfig(vocab_size, **SIZES["1M"])`: within 7 % of so many parameters for the calculator's
+35 tokens. A block has 12 · D² of them; widths are multiples of 64, of 128 from 1M on, as matrix units like them."""
+
+
 def init(key: jax.Array, config: ModelConfig) -> Params:
     """Return random float32 parameters.
 
@@ -162,7 +176,7 @@ def init(key: jax.Array, config: ModelConfig) -> Params:
 
 
 def apply(params: Params, tokens: jax.Array, last: int | None = None) -> jax.Array:
-    """Return the logits of the next token at each position, `[B, T, V]`.
+    """Return the logits of the next token at each position, `[B, T, V]`, in float32 (float64 of float64 parameters).
 
     Args:
       params: as `init` makes them; every size is read from their shapes.
@@ -271,10 +285,13 @@ def attend(
     """
     normed_BTD = rms_norm(x_BTD) * params["norm"]
     query_BTHK = _tap(taps, "query", rms_norm(project(normed_BTD, params["query"])))
-    scores_BHTS = jnp.einsum("BTHK,BSHK->BHTS", query_BTHK, key_BSHK) * query_BTHK.shape[-1] ** -0.5
+    wide = jnp.promote_types(query_BTHK.dtype, jnp.float32)
+    scores_BHTS = jnp.einsum("BTHK,BSHK->BHTS", query_BTHK, key_BSHK, preferred_element_type=wide)
+    scores_BHTS = scores_BHTS * query_BTHK.shape[-1] ** -0.5
     position_T1 = first + jnp.arange(x_BTD.shape[1])[:, None]
     visible_TS = jnp.arange(key_BSHK.shape[1]) <= position_T1
-    pattern_BHTS = _tap(taps, "pattern", jax.nn.softmax(jnp.where(visible_TS, scores_BHTS, -jnp.inf)))
+    pattern_BHTS = jax.nn.softmax(jnp.where(visible_TS, scores_BHTS, -jnp.inf)).astype(value_BSHK.dtype)
+    pattern_BHTS = _tap(taps, "pattern", pattern_BHTS)
     mixed_BTHK = _tap(taps, "mixed", jnp.einsum("BHTS,BSHK->BTHK", pattern_BHTS, value_BSHK))
     out_BTD = _tap(taps, "out", project(mixed_BTHK, params["out"], n_axes=2))
     residual_BTD = _tap(taps, "residual", x_BTD + out_BTD)
@@ -303,7 +320,7 @@ def mlp(params: MlpParams, x_BTD: jax.Array, taps: Activations | None = None) ->
 def output(params: OutputParams, x_BTD: jax.Array, taps: Activations | None = None) -> tuple[jax.Array, Activations]:
     """Stage: the residual stream `[B, T, D]` → logits over the next token `[B, T, V]`."""
     normed_BTD = _tap(taps, "normed", rms_norm(x_BTD) * params["norm"])
-    return project(normed_BTD, params["unembed"]), {"normed": normed_BTD}
+    return project(at_least_float32(normed_BTD), at_least_float32(params["unembed"])), {"normed": normed_BTD}
 
 
 def project(x: jax.Array, weights: jax.Array, n_axes: int = 1) -> jax.Array:
@@ -320,8 +337,18 @@ def project(x: jax.Array, weights: jax.Array, n_axes: int = 1) -> jax.Array:
 
 
 def rms_norm(x: jax.Array) -> jax.Array:
-    """Return x / √(mean of x² over the last axis + 1e-6)."""
-    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
+    """Return x / √(mean of x² over the last axis + 1e-6), in the dtype of x."""
+    wide = at_least_float32(x)
+    return (wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + 1e-6)).astype(x.dtype)
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """Return x as float32 where its dtype is narrower, and else as it is.
+
+    >>> at_least_float32(jnp.ones(2, jnp.bfloat16)).dtype
+    dtype('float32')
+    """
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def config_of(params: Params) -> ModelConfig:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 from rich.table import Table
 
+from jaxcalc.cost import UTILISATION, size_text, step_seconds
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import Evaluation, answer_text, prompt_text
 from jaxcalc.model import Params
@@ -100,6 +101,17 @@ def parameters_table(params: Params) -> Table:
     stages["output"] = params["output"]
     rows = [[name, f"{count(stage):,}"] for name, stage in stages.items()]
     return table("The model", ["stage", "parameters"], [*rows, ["all", f"{count(params):,}"]])
+
+
+def cost_table(sizes: Mapping[str, int], available: int | None, flops: float, peak: float) -> Table:
+    """Return what a step is predicted to take on each device: bytes by what they are for, products, and seconds."""
+    there = "" if available is None else f" of {size_text(available)}"
+    rows = [[name, size_text(size)] for name, size in sizes.items()]
+    rows.append(["all of the memory", size_text(sum(sizes.values())) + there])
+    speed = f"{UTILISATION:.0%} of {peak / 1e9:,.0f} GFLOP/s".replace("%", " %")
+    rows.append(["products", f"{flops / 1e9:,.2f} GFLOP at {speed}"])
+    rows.append(["time", f"{1e3 * step_seconds(flops, peak):,.1f} ms"])
+    return table("What a step is predicted to take", ["", "on each device"], rows)
 
 
 def problems_table(task: Task) -> Table:

@@ -53,7 +53,8 @@ _MADE_LATER = (
 )  # fmt: skip
 
 KEEPING = (
-    "steps", "snapshots", "snapshot_steps", "checkpoint_every", "keep", "skip_nonfinite", "mesh", "fully_sharded",
+    "steps", "snapshots", "snapshot_steps", "checkpoint_every", "keep", "skip_nonfinite", "microbatches", "remat",
+    "scan", "mesh", "fully_sharded",
 )  # fmt: skip
 """What of a run's configuration may change when it is resumed: of what a step does it changes at most the rounding."""
 
@@ -282,7 +283,7 @@ def _check_same(path: Path, config: dict[str, Any], manifest: dict[str, Any]) ->
 
 
 def environment(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the bits of a result depend on beside what a step does: versions, devices, threads, the mesh."""
+    """Return what the bits of a result depend on beside what a step does: versions, devices, threads, the mesh, …"""
     devices = jax.devices()
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     used = {"device": devices[0].device_kind, "n_devices": len(devices), "threads": threads}
@@ -291,6 +292,7 @@ def environment(config: Mapping[str, Any]) -> dict[str, Any]:
         **used,
         "mesh": config.get("mesh", ""),
         "sharded": config.get("fully_sharded", False),
+        **{name: config[name] for name in ("microbatches", "remat", "scan") if name in config},
     }
 
 

@@ -1,6 +1,7 @@
 """Training: the step, the scanned loop, and the optimizers by name."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import jax
@@ -10,7 +11,7 @@ from flax.training import train_state
 from optax.contrib import MuonDimensionNumbers, muon
 
 from jaxcalc.errors import InputError
-from jaxcalc.losses import ApplyFn, answer_logits, cross_entropy, targets
+from jaxcalc.losses import ApplyFn, answer_logits, cross_entropy, targets, token_cross_entropy
 from jaxcalc.model import Params, apply
 from jaxcalc.tasks import Batch, LossOn, Task, batch_at
 from jaxcalc.trees import is_concrete
@@ -54,7 +55,66 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     return new_state, _metrics(state, new_state, batch, logits, loss, grads)
 
 
-@functools.partial(jax.jit, static_argnames=("n_steps", "batch_size", "loss_on"), donate_argnames="state")
+StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+"""A step of training, as `train_step`."""
+
+
+@functools.cache  # so that the same number is the same function, and compiled once
+def in_microbatches(n: int) -> StepFn:
+    """Return a `train_step` that goes through the batch in `n` equal parts, one after another, and then updates once.
+
+    The gradient of a sum is the sum of the gradients: each part's loss is the surprise of its tokens over the number
+    of tokens that count in the whole batch, however they are spread over the parts. So step and metrics are those of
+    `train_step` but for rounding, and the activations of only one part are held at a time.
+
+    Raises `InputError` for n below 1 and, when it is called, for a batch that does not divide evenly, with what would.
+
+    >>> from jaxcalc import ModelConfig, calculator, init
+    >>> state = create_state(init(jax.random.key(0), ModelConfig(vocab_size=35)), optax.adamw(1e-3))
+    >>> state, metrics = in_microbatches(4)(state, batch_at(calculator(), seed=0, step=0, size=256))
+    >>> int(state.step)
+    1
+    """
+    if n < 1:
+        raise InputError(f"the number of microbatches is {n}; it must be at least 1")
+
+    @jax.jit
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        parts = _split(batch, n)
+        n_counted = batch.mask.sum()
+
+        def add_part(grads: Any, part: Batch) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+            def part_loss(logits: jax.Array) -> jax.Array:
+                return token_cross_entropy(logits, part).sum() / n_counted
+
+            logits, backward = jax.vjp(lambda params: answer_logits(params, part, state.apply_fn), state.params)
+            loss, output_error = jax.value_and_grad(part_loss)(logits)
+            (more,) = backward(output_error)
+            return jax.tree.map(jnp.add, grads, more), (logits, loss)
+
+        grads, (logits, losses) = jax.lax.scan(add_part, jax.tree.map(jnp.zeros_like, state.params), parts)
+        new_state = state.apply_gradients(grads=grads)
+        logits = logits.reshape(-1, *logits.shape[2:])
+        return new_state, _metrics(state, new_state, batch, logits, losses.sum(), grads)
+
+    return step
+
+
+def check_microbatches(size: int, n: int) -> None:
+    """Raise `InputError` where a batch does not divide evenly into n parts, and say what would."""
+    if size % n:
+        fit = ", ".join(str(number) for number in range(1, size + 1) if size % number == 0)
+        raise InputError(f"a batch of {size} does not divide into {n} microbatches; it does into {fit}")
+
+
+def _split(batch: Batch, n: int) -> Batch:
+    """Return the batch in n parts, one more axis in front."""
+    size = batch.tokens.shape[0]
+    check_microbatches(size, n)
+    return jax.tree.map(lambda leaf: leaf.reshape(n, size // n, *leaf.shape[1:]), batch)
+
+
+@functools.partial(jax.jit, static_argnames=("n_steps", "batch_size", "loss_on", "step_fn"), donate_argnames="state")
 def train_steps(
     state: TrainState,
     task: Task,
@@ -64,8 +124,9 @@ def train_steps(
     batch_size: int,
     loss_on: LossOn = "answer",
     stop: int | jax.Array = 2**31 - 1,
+    step_fn: StepFn = train_step,
 ) -> tuple[TrainState, Metrics]:
-    """Return the state after `n_steps` of `train_step`, and the metrics stacked, each `[n_steps]`.
+    """Return the state after `n_steps` of `train_step` (or `step_fn`), and the metrics stacked, each `[n_steps]`.
 
     Jitted, one `lax.scan`; donates `state`. Step s learns from `batch_at(task,
     seed, s, batch_size, loss_on)`, counted by `state.step`, so many short calls equal one long one.
@@ -77,7 +138,7 @@ def train_steps(
     """
 
     def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-        new, metrics = train_step(state, batch_at(task, seed, state.step, batch_size, loss_on))
+        new, metrics = step_fn(state, batch_at(task, seed, state.step, batch_size, loss_on))
         update = optax.tree.norm(jax.tree.map(jnp.subtract, new.params, state.params))
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(update)
         keep_new = good & (state.step < stop)

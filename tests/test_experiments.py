@@ -21,7 +21,7 @@ import nbformat
 import pytest
 
 import jaxcalc
-from jaxcalc import report, runs
+from jaxcalc import cost, report, runs
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SMALL = [
@@ -339,6 +339,66 @@ def test_a_run_on_a_mesh_is_the_run_and_goes_on_on_another(scripts: Scripts, tra
     )
     assert list(losses) == list(range(1, 31))
     assert list(losses.values()) == pytest.approx([expected[step] for step in losses], rel=1e-3)
+
+
+def test_a_larger_model_trains_and_goes_on_in_other_microbatches(scripts: Scripts, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    larger = ["--size", "1M", "--model.d-model", "32", "--model.d-ff", "64", "--dtype", "bfloat16", "--scan"]
+    options = ["--microbatches", "2", "--mesh", "data=2,model=2"]
+    task = ["--max-number", "6", "--held-out", "0.2", "--batch-size", "32", "--steps", "10"]
+    status, out, err = scripts("train", "--run-dir", path, *task, *larger, *options)
+    assert status == 0, err
+    config = json.loads((path / "config.json").read_text())
+    assert (config["dtype"], config["microbatches"], config["remat"], config["scan"]) == ("bfloat16", 2, False, True)
+    sizes = {"d_model": 32, "n_heads": 4, "d_ff": 64, "n_layers": 5}  # what was given, and else that of the size
+    assert {name: config["model"][name] for name in sizes} == sizes
+    table = out.split("What a step is predicted to take")[1].split("Before and after")[0]
+    for name in ("parameters", "optimizer state", "task and metrics", "temporaries", "all of the memory", "time"):
+        assert re.search(rf"^{name} +│ +[\d.,]+ (MiB|ms)", table, flags=re.MULTILINE), name
+
+    status, _, err = scripts("train", "--resume", path, "--steps", "20", "--microbatches", "4", "--remat")
+    assert status == 0, err
+    assert "microbatches is 2 there and 4 here" in err
+    assert "remat is False there and True here" in err
+    losses = [row["loss"] for row in runs.read_metrics(path) if "loss" in row]
+    assert len(losses) == 20
+    assert losses[-1] < losses[0]
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(jaxcalc.load_run(path).params)} == {"float32"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--microbatches", "3"], "a batch of 32 does not divide into 3 microbatches; it does into 1, 2, 4, 8, 16, 32"),
+        (["--microbatches", "0"], "--microbatches is 0; it must be from 1"),
+        (["--microbatches", "8", "--mesh", "data=8"], "a batch of 4 does not divide evenly along data=8"),
+        (
+            ["--size", "100M", "--model.n-layers", "90000"],
+            r"it does not fit: parameters [\d,.]+ GiB \+ gradients .* GiB$",
+        ),
+    ],
+)
+def test_what_a_larger_model_cannot_have_is_one_line(
+    scripts: Scripts, tmp_path: Path, options: list[str], message: str
+) -> None:
+    status, out, err = scripts("train", "--run-dir", tmp_path / "run", *SMALL[:6], *options)
+    assert (status, out) == (2, "")
+    assert re.match(f"error: {message}", err)
+
+
+def test_a_program_that_does_not_fit_leaves_no_run(
+    scripts: Scripts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "available_bytes", lambda devices: 400_000)  # enough for the state and its gradients
+    status, out, err = scripts("train", "--run-dir", tmp_path / "run", *SMALL)
+    assert (status, out) == (2, "")
+    assert re.search(
+        r"^error: it does not fit: parameters 0.0 MiB .* \+ temporaries .*; a device has 0.4 MiB$", err, re.M
+    )
+    assert not (tmp_path / "run" / "config.json").exists()
+    monkeypatch.undo()
+    status, _, err = scripts("train", "--resume", tmp_path / "run", "--size", "1M")
+    assert err == "error: --size 1M is for a new model; --resume and --fork keep the run's\n"
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ import jaxcalc
 
 PACKAGE = Path(jaxcalc.__file__).parent
 ORDER = [
-    "errors", "words", "tokenizer", "problems", "tasks", "digits", "sampled", "trees", "model", "losses", "training",
-    "decoding", "evaluation", "backprop", "blame", "lens", "landscape", "population", "sharding", "scaling", "share",
-    "checkpoint", "runs", "report", "page",
+    "errors", "words", "tokenizer", "problems", "tasks", "digits", "sampled", "trees", "model", "losses", "large",
+    "training", "decoding", "evaluation", "backprop", "blame", "lens", "landscape", "population", "sharding", "scaling",
+    "share", "checkpoint", "runs", "cost", "report", "page",
     "__init__",
 ]  # fmt: skip
-HOST = {"share", "checkpoint", "runs", "report", "page"}  # the only modules that touch files, clocks and the terminal
+HOST = {"share", "checkpoint", "runs", "cost", "report", "page"}
+"""The only modules that touch files, clocks, the machine and the terminal."""
 
 
 def imports(module: str) -> set[str]:

@@ -35,6 +35,36 @@ def test_the_default_model_has_about_100_thousand_parameters(params: Params) -> 
     assert count(params) == 103_616
 
 
+@pytest.mark.parametrize(("name", "named"), [("100K", 1e5), ("1M", 1e6), ("10M", 1e7), ("100M", 1e8)])
+def test_a_size_has_about_the_parameters_in_its_name(name: jaxcalc.model.SizeName, named: float) -> None:
+    config = ModelConfig(35, **jaxcalc.SIZES[name])
+    assert count(jax.eval_shape(lambda: init(jax.random.key(0), config))) == pytest.approx(named, rel=0.07)
+    assert config.d_model % (64 if name == "100K" else 128) == 0
+    assert 16 <= config.d_model / config.n_heads <= 64
+    assert name != "100K" or config == ModelConfig(35)  # the default
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(jnp.bfloat16, 2**-8), (jnp.float16, 2**-11)])
+def test_narrow_parameters_are_computed_with_and_give_wide_logits(params: Params, dtype: type, rtol: float) -> None:
+    narrow = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    (logits, activations), (expected, _) = (trace(each, TOKENS) for each in (narrow, params))
+    assert logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(activations)} == {jnp.dtype(dtype)}
+    spread = float(expected.std())
+    assert 0 < float(jnp.abs(logits - expected).mean()) < 5 * rtol * spread
+    grads, exact = (jax.jit(jax.grad(lambda p: apply(p, TOKENS)[:, -1].std()))(each) for each in (narrow, params))
+    for name, leaf in named_leaves(grads).items():
+        assert leaf.dtype == dtype, name
+        assert jnp.isfinite(leaf).all(), name
+        wide, other = leaf.astype(jnp.float32).ravel(), named_leaves(exact)[name].ravel()
+        assert wide @ other > (1 - 30 * rtol) * jnp.linalg.norm(wide) * jnp.linalg.norm(other), name
+
+
+def test_the_mean_square_is_not_taken_in_float16() -> None:
+    x = jnp.full((1, 64), 300, jnp.float16)  # whose square is more than float16 can hold
+    np.testing.assert_allclose(jaxcalc.model.rms_norm(x), 1, rtol=1e-3)
+
+
 def test_later_tokens_never_change_earlier_predictions(params: Params) -> None:
     logits = apply(params, TOKENS)
     for position in range(8):

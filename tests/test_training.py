@@ -14,6 +14,7 @@ from jaxcalc import (
     Task,
     batch_at,
     create_state,
+    in_microbatches,
     loss,
     make_optimizer,
     train_step,
@@ -198,3 +199,44 @@ def test_gradients_are_clipped_to_the_norm_asked_for(clip_norm: float | None, ex
 def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make_optimizer(**{"n_steps": 10, **arguments})
+
+
+@pytest.mark.parametrize("n", [1, 2, 8])
+def test_microbatches_take_the_step_of_the_whole_batch(params: Params, batch: Batch, n: int) -> None:
+    mask = batch.mask.at[:8].set(0).at[0, 0].set(1)  # parts of very different numbers of tokens that count, one of none
+    uneven = batch._replace(mask=mask)
+    assert n == 1 or len({float(part.sum()) for part in mask.reshape(n, -1)}) > 1
+    state = create_state(params, optax.sgd(0.1))  # whose step is the gradient itself
+    whole, metrics = train_step(state, uneven)
+    parts, their_metrics = in_microbatches(n)(state, uneven)
+    chex.assert_trees_all_close(parts.params, whole.params, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(their_metrics, metrics, rtol=1e-5)
+    assert int(parts.step) == 1
+
+
+def test_microbatches_hold_the_activations_of_one() -> None:
+    params = jaxcalc.init(jax.random.key(0), jaxcalc.ModelConfig(35))
+    state = create_state(params, optax.sgd(0.1))
+    batch = Batch(jnp.ones((256, 9), int), jnp.ones((256, 3)))
+    one, four = (
+        step.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
+        for step in (train_step, in_microbatches(4))
+    )
+    n_bytes = 4 * jaxcalc.count(params)
+    assert four - 2 * n_bytes < 0.3 * one  # twice the gradients beside a quarter of the activations
+
+
+def test_scanned_steps_take_the_step_they_are_given(small: Task) -> None:
+    tx = optax.sgd(0.1)
+    whole, metrics = train_steps(new_state(small, tx), small, seed=0, n_steps=3, batch_size=32)
+    step_fn = in_microbatches(4)
+    parts, their_metrics = train_steps(new_state(small, tx), small, seed=0, n_steps=3, batch_size=32, step_fn=step_fn)
+    chex.assert_trees_all_close(parts.params, whole.params, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(their_metrics, metrics, rtol=1e-4)
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_what_would(params: Params, batch: Batch) -> None:
+    with pytest.raises(InputError, match="a batch of 16 does not divide into 3 microbatches; it does into 1, 2, 4, 8"):
+        in_microbatches(3)(create_state(params, optax.sgd(0.1)), batch)
+    with pytest.raises(InputError, match="number of microbatches is 0"):
+        in_microbatches(0)

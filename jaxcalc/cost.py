@@ -1,0 +1,172 @@
+"""What a step of training takes, before it is taken (host): bytes of the state and of the program, products, seconds.
+
+The bytes come from shapes alone and from the account that XLA gives of the compiled program. The products are counted
+in the traced program, and not taken from XLA's count, which counts the body of a loop once (of ten scanned steps one,
+of scanned blocks one). Seconds are products over a share of the speed that a large product reaches on this device.
+"""
+
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcalc.errors import InputError
+from jaxcalc.training import TrainState
+
+UTILISATION = 0.5
+"""The share of `matmul_peak` at which a step is predicted to run. Models of a million parameters and more come near it
+on a CPU; the smallest take two to three times as long as predicted, most of it for what is no product."""
+
+
+def state_bytes(state: TrainState) -> dict[str, int]:
+    """Return the bytes of parameters, gradients and optimizer state on each device, from arrays or shapes alone.
+
+    A leaf with a sharding counts with the part of it that a device holds. Gradients lie as parameters do.
+
+    >>> import optax
+    >>> from jaxcalc import ModelConfig, create_state, init
+    >>> state_bytes(jax.eval_shape(lambda: create_state(init(jax.random.key(0), ModelConfig(35)), optax.adam(1e-3))))
+    {'parameters': 414464, 'gradients': 414464, 'optimizer state': 828932}
+    """
+    params, opt_state = _bytes(state.params), _bytes(state.opt_state)
+    return {"parameters": params, "gradients": params, "optimizer state": opt_state}
+
+
+def _bytes(tree: Any) -> int:
+    def of(leaf: Any) -> int:
+        sharding = getattr(leaf, "sharding", None)
+        shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
+        return math.prod(shape) * leaf.dtype.itemsize
+
+    return sum(map(of, jax.tree.leaves(tree)))
+
+
+def step_bytes(state: TrainState, compiled: Any) -> dict[str, int]:
+    """Return the bytes that one call of a compiled `jaxcalc.train_steps` holds on each device.
+
+    Besides parameters and optimizer state, which it is given and gives back in the same place, these are its other
+    arguments and results, and its temporaries: activations, gradients and copies, as XLA has laid them out.
+    """
+    sizes, memory = state_bytes(state), compiled.memory_analysis()
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    lasting = {name: sizes[name] for name in ("parameters", "optimizer state")}
+    return {**lasting, "task and metrics": kept - sum(lasting.values()), "temporaries": memory.temp_size_in_bytes}
+
+
+def flops(jaxpr: Any) -> int:
+    """Return the floating-point operations of a traced program's matrix products, 2 · M · N · K each, in loops too.
+
+    The body of a `scan` counts as often as it runs, that of any other loop once, of the branches of a `cond` the
+    costliest. Of a program for many devices it is the sum over all of them.
+
+    Args:
+      jaxpr: what `jax.make_jaxpr(f)(…)` returns, or `jax.jit(f).trace(…).jaxpr`.
+
+    >>> a = jnp.ones((3, 4))
+    >>> flops(jax.make_jaxpr(lambda b: jax.lax.fori_loop(0, 10, lambda _, c: c + a @ a.T, b))(jnp.ones((3, 3))))
+    720
+    """
+    total = 0
+    for equation in jaxpr.eqns:
+        inner = [
+            flops(each)
+            for value in equation.params.values()
+            for each in (value if isinstance(value, tuple | list) else [value])
+            if hasattr(each, "eqns")
+        ]
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+        elif equation.primitive.name == "cond":
+            total += max(inner)
+        else:
+            total += sum(inner) * equation.params.get("length", 1)
+    return total
+
+
+def matmul_peak(dtype: Any = jnp.float32) -> float:
+    """Return the FLOP/s of a product of two matrices of 1,024 rows on the first device, the best of a few calls.
+
+    Takes at most about a fifth of a second, most of it to compile.
+    """
+    size = 1024
+    a = jnp.ones((size, size), dtype)
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(a, a))
+    seconds, started = [], time.perf_counter()
+    while not seconds or time.perf_counter() - started < 0.1:
+        start = time.perf_counter()
+        jax.block_until_ready(product(a, a))
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
+
+
+def step_seconds(n_flops: float, peak: float) -> float:
+    """Return how long a step of so many operations is predicted to take, at `UTILISATION` of a peak in FLOP/s."""
+    return n_flops / (UTILISATION * peak)
+
+
+def available_bytes(devices: Sequence[Any]) -> int | None:
+    """Return the bytes that each of the devices can hold, or None where nothing says so.
+
+    What the device itself says (`memory_stats`); for CPU devices the memory that the machine and this process's
+    control group have left, divided evenly among them.
+    """
+    if devices[0].platform == "cpu":
+        left = [n for n in (_machine_bytes(), _group_bytes()) if n is not None]
+        return min(left) // len(devices) if left else None
+    stats = [device.memory_stats() or {} for device in devices]
+    return min(each["bytes_limit"] for each in stats) if all("bytes_limit" in each for each in stats) else None
+
+
+def _machine_bytes() -> int | None:
+    """Return the memory that is free or can be freed; all there is where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        names = ("SC_PHYS_PAGES", "SC_PAGE_SIZE")
+        return math.prod(map(os.sysconf, names)) if hasattr(os, "sysconf") else None
+
+
+def _group_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return what a Linux control group, of version 2 or 1, may still use; cached files do not count as used."""
+    for folder, most, used, cached in (
+        (root, "memory.max", "memory.current", "inactive_file"),
+        (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            limit = (folder / most).read_text().strip()
+            return None if limit == "max" else int(limit) - int((folder / used).read_text()) + int(stat[cached])
+        except (OSError, KeyError):
+            continue
+    return None
+
+
+def check_fits(sizes: Mapping[str, int], available: int | None) -> None:
+    """Raise `InputError` where sizes in bytes are together more than a device can hold, and say each.
+
+    >>> check_fits({"parameters": 3 * 2**30, "gradients": 3 * 2**30}, 4 * 2**30)
+    Traceback (most recent call last):
+    jaxcalc.errors.InputError: it does not fit: parameters 3.0 GiB + gradients 3.0 GiB = 6.0 GiB; a device has 4.0 GiB
+    """
+    total = sum(sizes.values())
+    if available is not None and total > available:
+        said = " + ".join(f"{name} {size_text(size)}" for name, size in sizes.items())
+        raise InputError(f"it does not fit: {said} = {size_text(total)}; a device has {size_text(available)}")
+
+
+def size_text(n_bytes: int) -> str:
+    """Return a number of bytes for people.
+
+    >>> size_text(414_464), size_text(3 * 2**31)
+    ('0.4 MiB', '6.0 GiB')
+    """
+    return f"{n_bytes / 2**30:,.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:,.1f} MiB"
