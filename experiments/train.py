@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from rich.console import Console
 from train_options import CHUNK, TrainOptions, check, configure, defaults, devices_of, placed, use_devices
 
 import jaxcalc
-from jaxcalc import backprop, checkpoint, cost, report, runs
+from jaxcalc import backprop, checkpoint, cost, processes, report, runs
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import prompt_text
 from jaxcalc.share import save_params
@@ -44,8 +45,14 @@ def main(options: TrainOptions) -> int:
     sys.unraisablehook = lambda what: str(what.exc_value) == "Event loop is closed" or sys.__unraisablehook__(what)
     # Everything that can be wrong with the options is found before a file is touched.
     check(options)
-    use_devices(options.mesh)
+    use_devices(options.mesh, options)
     path = options.resume or options.run_dir
+    with processes.together(f"go on from the last checkpoint with: python experiments/train.py --resume {path}"):
+        return run(options, path, started)
+
+
+def run(options: TrainOptions, path: Path, started: float) -> int:
+    """Train as the options say, and return the exit status."""
     config = configure(options)
     task = runs.task_of(config["task"])
     jax.eval_shape(lambda: jaxcalc.batch_at(task, config["seed"], 0, config["batch_size"]))  # refuses a wrong size
@@ -61,7 +68,10 @@ def main(options: TrainOptions) -> int:
             # All is saved: from here on a signal need not wait.
             for number in SIGNALS:
                 signal.signal(number, lambda number, _: sys.exit(128 + number))
-            result, status = finish(path, config, task, state.params, log, started, console), 0
+            params = processes.whole(state.params)
+            result, status = {}, 0
+            if processes.is_main():
+                result = finish(path, config, task, params, log, started, console)
     if options.json:
         print(json.dumps(result, ensure_ascii=False))
     return status
@@ -73,9 +83,13 @@ def opened(
 ) -> Iterator[tuple[jaxcalc.TrainState, runs.Metrics, "Steps"]]:
     """Hold the run's folder for writing; yield the state from which training goes on, the file of its metrics, and the
     compiled steps. What does not fit into memory is refused before it is there, and before a new run's folder is."""
-    if not options.resume:
+    if not options.resume and processes.is_main():
         runs.check_free(path, options.overwrite)
-    with runs.writing(path):
+    with contextlib.ExitStack() as held:
+        # The other processes write the same files to a folder of their own, which is thrown away.
+        own = path if processes.is_main() else Path(held.enter_context(tempfile.TemporaryDirectory()))
+        held.enter_context(runs.writing(own))
+        processes.wait("process 0 has the folder")
         warn = functools.partial(print, "warning:", file=sys.stderr)
         like = placed(runs.state_like(config), config)
         available = cost.available_bytes(devices_of(config))
@@ -94,11 +108,12 @@ def opened(
             steps = compiled(config, task, like, available)
             state = placed(forked(config) if "forked_from" in config else untrained(config), config)
             state = state.replace(apply_fn=like.apply_fn, tx=like.tx)  # the very functions that were compiled
-            runs.start_run(path, config, options.overwrite or options.resume is not None)
+            runs.start_run(own, config, options.overwrite or options.resume is not None)
             mark = None
-        with runs.Metrics(path / runs.METRICS, mark) as metrics_file:
-            (path / runs.SUMMARY).unlink(missing_ok=True)
-            runs.write_config(path, config)
+        with runs.Metrics(own / runs.METRICS, mark if processes.is_main() else None) as metrics_file:
+            (own / runs.SUMMARY).unlink(missing_ok=True)
+            runs.write_config(own, config)
+            processes.wait("the run is begun")
             yield state, metrics_file, steps
 
 
@@ -123,8 +138,9 @@ def compiled(config: dict[str, Any], task: Task, like: jaxcalc.TrainState, avail
     print("compiling the step …", file=sys.stderr)
     clock = time.perf_counter()
     n = config["microbatches"]
+    spread = spread_over(like, task)
     traced = jaxcalc.train_steps.trace(
-        like, task, seed=config["seed"], stop=config["steps"], n_steps=CHUNK, batch_size=config["batch_size"],
+        like, spread, seed=config["seed"], stop=config["steps"], n_steps=CHUNK, batch_size=config["batch_size"],
         loss_on=config["loss_on"], step_fn=jaxcalc.train_step if n == 1 else jaxcalc.in_microbatches(n),
     )  # fmt: skip
     program = traced.lower().compile()
@@ -135,6 +151,12 @@ def compiled(config: dict[str, Any], task: Task, like: jaxcalc.TrainState, avail
     n_sharing = 1 if devices[0].platform == "cpu" else len(devices)
     flops = cost.flops(traced.jaxpr) / CHUNK / n_sharing
     return Steps(program, seconds, sizes, available, flops, cost.matmul_peak(config["dtype"]))
+
+
+def spread_over(state: jaxcalc.TrainState, task: Task) -> Task:
+    """Return the task where a state is: with several processes, whole on every device of their mesh."""
+    sharding = jax.tree.leaves(state)[0].sharding
+    return processes.everywhere(task, sharding.mesh) if jax.process_count() > 1 else task
 
 
 def untrained(config: dict[str, Any]) -> jaxcalc.TrainState:
@@ -189,26 +211,29 @@ def train(
     watched, rows = ("held-out", task.held_out_rows) if task.held_out_rows.size else ("training", task.train_rows[::10])
     step = int(state.step)
     n_skipped = sum("skipped" in row for row in runs.read_metrics(path))
+    spread = spread_over(state, task)
     log: dict[str, Any] = {"first_step": step, "watched": watched, "stopped": "", "status": 0}
     info = {"config": config, "vocabulary": list(task.tokenizer.vocabulary), "environment": runs.environment(config)}
     kept = set(config["snapshot_steps"])
     writer = checkpoint.Writer(path / runs.CHECKPOINTS, info, kept, config["keep"])
 
     def save() -> None:
-        if step not in runs.snapshot_steps(path):
+        if processes.agree(processes.is_main() and step not in runs.snapshot_steps(path)):
             writer.save(state, metrics=metrics_file.mark())
 
     with writer, report.ProgressLine(last, config["batch_size"], watched) as progress:
         clock = time.perf_counter()
-        log["before"] = jaxcalc.evaluate(state.params, task, examples(task))
+        params = processes.whole(state.params)
+        if processes.is_main():
+            log["before"] = jaxcalc.evaluate(params, task, examples(task))
         log["compile"] = steps.compile_seconds + time.perf_counter() - clock
 
         clock = time.perf_counter()
         save()
-        while step < last and not caught:
+        while step < last and not processes.agree(caught[0] if caught else 0):
             start = step - step % CHUNK
             stop = min(start + CHUNK, last)
-            state, metrics = steps.call(state, task, seed=seed, stop=stop)
+            state, metrics = steps.call(state, spread, seed=seed, stop=stop)
             done = int(state.step)
             lines = step_lines(step, done, metrics)
             metrics_file.write(*lines)
@@ -225,25 +250,28 @@ def train(
                     continue
             match = None
             if step * CHECKS // config["schedule_steps"] > start * CHECKS // config["schedule_steps"]:
-                evaluation = jaxcalc.evaluate(state.params, task, rows)
-                match = evaluation.exact_match
-                shares = {name: row["exact_match"] for name, row in evaluation.by_operation().items()}
-                seconds = time.perf_counter() - started
-                metrics_file.write(
-                    {"step": step, f"{watched}_exact_match": match, "by_operation": shares, "seconds": seconds}
-                )
+                params = processes.whole(state.params)
+                if processes.is_main():
+                    evaluation = jaxcalc.evaluate(params, task, rows)
+                    match = evaluation.exact_match
+                    shares = {name: row["exact_match"] for name, row in evaluation.by_operation().items()}
+                    seconds = time.perf_counter() - started
+                    metrics_file.write(
+                        {"step": step, f"{watched}_exact_match": match, "by_operation": shares, "seconds": seconds}
+                    )
             if lines:
                 progress.update(step, lines[-1]["loss"], match)
             every = config["checkpoint_every"]
-            if step in kept or step // every > start // every or writer.failed():
+            if step in kept or step // every > start // every or processes.agree(writer.failed()):
                 save()
         jax.block_until_ready(state)
         log["train"] = time.perf_counter() - clock
         writer.wait()
         save()
         writer.wait()
-    if caught and not log["stopped"]:
-        log |= {"stopped": stopped_by_signal(path, caught[0], step, last), "status": 128 + caught[0]}
+    number = processes.agree(caught[0] if caught else 0)
+    if number and not log["stopped"]:
+        log |= {"stopped": stopped_by_signal(path, number, step, last), "status": 128 + number}
     return state, log | {"n_skipped": n_skipped}
 
 
@@ -258,9 +286,11 @@ def step_lines(first: int, done: int, metrics: jaxcalc.Metrics) -> list[dict[str
 
 def examine(path: Path, config: dict[str, Any], task: Task, state: jaxcalc.TrainState, metrics: jaxcalc.Metrics) -> str:
     """Save the batch of a step that was not finite, and return what was wrong and where it began."""
-    step = int(state.step)
+    step, params = int(state.step), processes.whole(state.params)
+    if not processes.is_main():
+        return ""
     batch = jaxcalc.batch_at(task, config["seed"], step, config["batch_size"], config["loss_on"])
-    found = backprop.first_nonfinite(state.params, batch)
+    found = backprop.first_nonfinite(params, batch)
     values = {name: float(metrics[name][-1]) for name in ("loss", "grad_norm")}  # the last row is of that step
     file = runs.save_nonfinite(path, step + 1, batch, found, values)
     return (

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcalc
-from jaxcalc import checkpoint, large, runs, sharding
+from jaxcalc import checkpoint, large, processes, runs, sharding
 from jaxcalc.errors import InputError
 from jaxcalc.losses import ApplyFn
 from jaxcalc.model import SIZES, SizeName
@@ -116,6 +116,12 @@ class TrainOptions(TaskOptions):
     """Cut parameters and optimizer state along data as well, so that a device stores only its part."""
     size: SizeName | None = None
     """A model of about so many parameters; what is given of --model counts before it."""
+    coordinator_address: str | None = None
+    """Where process 0 of several is to be found, such as localhost:12345; a cluster that JAX detects needs none."""
+    num_processes: int | None = None
+    """How many processes share the mesh."""
+    process_id: int | None = None
+    """Which of them this one is, from 0."""
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
 
 
@@ -130,8 +136,9 @@ TRAINING = (
     "dtype", "microbatches", "remat", "scan", "mesh", "fully_sharded",
 )  # fmt: skip
 # What may be other than in the run that is resumed, or forked.
-FREE_IN_RESUME = {"json", "resume", "size", *runs.KEEPING}
-FREE_IN_FORK = {"json", "size", "fork", "run_dir", "overwrite", *TRAINING} - {"optimizer"}
+PROCESSES = ("coordinator_address", "num_processes", "process_id")
+FREE_IN_RESUME = {"json", "resume", "size", *PROCESSES, *runs.KEEPING}
+FREE_IN_FORK = {"json", "size", "fork", "run_dir", "overwrite", *PROCESSES, *TRAINING} - {"optimizer"}
 
 
 def check(options: TrainOptions) -> None:
@@ -161,16 +168,16 @@ def defaults(options: TrainOptions) -> TrainOptions | None:
     if options.size and (options.resume or options.fork):
         raise InputError(f"--size {options.size} is for a new model; --resume and --fork keep the run's")
     if options.resume:
-        return dataclasses.replace(stored(options.resume, options.mesh), resume=options.resume, run_dir=options.resume)
+        return dataclasses.replace(stored(options.resume, options), resume=options.resume, run_dir=options.resume)
     if options.fork:
-        return dataclasses.replace(stored(fork_of(options)[0], options.mesh), fork=options.fork)
+        return dataclasses.replace(stored(fork_of(options)[0], options), fork=options.fork)
     return TrainOptions(model=ModelOptions(**SIZES[options.size])) if options.size else None
 
 
-def stored(run: Path, mesh: str) -> TrainOptions:
-    """Return the options of a run from its configuration, with the devices of its mesh or of another."""
+def stored(run: Path, options: TrainOptions) -> TrainOptions:
+    """Return the options of a run from its configuration, with the devices of its mesh or of that in the options."""
     config = runs.read_config(run)
-    use_devices(mesh or str(config.get("mesh", "")))
+    use_devices(options.mesh or str(config.get("mesh", "")), options)
     try:
         task, _, _ = config["task"], config["snapshot_steps"][-1], runs.state_like(config)
         runs.task_of(task)
@@ -236,11 +243,28 @@ def mesh_sizes(text: str) -> dict[str, int]:
     return {name: int(size) for name, size in sizes.items()}
 
 
-def use_devices(mesh: str) -> None:
-    """Make a CPU into as many devices as a mesh needs, if JAX has not started."""
-    if mesh:
-        with contextlib.suppress(RuntimeError):  # it has; `sharding.make_mesh` says whether there are enough
-            jax.config.update("jax_num_cpu_devices", max(1, math.prod(mesh_sizes(mesh).values())))
+def use_devices(mesh: str, options: TrainOptions) -> None:
+    """Join the other processes, if there are any, and make a CPU into as many devices as a mesh needs of each.
+
+    If JAX has started, nothing is done; `sharding.make_mesh` says whether there are enough.
+    """
+    address, n, index = (getattr(options, name) for name in PROCESSES)
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name in PROCESSES)
+    if None in (address, n, index) and (address, n, index) != (None, None, None):
+        raise InputError(f"{flags} go together; give all of them, or none where JAX detects the cluster")
+    if not mesh:
+        if n is not None:
+            raise InputError(f"{flags} need a --mesh, such as --mesh data={n}, which goes over all processes")
+        return
+    n_devices = max(1, math.prod(mesh_sizes(mesh).values()))
+    if n is not None and not 0 <= index < n:
+        raise InputError(f"--process-id is {index}; it must be from 0 to {n - 1}, --num-processes less one")
+    if n is not None and n_devices % n:
+        raise InputError(f"--mesh {mesh} is {n_devices} devices, which --num-processes {n} does not divide")
+    is_cluster = processes.join(address, n, index)
+    if n is not None or not is_cluster:  # what a cluster has is for the cluster to say
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", n_devices // (n or 1))
 
 
 def apply_fn_of(config: dict[str, Any]) -> ApplyFn:
@@ -267,8 +291,9 @@ def placed(state: jaxcalc.TrainState, config: dict[str, Any]) -> jaxcalc.TrainSt
 
 
 def devices_of(config: dict[str, Any]) -> list[Any]:
-    """Return the devices that a run uses."""
-    return jax.devices()[: math.prod(mesh_sizes(config["mesh"]).values()) if config["mesh"] else 1]
+    """Return the devices of this process that a run uses."""
+    devices = jax.devices()[: math.prod(mesh_sizes(config["mesh"]).values()) if config["mesh"] else 1]
+    return [device for device in devices if device.process_index == jax.process_index()]
 
 
 def refuse_changes(options: TrainOptions, run: Path, free: set[str], why: str) -> None:

@@ -6,6 +6,8 @@ fingerprints were those of the arrays on the device; without one, a checkpoint d
 the fingerprint of every leaf, size and hash of every file, what the run says of itself, and a hash of all that.
 
 Order is by step number. No file's time is ever looked at.
+
+Of several processes each writes its own part. Process 0 alone verifies, writes manifests and deletes.
 """
 
 import concurrent.futures
@@ -21,6 +23,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
+from jaxcalc import processes
 from jaxcalc.errors import InputError
 from jaxcalc.training import TrainState
 from jaxcalc.trees import fingerprint, named_leaves
@@ -73,8 +76,10 @@ class Writer:
         n_bytes = sum(leaf.nbytes for leaf in arrays.values())
         checkpointer = _checkpointer()
         try:
-            self.folder.mkdir(exist_ok=True)
-            remove(path)
+            if processes.is_main():
+                self.folder.mkdir(exist_ok=True)
+                remove(path)
+            processes.wait(f"before {path.name}")
             checkpointer.save(path, arrays)
         except _WRITE_ERRORS as error:
             raise self._failure(path, n_bytes, error) from error
@@ -82,8 +87,9 @@ class Writer:
         def finish() -> None:
             try:
                 checkpointer.wait_until_finished()
-                _complete(path, manifest)
-                prune(self.folder, self.kept, self.newest)
+                if processes.is_main():
+                    _complete(path, manifest)
+                    prune(self.folder, self.kept, self.newest)
             except _WRITE_ERRORS as error:
                 raise self._failure(path, n_bytes, error) from error
             finally:
@@ -138,7 +144,7 @@ def restore(folder: Path, step: int, like: TrainState) -> tuple[TrainState, dict
     if wanted != found:
         listed = "; ".join(differences(found, wanted))
         raise InputError(f"{path} is of another model, optimizer or dtype: {listed}")
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     arrays = _read(path, {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or device)
         for name, leaf in _arrays(like).items()
@@ -148,7 +154,8 @@ def restore(folder: Path, step: int, like: TrainState) -> tuple[TrainState, dict
         raise DamagedError(f"{path} is damaged: the fingerprints of {', '.join(wrong)} are not those that were saved")
     saved = {"params": like.params, "opt_state": like.opt_state}
     leaves = [arrays[name] for name in named_leaves(saved)]
-    return like.replace(step=jax.numpy.int32(step), **jax.tree.unflatten(jax.tree.structure(saved), leaves)), manifest
+    step_array = jax.device_put(np.int32(step), getattr(like.step, "sharding", None) or device)
+    return like.replace(step=step_array, **jax.tree.unflatten(jax.tree.structure(saved), leaves)), manifest
 
 
 def restore_newest(folder: Path, like: TrainState, warn: Callable[[str], None]) -> tuple[TrainState, dict[str, Any]]:
@@ -164,8 +171,9 @@ def restore_newest(folder: Path, like: TrainState, warn: Callable[[str], None]) 
         except DamagedError as error:
             aside = _path(folder, step).with_suffix(DAMAGED)
             warn(f"{error}; kept as {aside.name}, going back to an earlier checkpoint")
-            shutil.rmtree(aside, ignore_errors=True)
-            _path(folder, step).rename(aside)
+            if processes.is_main():
+                shutil.rmtree(aside, ignore_errors=True)
+                _path(folder, step).rename(aside)
     raise InputError(f"{folder} holds no checkpoint that is complete and undamaged; train again from the start")
 
 
@@ -243,15 +251,22 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     ]
 
 
-def _checkpointer() -> Any:
-    import orbax.checkpoint  # imported where a checkpoint is read or written: a quarter of a second
+def _checkpointer(alone: bool = False) -> Any:
+    """Return Orbax's checkpointer of all processes together, or of this one alone."""
+    import orbax.checkpoint as orbax  # imported where a checkpoint is read or written: a quarter of a second
 
-    return orbax.checkpoint.StandardCheckpointer()
+    me = jax.process_index()
+    if not alone or jax.process_count() == 1:
+        return orbax.StandardCheckpointer()
+    options = orbax.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process {me}"
+    )
+    return orbax.StandardCheckpointer(multiprocessing_options=options)
 
 
-def _read(path: Path, target: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
+def _read(path: Path, target: dict[str, jax.ShapeDtypeStruct], alone: bool = False) -> dict[str, Any]:
     """Return the arrays of a checkpoint as JAX's where `target` has a sharding and as NumPy's where it has none."""
-    checkpointer = _checkpointer()
+    checkpointer = _checkpointer(alone)
     try:
         return checkpointer.restore(path, target)
     except (*_WRITE_ERRORS, KeyError, TypeError) as error:
@@ -267,7 +282,7 @@ def _complete(path: Path, manifest: dict[str, Any]) -> None:
         name: jax.ShapeDtypeStruct([int(n) for n in shape.split(",") if n], dtype)
         for name, (dtype, shape) in types.items()
     }
-    arrays = _read(path, target)
+    arrays = _read(path, target, alone=True)
     if fingerprint(arrays) != manifest["leaves"]:
         raise DamagedError(f"{path} does not read back as it was written")
     for name, array in arrays.items():

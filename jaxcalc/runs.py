@@ -29,7 +29,7 @@ import numpy as np
 import optax
 import safetensors.numpy
 
-from jaxcalc import checkpoint
+from jaxcalc import checkpoint, processes
 from jaxcalc.backprop import NonFinite
 from jaxcalc.errors import InputError
 from jaxcalc.model import ModelConfig, Params, config_of, init
@@ -254,9 +254,12 @@ def resume(
 
     Raises `InputError` where there is no good checkpoint, and where one is not of this run, listing every difference.
     """
-    left = checkpoint.clean(path / CHECKPOINTS) + [file.name for file in path.glob("*.partial")]
-    for file in path.glob("*.partial"):
-        file.unlink()
+    left: list[str] = []
+    if processes.is_main():
+        left = checkpoint.clean(path / CHECKPOINTS) + [file.name for file in path.glob("*.partial")]
+        for file in path.glob("*.partial"):
+            file.unlink()
+    processes.wait("the folder is clean")
     if left:
         warn(f"removed what was not completely written: {', '.join(left)}")
     if not any((path / CHECKPOINTS).glob("[0-9]*")):
@@ -286,7 +289,12 @@ def environment(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the bits of a result depend on beside what a step does: versions, devices, threads, the mesh, …"""
     devices = jax.devices()
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    used = {"device": devices[0].device_kind, "n_devices": len(devices), "threads": threads}
+    used = {
+        "device": devices[0].device_kind,
+        "n_devices": len(devices),
+        "processes": jax.process_count(),
+        "threads": threads,
+    }
     return {
         "versions": versions(),
         **used,

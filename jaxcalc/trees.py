@@ -58,7 +58,9 @@ def fingerprint(tree: Any) -> dict[str, str]:
 
 
 def _is_on_host(leaf: Any) -> bool:
-    return not isinstance(leaf, jax.Array) or all(device.platform == "cpu" for device in leaf.devices())
+    if not isinstance(leaf, jax.Array):
+        return True
+    return leaf.is_fully_addressable and all(device.platform == "cpu" for device in leaf.devices())
 
 
 def _checksum(array: Any) -> Any:

@@ -13,10 +13,10 @@ PACKAGE = Path(jaxcalc.__file__).parent
 ORDER = [
     "errors", "words", "tokenizer", "problems", "tasks", "digits", "sampled", "trees", "model", "losses", "large",
     "training", "decoding", "evaluation", "backprop", "blame", "lens", "landscape", "population", "sharding", "scaling",
-    "share", "checkpoint", "runs", "cost", "report", "page",
+    "processes", "share", "checkpoint", "runs", "cost", "report", "page",
     "__init__",
 ]  # fmt: skip
-HOST = {"share", "checkpoint", "runs", "cost", "report", "page"}
+HOST = {"processes", "share", "checkpoint", "runs", "cost", "report", "page"}
 """The only modules that touch files, clocks, the machine and the terminal."""
 
 
