@@ -1,6 +1,6 @@
 """What pays for larger models? The tables of the README's "Larger models", measured on this machine.
 
-python experiments/larger_models.py            # about six minutes on two CPU cores
+python experiments/larger_models.py            # about three minutes on two CPU cores
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ SIZE: SizeName = "100K"  # whose width the depths are measured at
 
 @dataclasses.dataclass(frozen=True)
 class LargerOptions:
-    """Measure what remat, scanned depth, microbatches and fused attention cost and save, and how good predictions are."""
+    """Measure what remat, scanned depth, microbatches and fused attention take, and how good predictions are."""
 
     depths: tuple[int, ...] = (2, 8, 16, 32)
     """Blocks of the model for the first table."""
@@ -103,7 +103,7 @@ def by_length(lengths: tuple[int, ...]) -> Rows:
         calls, temporaries = {}, {}
         for name, block_fn in (("written out", large.block), ("fused", large.fused_block)):
             score = jax.grad(lambda block, x, block_fn=block_fn: block_fn(block, x, None).std(), argnums=(0, 1))
-            compiled = jax.jit(score).lower(block, x_BTD).compile()
+            compiled: Any = jax.jit(score).lower(block, x_BTD).compile()
             calls[name] = functools.partial(compiled, block, x_BTD)
             temporaries[name] = compiled.memory_analysis().temp_size_in_bytes / 2**20
         seconds = measure(calls, quick=True)
@@ -135,7 +135,7 @@ def predictions() -> Rows:
             [name, str(size), f"{n_flops / 1e9:.2f}", f"{by_rule / 1e9:.2f}", f"{peak / 1e9:.0f}",
              f"{1e3 * predicted:.0f}", f"{1e3 * took:.0f}", f"{took / predicted:.1f}"]
         )  # fmt: skip
-    columns = ["model", "batch", "GFLOP", "6·N·tokens", "peak GFLOP/s", "predicted ms", "measured ms", "ratio"]
+    columns = ["model", "batch", "GFLOP", "6·N·tokens", "peak", "predicted ms", "measured ms", "ratio"]
     return "Predictions", columns, rows
 
 
