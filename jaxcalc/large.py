@@ -95,7 +95,8 @@ def scanned(block_fn: BlockFn = block) -> ApplyFn:
     """Return a model whose blocks but the last are one `jax.lax.scan`: one block in the program, whatever the depth.
 
     For that the parameters of those blocks are copied into arrays with one more axis in front, and their gradients
-    out of such. The last block stands alone, since it may compute only the last positions.
+    out of such. The last block stands alone, since it may compute only the last positions. On a CPU it pays where it
+    makes `remat` work; it does not compile sooner, since the optimizer still goes from leaf to leaf.
 
     Raises `InputError`, when it is called, for blocks whose shapes differ, naming the leaf.
     """

@@ -1,0 +1,68 @@
+"""A process of several is killed: the others stop within 30 s, with a line that says so, and the run goes on."""
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import chex
+import pytest
+from test_processes import TINY, alone, start, together
+
+import jaxcalc
+from jaxcalc import processes, runs
+
+pytestmark = pytest.mark.faults
+MOST_SECONDS = 30
+OPTIONS = [*TINY[: TINY.index("--steps")], "--steps", "4000", "--schedule-steps", "60", "--mesh", "data=4",
+           "--snapshots", "1", "--checkpoint-every", "20", "--json"]  # fmt: skip
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("moment", ["at the start", "while compiling", "while training", "later"])
+def test_the_other_stops_and_says_so(killed: int, moment: str, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    started = start(*OPTIONS, "--run-dir", path)
+    rng = random.Random(f"{killed} {moment}")
+    if moment == "at the start":
+        time.sleep(rng.uniform(2.0, 3.0))
+    else:
+        wait_for(path / (runs.METRICS if moment != "while compiling" else ".lock"))
+        time.sleep({"while compiling": 0.5, "while training": rng.uniform(0, 1), "later": rng.uniform(2, 5)}[moment])
+    started[killed].send_signal(signal.SIGKILL)
+    clock = time.monotonic()
+    _, said = started[1 - killed].communicate(timeout=90)
+    seconds = time.monotonic() - clock
+    print(f"killed {killed} {moment}: {seconds:.1f} s, status {started[1 - killed].returncode}")
+    assert seconds < MOST_SECONDS
+    assert started[1 - killed].returncode in (processes.LOST, -signal.SIGABRT)
+    last = said.strip().splitlines()[-1]
+    assert last.startswith(f"error: process {1 - killed} of 2 ")
+    assert "lost" in last or "has not met" in last
+    started[killed].communicate()
+
+
+def test_the_run_goes_on_with_any_number_of_processes(tmp_path: Path) -> None:
+    """Killed once in two processes, then finished by one, by two, and never killed: the same parameters."""
+    options = [*OPTIONS[: OPTIONS.index("--steps")], "--steps", "60", *OPTIONS[OPTIONS.index("--schedule-steps") :]]
+    alone(*options, "--run-dir", tmp_path / "whole")
+    expected = jaxcalc.load_run(tmp_path / "whole").params
+    for name, finish in (("one", alone), ("two", together)):
+        path = tmp_path / name
+        started = start(*OPTIONS, "--run-dir", path)
+        wait_for(path / runs.CHECKPOINTS / "000020" / "manifest.json")
+        started[1].send_signal(signal.SIGKILL)
+        for process in started:
+            process.communicate(timeout=90)
+        assert 20 <= max(runs.snapshot_steps(path)) < 4000
+        if max(runs.snapshot_steps(path)) > 60:
+            pytest.skip("the kill came later than the end of the comparison")
+        finish("--resume", path, "--steps", "60", "--json")
+        chex.assert_trees_all_close(jaxcalc.load_run(path).params, expected, rtol=1e-3, atol=1e-4)
+
+
+def wait_for(file: Path) -> None:
+    deadline = time.monotonic() + 90
+    while not file.exists():
+        assert time.monotonic() < deadline, file
+        time.sleep(0.05)
