@@ -135,7 +135,6 @@ class Steps:
 
 def compiled(config: dict[str, Any], task: Task, like: jaxcalc.TrainState, available: int | None) -> Steps:
     """Return the program of a run, from the shapes of its state. Raises `InputError` where it cannot fit."""
-    print("compiling the step …", file=sys.stderr)
     clock = time.perf_counter()
     n = config["microbatches"]
     spread = spread_over(like, task)
@@ -143,7 +142,8 @@ def compiled(config: dict[str, Any], task: Task, like: jaxcalc.TrainState, avail
         like, spread, seed=config["seed"], stop=config["steps"], n_steps=CHUNK, batch_size=config["batch_size"],
         loss_on=config["loss_on"], step_fn=jaxcalc.train_step if n == 1 else jaxcalc.in_microbatches(n),
     )  # fmt: skip
-    program = traced.lower().compile()
+    with Console(stderr=True).status("compiling …"):  # which a terminal alone shows, so that an error is one line
+        program = traced.lower().compile()
     seconds = time.perf_counter() - clock
     sizes = cost.step_bytes(like, program)
     cost.check_fits(sizes, available)
