@@ -261,10 +261,12 @@ def use_devices(mesh: str, options: TrainOptions) -> None:
         raise InputError(f"--process-id is {index}; it must be from 0 to {n - 1}, --num-processes less one")
     if n is not None and n_devices % n:
         raise InputError(f"--mesh {mesh} is {n_devices} devices, which --num-processes {n} does not divide")
-    is_cluster = processes.join(address, n, index)
-    if n is not None or not is_cluster:  # what a cluster has is for the cluster to say
-        with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", n_devices // (n or 1))
+    if n is None and processes.join():
+        return  # what a cluster has is for the cluster to say
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", n_devices // (n or 1))
+    if n is not None:
+        processes.join(address, n, index)
 
 
 def apply_fn_of(config: dict[str, Any]) -> ApplyFn:

@@ -51,7 +51,7 @@ def join(
         return True
     missing = (
         f"process {process_id} of {num_processes} has not met the others at {coordinator_address} within "
-        f"{START_SECONDS} s; start all of them at once, with the same address"
+        f"{START_SECONDS} s, or has lost them; start all of them at once, with the same address"
     )
     with _saying_if_killed(f"error: {missing}", sys.stderr):
         try:
@@ -61,6 +61,7 @@ def join(
             )  # fmt: skip
         except (ValueError, RuntimeError) as error:
             raise InputError(f"cannot join the processes at {coordinator_address}: {_line(error)}") from error
+        jax.devices()  # here JAX starts, and all wait for all once more
     return True
 
 

@@ -77,6 +77,21 @@ def test_steps_on_a_mesh_are_those_of_one_device_and_exchange_only_what_they_mus
         assert sorted(sizes) == sorted(cut)
 
 
+@pytest.mark.parametrize("drawn", [False, True])
+def test_each_device_makes_its_own_rows_of_a_batch(task: Task, drawn: bool) -> None:
+    """In the compiled program no integer array but the task's own has all 64 rows, or all their numbers."""
+    if drawn:
+        task = jaxcalc.arithmetic(999, ("plus",), notation="digits")
+    config = jaxcalc.ModelConfig(task.vocab_size, 32, 4, 48, 1, task.context_length)
+    state = state_on(jaxcalc.init(jax.random.key(0), config), optax.sgd(0.1), 8, 1, TENSOR_PARALLEL)
+    program = jaxcalc.train_steps.lower(state, task, seed=0, n_steps=2, batch_size=64).compile().as_text()
+    shapes = set(re.findall(r"\b[us]32\[([\d,]+)\]", program))
+    first = {tuple(map(int, shape.split(","))) for shape in shapes}
+    width = task.tokens.shape[1]
+    assert (8, width) in first or (8, 1, width) in first
+    assert not {shape for shape in first if shape[0] == 64 and len(shape) > 1 and shape[1] > 1}
+
+
 def test_one_step_is_the_same_train_step(small: Params, batch: Batch) -> None:
     expected, _ = jaxcalc.train_step(jaxcalc.create_state(small, optax.sgd(0.1)), batch)
     state, _ = jaxcalc.train_step(state_on(small, optax.sgd(0.1), 2, 4, FULLY_SHARDED), batch)

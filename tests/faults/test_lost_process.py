@@ -29,17 +29,17 @@ def test_the_other_stops_and_says_so(killed: int, moment: str, tmp_path: Path) -
     else:
         wait_for(path / (runs.METRICS if moment != "while compiling" else ".lock"))
         time.sleep({"while compiling": 0.5, "while training": rng.uniform(0, 1), "later": rng.uniform(2, 5)}[moment])
-    started[killed].send_signal(signal.SIGKILL)
+    started[killed].kill()
     clock = time.monotonic()
     _, said = started[1 - killed].communicate(timeout=90)
     seconds = time.monotonic() - clock
+    started[killed].communicate()
     print(f"killed {killed} {moment}: {seconds:.1f} s, status {started[1 - killed].returncode}")
-    assert seconds < MOST_SECONDS
+    assert seconds < (MOST_SECONDS if moment != "at the start" else processes.START_SECONDS + 10)  # waits for a peer
     assert started[1 - killed].returncode in (processes.LOST, -signal.SIGABRT)
     last = said.strip().splitlines()[-1]
     assert last.startswith(f"error: process {1 - killed} of 2 ")
-    assert "lost" in last or "has not met" in last
-    started[killed].communicate()
+    assert "lost" in last
 
 
 def test_the_run_goes_on_with_any_number_of_processes(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_the_run_goes_on_with_any_number_of_processes(tmp_path: Path) -> None:
         path = tmp_path / name
         started = start(*OPTIONS, "--run-dir", path)
         wait_for(path / runs.CHECKPOINTS / "000020" / "manifest.json")
-        started[1].send_signal(signal.SIGKILL)
+        started[1].kill()
         for process in started:
             process.communicate(timeout=90)
         assert 20 <= max(runs.snapshot_steps(path)) < 4000
