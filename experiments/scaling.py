@@ -1,15 +1,19 @@
 """How a step grows with the devices: measured on the parts of this CPU, and on paper for accelerators.
 
-python experiments/scaling.py                    # about three minutes on two CPU cores
+python experiments/scaling.py                    # about five minutes on two CPU cores
 python experiments/scaling.py --paper-only       # nothing is run: seconds
 """
 
 import dataclasses
 import json
 import os
+import socket
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +23,7 @@ import jaxcalc
 from jaxcalc import report, scaling, sharding
 from jaxcalc.sharding import FULLY_SHARDED, TENSOR_PARALLEL
 
+TRAIN = Path(__file__).parent / "train.py"
 N_DEVICES, N_STEPS, ROUNDS = 8, 10, 5
 PER_DEVICE = 64  # examples of each device, where the batch grows with them
 IN_ALL = 512  # examples, where it does not
@@ -46,7 +51,12 @@ def main(options: ScalingOptions) -> int:
     result: dict[str, Any] = {"paper": paper()}
     if not options.paper_only:
         jax.config.update("jax_num_cpu_devices", N_DEVICES)
-        result |= {"cores": len(os.sched_getaffinity(0)), "measured": measured(), "exchanged": exchanged()}
+        result |= {
+            "cores": len(os.sched_getaffinity(0)),
+            "devices": devices(),
+            "processes": processes(),
+            "exchanged": exchanged(),
+        }
     if options.json:
         print(json.dumps(result))
         return 0
@@ -56,7 +66,7 @@ def main(options: ScalingOptions) -> int:
     return 0
 
 
-def measured() -> list[dict[str, Any]]:
+def devices() -> list[dict[str, Any]]:
     """Return the seconds of a step of the default model on 1, 2, 4 and 8 devices, weak and strong, each a median."""
     task = jaxcalc.calculator()
     config = jaxcalc.ModelConfig(task.vocab_size)
@@ -77,16 +87,42 @@ def measured() -> list[dict[str, Any]]:
             run[1], _ = run[0](run[1], task, seed=0)
             jax.block_until_ready(run[1])
             run[2].append((time.perf_counter() - clock) / N_STEPS)
-    seconds = {key: statistics.median(run[2][1:]) for key, run in runs.items()}
+    return compared({key: statistics.median(run[2][1:]) for key, run in runs.items()})
+
+
+def processes() -> list[dict[str, Any]]:
+    """Return the same for 1, 2 and 4 processes of one device, from the steps of train.py: one run each."""
+    seconds = {}
+    for n in (1, 2, 4):
+        for kind, size in (("weak", PER_DEVICE * n), ("strong", IN_ALL)):
+            with tempfile.TemporaryDirectory() as folder, socket.socket() as listener:
+                listener.bind(("localhost", 0))
+                address = f"localhost:{listener.getsockname()[1]}"
+                listener.close()
+                options = ["--optimizer", "adamw", "--steps", "200", "--snapshots", "0", "--batch-size", str(size),
+                           "--mesh", f"data={n}", "--run-dir", f"{folder}/run", "--json"]  # fmt: skip
+                joining = ["--coordinator-address", address, "--num-processes", str(n), "--process-id"] if n > 1 else []
+                started = [
+                    subprocess.Popen([sys.executable, TRAIN, *options, *joining, *([str(i)] if joining else [])],
+                                     stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+                    for i in range(n)
+                ]  # fmt: skip
+                main, *_ = [process.communicate()[0] for process in started]
+                seconds[kind, n, size] = size / json.loads(main)["examples_per_second"]
+    return compared(seconds)
+
+
+def compared(seconds: dict[tuple[str, int, int], float]) -> list[dict[str, Any]]:
+    """Return a row for each (kind, number, batch size), beside the one of that kind that is alone."""
     alone = {kind: time for (kind, n, _), time in seconds.items() if n == 1}
     return [
         {
             "kind": kind,
-            "devices": n,
+            "number": n,
             "batch_size": size,
             "seconds": time,
             "efficiency": alone[kind] / time / (1 if kind == "weak" else n),
-            "throughput": size / time / ((PER_DEVICE if kind == "weak" else IN_ALL) / alone[kind]),
+            "speed": alone[kind] / time * (n if kind == "weak" else 1),
         }
         for (kind, n, size), time in sorted(seconds.items(), reverse=True)
     ]
@@ -139,14 +175,16 @@ def paper() -> list[dict[str, Any]]:
 def tables(result: dict[str, Any]) -> list[Any]:
     """Return the tables for people."""
     built = []
-    if "measured" in result:
+    for what in ("devices", "processes"):
         rows = [
-            [row["kind"], str(row["devices"]), f"{row['batch_size']:,}", f"{1e3 * row['seconds']:.1f}",
-             f"{row['throughput']:.2f}", report.percent(row["efficiency"])]
-            for row in result["measured"]
+            [row["kind"], str(row["number"]), f"{row['batch_size']:,}", f"{1e3 * row['seconds']:.1f}",
+             f"{row['speed']:.2f}", report.percent(row["efficiency"])]
+            for row in result.get(what, [])
         ]  # fmt: skip
-        title = f"Measured: the default model on devices made of {result['cores']} cores"
-        built.append(report.table(title, ["batch", "devices", "examples", "ms", "speed", "efficiency"], rows))
+        if rows:
+            title = f"Measured: the default model on {what} that share {result['cores']} cores"
+            built.append(report.table(title, ["batch", what, "examples", "ms", "speed", "efficiency"], rows))
+    if "exchanged" in result:
         rows = [[row["mesh"], row["kind"], f"{row['predicted']:,}", f"{row['compiled']:,}",
                  f"{row['compiled'] / row['predicted'] - 1:+.2%}" if row["predicted"] else "–"]
                 for row in result["exchanged"]]  # fmt: skip
