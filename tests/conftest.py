@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import pytest
@@ -23,6 +25,15 @@ def pytest_configure(config: pytest.Config) -> None:
         # Each program runs for moments: LLVM's optimization would cost more than it saves.
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # the cache warns in vain: github.com/jax-ml/jax/issues/38445
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_compiled_programs() -> Iterator[None]:
+    """Forget compiled programs before they are too many: each is some memory maps, and Linux allows 65,530 of these."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

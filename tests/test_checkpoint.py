@@ -129,8 +129,8 @@ def test_arrays_that_read_back_wrong_are_found_by_their_fingerprints(
     save(tmp_path, 10)
     read = checkpoint._read
 
-    def flipped(path: Path, target: dict) -> dict:
-        arrays = read(path, target)
+    def flipped(path: Path, target: dict, alone: bool = False) -> dict:
+        arrays = read(path, target, alone)
         return arrays | {"params.up": jnp.asarray(arrays["params.up"]).at[2, 3].multiply(-1)}
 
     monkeypatch.setattr(checkpoint, "_read", flipped)

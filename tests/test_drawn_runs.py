@@ -48,6 +48,7 @@ def test_the_run_says_its_task_and_its_lengths(run: Path) -> None:
     assert set(summary["by_carry_chain"]) <= {"0", "1", "2"}
 
 
+@pytest.mark.slow
 def test_it_resumes_to_the_same_parameters(run: Path, tmp_path: Path) -> None:
     stopped = [option if option != "20" else "10" for option in TINY]
     half = [*stopped, "--schedule-steps", "20", "--run-dir", tmp_path / "run"]

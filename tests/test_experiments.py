@@ -341,6 +341,7 @@ def test_a_run_on_a_mesh_is_the_run_and_goes_on_on_another(scripts: Scripts, tra
     assert list(losses.values()) == pytest.approx([expected[step] for step in losses], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_larger_model_trains_and_goes_on_in_other_microbatches(scripts: Scripts, tmp_path: Path) -> None:
     path = tmp_path / "run"
     width = ["--model.d-model", "32", "--model.d-ff", "64"]

@@ -72,6 +72,7 @@ def compiled_step(params: Params, apply_fn: ApplyFn) -> Any:
     return jaxcalc.train_step.lower(jaxcalc.create_state(params, optax.sgd(0.1), apply_fn), batch).compile()
 
 
+@pytest.mark.slow
 def test_a_scanned_block_is_once_in_the_program_and_with_remat_keeps_no_activations(deep: Params) -> None:
     deeper: Any = {**deep, "blocks": 2 * deep["blocks"]}
     programs = {

@@ -81,6 +81,7 @@ def test_only_process_0_writes_and_prints(runs_of_both: tuple[Path, Path, Any]) 
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(runs_of_both: tuple[Path, Path, Any]) -> None:
     one, two, _ = runs_of_both
     together("--resume", one, "--steps", "30", "--json")

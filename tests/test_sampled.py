@@ -104,10 +104,10 @@ def test_no_batch_holds_a_problem_that_is_held_out(task) -> None:
 
 
 def test_the_smaller_task_is_split_as_the_larger_and_twins_stay_together() -> None:
-    """The rule is one of problems, not of tasks: problems up to 15, against larger tasks in other notations."""
-    small, *larger = make(15), make(999), make(LARGEST, notation="digits"), make(10**6 - 1, notation="digits-reversed")
+    """The rule is one of problems, not of tasks: problems up to 11, against larger tasks in other notations."""
+    small, *larger = make(11), make(999), make(LARGEST, notation="digits-reversed")
     problems = [
-        Expression((a, b), (operation,)) for a, b in itertools.product(range(16), repeat=2) for operation in OPERATIONS
+        Expression((a, b), (operation,)) for a, b in itertools.product(range(12), repeat=2) for operation in OPERATIONS
     ]
     problems = [problem for problem in problems if small._is_inside(problem)]
     sides = {}
@@ -182,12 +182,12 @@ def _problems(task: jaxcalc.Arithmetic, n: int):
 
 def test_a_batch_is_a_function_of_seed_and_step_and_its_part_that_of_a_larger_one() -> None:
     task = make(999)
-    batch = jaxcalc.batch_at(task, 0, 5, 64)
-    assert (batch.tokens == jaxcalc.batch_at(task, 0, 5, 64).tokens).all()
-    assert (batch.tokens == jaxcalc.batch_at(task, 0, 5, 256).tokens[:64]).all()
-    assert (batch.tokens != jaxcalc.batch_at(task, 0, 6, 64).tokens).any()
-    assert (batch.tokens != jaxcalc.batch_at(task, 1, 5, 64).tokens).any()
-    assert batch.mask.shape == (64, task.answer_length)
+    tokens = jax.jit(lambda seed, step: jaxcalc.batch_at(task, seed, step, 64).tokens)
+    batch = jaxcalc.batch_at(task, 0, 5, 256)
+    assert batch.mask.shape == (256, task.answer_length)
+    assert (tokens(0, 5) == batch.tokens[:64]).all()  # jitted or not
+    assert (tokens(0, 5) != tokens(0, 6)).any()
+    assert (tokens(0, 5) != tokens(1, 5)).any()
 
 
 def test_train_step_learns_from_it_and_evaluate_reads_it() -> None:
