@@ -27,7 +27,7 @@ Notation = Literal["words", "digits", "digits-reversed"]
 Side = Literal["training", "held out"]
 MOST_DIGITS, MOST_TERMS = 30, 4
 SAMPLE = 2048  # problems of each side to evaluate on
-ATTEMPTS = 5_000  # to find one of them, before a side is taken to have none
+ATTEMPTS = 20_000  # to find one of them, before a side is taken to have none
 
 
 class Problems(NamedTuple):
@@ -238,10 +238,12 @@ def draw(task: Arithmetic, key: jax.Array, size: int, side: Side, most: int = 2*
     What is drawn and is not a problem of the task, or not of the side, is drawn again, `most` times.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(size))
+    share = task.held_out if side == "held out" else 1 - task.held_out
+    patience = max(1, round(_PATIENCE * (1 - task.held_out) / share))
 
     def attempt(carried: tuple[Problems, jax.Array, jax.Array]) -> tuple[Problems, jax.Array, jax.Array]:
         problems, found, n = carried
-        new, is_one = _propose(task, keys, n)
+        new, is_one = _propose(task, keys, n, patience)
         is_one &= is_held_out(task, new.numbers, new.kinds) == (side == "held out")
         take = is_one & ~found
         problems = jax.tree.map(lambda x, old: jnp.where(take.reshape(-1, *[1] * (x.ndim - 1)), x, old), new, problems)
@@ -250,7 +252,7 @@ def draw(task: Arithmetic, key: jax.Array, size: int, side: Side, most: int = 2*
     def is_missing(carried: tuple[Problems, jax.Array, jax.Array]) -> jax.Array:
         return ~carried[1].all() & (carried[2] < most)
 
-    blank = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: _propose(task, keys, jnp.int32(0))[0]))
+    blank = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: _propose(task, keys, jnp.int32(0), patience)[0]))
     problems, found, _ = jax.lax.while_loop(is_missing, attempt, (blank, jnp.zeros(size, bool), jnp.int32(0)))
     return problems, found.all()
 
@@ -292,15 +294,18 @@ _DOES = {
     "times": (0x2545F491, 0x2545F491),
     "divided by": (0x7FEB352D, 0x846CA68B),
 }
-_PATIENCE = 8  # attempts before the kind of a problem and the lengths of its numbers are drawn anew
+_PATIENCE = 8  # attempts before kind and lengths of a training problem are drawn anew; of rarer ones it takes more
 
 
-def _propose(task: Arithmetic, keys: jax.Array, attempt: jax.Array) -> tuple[Problems, jax.Array]:
-    """Return a problem for each key, and whether it is one: all results in range, no division by zero."""
+def _propose(task: Arithmetic, keys: jax.Array, attempt: jax.Array, patience: int) -> tuple[Problems, jax.Array]:
+    """Return a problem for each key, and whether it is one: all results in range, no division by zero.
+
+    Its kind and lengths are the same for `patience` attempts, so that those that rarely fit are as frequent.
+    """
     n, terms, operations = task.n_digits, task.terms, np.array(task.tokenizer.operations)
     limit = jnp.asarray(digits.from_int(task.tokenizer.max_number, n))
     fold_in = jax.vmap(jax.random.fold_in, (0, None))
-    bits = jax.vmap(lambda key: jax.random.bits(key, (3 + terms,)))(fold_in(keys, 2 * (attempt // _PATIENCE)))
+    bits = jax.vmap(lambda key: jax.random.bits(key, (3 + terms,)))(fold_in(keys, 2 * (attempt // patience)))
     kinds = (bits[:, 0] % len(task.kinds)).astype(jnp.int32)
     by_value, swap = bits[:, 1] % 2 == 0, bits[:, 2] % 2 == 0
     lengths = 1 + (bits[:, 3:] % n).astype(jnp.int32)
