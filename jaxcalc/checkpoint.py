@@ -23,7 +23,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from jaxcalc import processes
+from jaxcalc import processes, sharding
 from jaxcalc.errors import InputError
 from jaxcalc.training import TrainState
 from jaxcalc.trees import fingerprint, named_leaves
@@ -154,7 +154,7 @@ def restore(folder: Path, step: int, like: TrainState) -> tuple[TrainState, dict
         raise DamagedError(f"{path} is damaged: the fingerprints of {', '.join(wrong)} are not those that were saved")
     saved = {"params": like.params, "opt_state": like.opt_state}
     leaves = [arrays[name] for name in named_leaves(saved)]
-    step_array = jax.device_put(np.int32(step), getattr(like.step, "sharding", None) or device)
+    step_array = sharding.put(np.int32(step), getattr(like.step, "sharding", None) or device)
     return like.replace(step=step_array, **jax.tree.unflatten(jax.tree.structure(saved), leaves)), manifest
 
 

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxcalc.errors import InputError
+from jaxcalc.sharding import put
 
 LOST = 4
 """The exit status of a process that has lost another."""
@@ -85,7 +86,8 @@ def wait(what: str) -> None:
 
 def everywhere(tree: Any, mesh: Mesh) -> Any:
     """Return arrays that every process has, the same in each, as arrays that lie whole on every device of a mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec())) if jax.process_count() > 1 else tree
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda leaf: put(leaf, whole), tree) if jax.process_count() > 1 else tree
 
 
 def whole(tree: Any) -> Any:

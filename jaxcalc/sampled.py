@@ -200,9 +200,9 @@ def arithmetic(
     """Return a task that draws its problems: "a operation b equals c", or more terms.
 
     Numbers, answers and every result on the way are integers from 0 to `max_number`; division is exact and never by
-    zero. All kinds of problems are drawn equally often. Half of them are drawn evenly by value: every problem of the
-    kind is as likely as every other. The other half are drawn evenly by length: first how many digits each number
-    has, then its value. (Of times and divided by, two factors are drawn whose product is in range.)
+    zero. All kinds of problems are drawn about equally often. Half of them are drawn evenly by value: every problem of
+    the kind is as likely as every other. The other half are drawn evenly by length: first how many digits each
+    number has, then its value. (Of times and divided by, two factors are drawn whose product is in range.)
 
     Args:
       max_number: the largest number; up to 999,999,999 in words, up to 10³⁰ − 1 in digits.

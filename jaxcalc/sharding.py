@@ -105,12 +105,23 @@ def place(tree: Any, mesh: Mesh, rules: Rules) -> Any:
     Raises `InputError` as `shardings` does.
     """
 
-    def put(leaf: Any, where: NamedSharding) -> Any:
+    def put_or_say(leaf: Any, where: NamedSharding) -> Any:
         if isinstance(leaf, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-        return jax.device_put(leaf, where)
+        return put(leaf, where)
 
-    return jax.tree.map(put, tree, shardings(tree, mesh, rules))
+    return jax.tree.map(put_or_say, tree, shardings(tree, mesh, rules))
+
+
+def put(array: Any, where: jax.sharding.Sharding) -> jax.Array:
+    """Return an array that lies somewhere; of several processes each has the whole of it before.
+
+    `jax.device_put` alone makes arrays there that cannot be read, where a process has one device (jax 0.10.1).
+    """
+    if jax.process_count() == 1 or (isinstance(array, jax.Array) and not array.is_fully_addressable):
+        return jax.device_put(array, where)
+    whole = np.asarray(array)
+    return jax.make_array_from_callback(whole.shape, where, lambda index: whole[index])
 
 
 def sharded(mesh: Mesh, rules: Rules, apply_fn: ApplyFn = apply) -> ApplyFn:

@@ -55,14 +55,14 @@ def number_to_words(number: int) -> str:
 def words_to_number(text: str) -> int:
     """Return the integer that English number words state.
 
-    Any case; compounds may be spaced, hyphenated or glued; "and" may stand where
-    British English puts it. Everything else that is not exactly how a number is
+    Any case; compounds may be spaced, hyphenated or glued; an "and" may stand wherever
+    British English puts one. Everything else that is not exactly how a number is
     said raises `InputError`.
 
     >>> words_to_number("Forty-two"), words_to_number("fortytwo")
     (42, 42)
-    >>> words_to_number("one hundred and five")
-    105
+    >>> words_to_number("three hundred twelve thousand and five")
+    312005
     >>> words_to_number("twenty eleven")
     Traceback (most recent call last):
     ...
@@ -76,7 +76,7 @@ def words_to_number(text: str) -> int:
         raise InputError(f"{_shorten(unknown[0])} is not a number word (in {_shorten(text)})")
     number = _evaluate(digits)
     # Reading is lenient and spelling is exact, so spelling what was read is the check.
-    if number > LARGEST_NUMBER or digits not in (_words(number, ()), _words(number, ("and",))):
+    if number > LARGEST_NUMBER or not _spells(digits, number):
         raise InputError(f"{_shorten(text)} is not a number in words")
     if negative and number == 0:
         raise InputError(f"{_shorten(text)} is not a number in words: zero has no sign")
@@ -93,6 +93,18 @@ def _evaluate(words: list[str]) -> int:
         elif word != "and":
             group += _VALUES[word]
     return total + group
+
+
+def _spells(words: list[str], number: int) -> bool:
+    """Whether the words are those of a number, every "and" of British English there or not."""
+    rest = iter(words)
+    word = next(rest, None)
+    for expected in _words(number, ("and",)):
+        if word == expected:
+            word = next(rest, None)
+        elif expected != "and":
+            return False
+    return word is None
 
 
 def _words(number: int, joiner: tuple[str, ...]) -> list[str]:

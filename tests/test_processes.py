@@ -1,6 +1,7 @@
 """Several processes: two of two devices each train what one of four does; one of them writes and prints."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -88,6 +89,26 @@ def test_a_run_goes_on_with_another_number_of_processes(runs_of_both: tuple[Path
     alone("--resume", two, "--steps", "30", "--json", "--mesh", "data=2,model=2")
     params = [jaxcalc.load_run(path).params for path in (one, two)]
     chex.assert_trees_all_close(*params, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_jax_detects_needs_no_flags(tmp_path: Path) -> None:
+    """Two processes as Slurm starts them, each with one device."""
+    options = [*TINY[: TINY.index("--mesh")], "--mesh", "data=2", "--json", "--run-dir", tmp_path / "run"]
+    job = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    started = []
+    for index in range(2):
+        slurm = {**job, "SLURM_PROCID": str(index), "SLURM_LOCALID": str(index)}
+        started.append(
+            subprocess.Popen([sys.executable, train.__file__, *map(str, options)], env={**os.environ, **slurm},
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )  # fmt: skip
+    said = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert json.loads(said[0][0])["steps"] == 20
+    assert said[1] == ("", "")
+    manifest = checkpoint.read_manifest(tmp_path / "run" / runs.CHECKPOINTS, 20)
+    assert manifest["environment"]["processes"] == 2
 
 
 @pytest.mark.parametrize(
