@@ -32,7 +32,7 @@ def few_compiled_programs() -> Iterator[None]:
     """Forget compiled programs before they are too many: each is some memory maps, and Linux allows 65,530 of these."""
     yield
     maps = Path("/proc/self/maps")
-    if maps.exists() and len(maps.read_bytes().splitlines()) > 20_000:
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 35_000:
         jax.clear_caches()
 
 

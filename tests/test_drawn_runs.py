@@ -59,6 +59,7 @@ def test_it_resumes_to_the_same_parameters(run: Path, tmp_path: Path) -> None:
     assert marks[0] == marks[1]
 
 
+@pytest.mark.slow
 def test_it_answers(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert script(monkeypatch, ask.main, ask.AskOptions, run, "58 + forty-two", "--json") == 0
     answer = json.loads(capsys.readouterr().out)

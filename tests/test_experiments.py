@@ -592,6 +592,7 @@ def test_a_run_that_is_unfinished_or_of_other_code_is_one_line(
         assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom(trained: Path, tmp_path: Path) -> None:
     notebook = nbformat.read(EXPERIMENTS / "how_it_learns.ipynb", as_version=4)
     assert all(not cell.outputs for cell in notebook.cells if cell.cell_type == "code"), "committed without outputs"

@@ -15,6 +15,8 @@ from train_options import ModelOptions, TrainOptions
 import jaxcalc
 from jaxcalc import report
 
+pytestmark = pytest.mark.slow
+
 MODEL = ModelOptions(d_model=32, n_heads=2, d_ff=64, n_layers=1)
 
 
@@ -37,7 +39,6 @@ def look(
     return status, *capsys.readouterr()
 
 
-@pytest.mark.slow
 def test_findings_are_written_and_said(
     runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,7 +78,6 @@ def test_measures_are_those_of_the_model(runs: list[Path]) -> None:
     assert found["p_right_by_stage"][-1][0] > 0.3
 
 
-@pytest.mark.slow
 def test_nothing_is_found_in_an_untrained_model(
     runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,8 @@ import jaxcalc
 from jaxcalc import Explorer, InputError, Run, page, runs
 from jaxcalc.trees import named_leaves
 
+pytestmark = pytest.mark.slow
+
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'")
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -115,7 +117,6 @@ def test_the_page_holds_the_run(run: Run, explorer: Explorer) -> None:
     assert "<title>jaxcalc explorer: a run &amp; &lt;more&gt;</title>" in explorer.html
 
 
-@pytest.mark.slow
 def test_a_whole_run_fits_into_six_megabytes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "_states", lambda run: dict.fromkeys(range(12), run.params))
     whole = jaxcalc.explorer(run)
@@ -123,7 +124,6 @@ def test_a_whole_run_fits_into_six_megabytes(run: Run, monkeypatch: pytest.Monke
     assert len(whole.html.encode()) < page.MOST_BYTES
 
 
-@pytest.mark.slow
 def test_what_does_not_fit_is_left_out_and_said(run: Run, explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "MOST_BYTES", len(explorer.html.encode()) - 1)
     smaller = jaxcalc.explorer(run)
@@ -370,7 +370,6 @@ def test_nothing_sticks_out_of_the_page(browser: Any, file: Path, width: int, sc
     tab.page.context.close()
 
 
-@pytest.mark.slow
 def test_the_script_writes_the_page(run: Run, tmp_path: Path) -> None:
     command = [sys.executable, EXPERIMENTS / "explore.py", run.path, "--no-open", "--json", "--output"]
     result = subprocess.run([*command, tmp_path / "a page.html"], capture_output=True, text=True, check=True)

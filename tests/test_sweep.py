@@ -17,6 +17,7 @@ from jaxcalc import InputError, runs
 MODEL = ModelOptions(d_model=16, n_heads=2, d_ff=32, n_layers=1)
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_every_cell_and_judges_it_by_all_its_seeds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
