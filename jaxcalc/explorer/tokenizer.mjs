@@ -70,9 +70,19 @@ export function wordsToNumber(words) {
     else if (word !== "and") group += ONES.includes(word) ? ONES.indexOf(word) : 10 * (TENS.indexOf(word) + 2);
   }
   const number = total + group;
-  const said = (joiner) => number <= LARGEST_NUMBER && numberToWords(number, joiner).join() === words.join();
-  if (!said([]) && !said(["and"])) throw new InputError(`${shorten(words.join(" "))} is not a number in words`);
+  if (number > LARGEST_NUMBER || !spells(words, number))
+    throw new InputError(`${shorten(words.join(" "))} is not a number in words`);
   return number;
+}
+
+// Whether words are those of a number, every "and" of British English there or not.
+function spells(words, number) {
+  let next = 0;
+  for (const expected of numberToWords(number, ["and"])) {
+    if (words[next] === expected) next += 1;
+    else if (expected !== "and") return false;
+  }
+  return next === words.length;
 }
 
 // What `canonical` and `parse` need to know: {vocabulary, operations, max_number, output, prompt_length}.
