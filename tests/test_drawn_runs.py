@@ -37,6 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_run_says_its_task_and_its_lengths(run: Path) -> None:
     task = jaxcalc.load_run(run).task
     assert isinstance(task, jaxcalc.Arithmetic)
@@ -70,6 +71,7 @@ def test_it_answers(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert json.loads(capsys.readouterr().out)["by_digits"].keys() <= {"1", "2", "3"}
 
 
+@pytest.mark.slow
 def test_pairs_have_the_carry_chains_that_they_are_made_for(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,6 +90,7 @@ def test_pairs_have_the_carry_chains_that_they_are_made_for(
     assert "is not a problem of this task" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_needs_a_complete_table_says_so(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

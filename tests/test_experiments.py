@@ -325,6 +325,7 @@ def test_training_goes_on_from_a_snapshot_bit_for_bit(trained: Path) -> None:
     chex.assert_trees_all_equal(state.opt_state, expected.opt_state)
 
 
+@pytest.mark.slow
 def test_a_run_on_a_mesh_is_the_run_and_goes_on_on_another(scripts: Scripts, trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     arguments = ["--run-dir", path, *SMALL, "--schedule-steps", "60", "--steps", "20"]
@@ -459,6 +460,7 @@ def test_watch_adds_up(scripts: Scripts, trained: Path, arguments: list[str]) ->
     assert weight["finite_difference"] == pytest.approx(weight["gradient"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_watch_is_reproducible_bit_for_bit(scripts: Scripts, trained: Path) -> None:
     arguments = [trained, "two plus three", "--step", "30"]
     here = watched(scripts, *arguments)

@@ -10,6 +10,8 @@ from jax.flatten_util import ravel_pytree
 import jaxcalc
 from jaxcalc import landscape
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def small() -> tuple[jaxcalc.Params, jaxcalc.Batch]:
@@ -19,7 +21,6 @@ def small() -> tuple[jaxcalc.Params, jaxcalc.Batch]:
     return params, jaxcalc.batch_at(task, seed=0, step=0, size=16)
 
 
-@pytest.mark.slow
 def test_sharpness_is_the_largest_eigenvalue_of_the_dense_hessian(small: tuple) -> None:
     params, batch = small
     flat, unravel = ravel_pytree(params)

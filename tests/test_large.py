@@ -100,6 +100,7 @@ def test_remat_computes_every_block_again_on_the_way_back_and_nothing_else(deep:
     assert n_flops(scanned(remat())) == n_flops(unrolled(remat()))
 
 
+@pytest.mark.slow
 def test_a_narrow_model_learns_in_float32_and_computes_in_bfloat16(
     deep: Params, batch: Batch, exact: tuple[jaxcalc.TrainState, jaxcalc.Metrics]
 ) -> None:
