@@ -47,6 +47,8 @@ def join(
     if coordinator_address is None:
         try:
             jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        except jax.errors.JaxRuntimeError as error:
+            raise InputError(f"cannot join the processes of the cluster: {_line(error)}") from error
         except (ValueError, RuntimeError):  # there is no cluster; or JAX has started, alone
             return False
         return True
