@@ -1,5 +1,6 @@
 """Tasks: the full table of a calculator's problems, leak-free splits, and batches as a function of (seed, step)."""
 
+import abc
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -30,7 +31,7 @@ class Batch(NamedTuple):
     mask: jax.Array
 
 
-class Task:
+class Task(abc.ABC):
     """What is to be learned: problems, encoded and split into training and held-out ones, and the batch of each step.
 
     A `Calculator` lists all its problems; a `jaxcalc.Arithmetic` draws them, and lists a sample.
@@ -64,34 +65,34 @@ class Task:
         return self.tokens.shape[1] - self.prompt_length
 
     @property
+    @abc.abstractmethod
     def kinds(self) -> tuple[str, ...]:
         """What kinds of problems there are: the operations or, with more than two numbers, all sequences of them."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def kind(self) -> np.ndarray:
         """The index of the kind of each problem that it lists, int `[N]`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def problem(self, row: int) -> Problem | Expression:
         """Return the problem in one row."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def parse(self, text: str) -> Problem | Expression:
         """Return the problem that a question states; anything but one question raises `InputError`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def encode(self, text: str) -> np.ndarray:
         """Return a question as int32 `[prompt_length]`. Raises as `parse` does."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def membership(self, problem: Any) -> Literal["training", "held out", "outside"]:
         """Say whether training may see a problem, whether it is held out, or whether it is not of this task at all."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def sequences_at(self, seed: int | jax.Array, step: int | jax.Array, size: int) -> jax.Array:
         """Return the sequences of one training step, int32 `[size, L]`; see `batch_at`."""
-        raise NotImplementedError
 
 
 @flax.struct.dataclass
