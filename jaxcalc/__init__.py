@@ -1,6 +1,6 @@
 """jaxcalc teaches a small transformer to calculate in English words, and shows how it learns."""
 
-from jaxcalc import backprop, blame, checkpoint, cost, landscape, large, lens, population, sharding
+from jaxcalc import backprop, blame, checkpoint, cost, landscape, large, lens, population, scaling, sharding
 from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import Evaluation, evaluate
@@ -69,6 +69,7 @@ __all__ = [
     "number_to_words",
     "population",
     "save_params",
+    "scaling",
     "sharding",
     "summary",
     "surprise",

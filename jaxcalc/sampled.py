@@ -239,7 +239,7 @@ def draw(task: Arithmetic, key: jax.Array, size: int, side: Side, most: int = 2*
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(size))
     share = task.held_out if side == "held out" else 1 - task.held_out
-    patience = max(1, round(_PATIENCE * (1 - task.held_out) / share))
+    patience = min(most, max(1, round(_PATIENCE * (1 - task.held_out) / share)))
 
     def attempt(carried: tuple[Problems, jax.Array, jax.Array]) -> tuple[Problems, jax.Array, jax.Array]:
         problems, found, n = carried
