@@ -1,19 +1,18 @@
 """How a step grows with the devices: measured on the parts of this CPU, and on paper for accelerators.
 
-python experiments/scaling.py                    # about five minutes on two CPU cores
+python experiments/scaling.py                    # about two minutes on two CPU cores
 python experiments/scaling.py --paper-only       # nothing is run: seconds
 """
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import socket
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import jax
@@ -21,9 +20,10 @@ from rich.console import Console
 
 import jaxcalc
 from jaxcalc import report, scaling, sharding
+from jaxcalc.processes import everywhere, join
 from jaxcalc.sharding import FULLY_SHARDED, TENSOR_PARALLEL
 
-TRAIN = Path(__file__).parent / "train.py"
+Case = tuple[str, int, int]  # "weak" or "strong", devices or processes, examples
 N_DEVICES, N_STEPS, ROUNDS = 8, 10, 5
 PER_DEVICE = 64  # examples of each device, where the batch grows with them
 IN_ALL = 512  # examples, where it does not
@@ -39,7 +39,7 @@ PAPER_MESHES = [
 
 @dataclasses.dataclass(frozen=True)
 class ScalingOptions:
-    """Measure weak and strong scaling on the devices that a CPU is made into, and tell what a step takes on paper."""
+    """Measure weak and strong scaling on devices and processes that share a CPU, and tell a step on paper."""
 
     paper_only: bool = False
     """Leave out what is measured."""
@@ -68,51 +68,59 @@ def main(options: ScalingOptions) -> int:
 
 def devices() -> list[dict[str, Any]]:
     """Return the seconds of a step of the default model on 1, 2, 4 and 8 devices, weak and strong, each a median."""
-    task = jaxcalc.calculator()
-    config = jaxcalc.ModelConfig(task.vocab_size)
-    runs = {}
-    for n in (1, 2, 4, N_DEVICES):
-        mesh = sharding.make_mesh(n)
-        for kind, size in (("weak", PER_DEVICE * n), ("strong", IN_ALL)):
-            params = jaxcalc.init(jax.random.key(0), config)  # anew: the steps before have used their memory
-            state = jaxcalc.create_state(
-                params, jaxcalc.make_optimizer("adamw", None), sharding.sharded(mesh, TENSOR_PARALLEL)
-            )
-            state = sharding.place(state, mesh, TENSOR_PARALLEL)
-            step = jaxcalc.train_steps.lower(state, task, seed=0, n_steps=N_STEPS, batch_size=size).compile()
-            runs[kind, n, size] = [step, state, []]
-    for _ in range(ROUNDS + 1):  # the first is not counted
-        for run in runs.values():
-            clock = time.perf_counter()
-            run[1], _ = run[0](run[1], task, seed=0)
-            jax.block_until_ready(run[1])
-            run[2].append((time.perf_counter() - clock) / N_STEPS)
-    return compared({key: statistics.median(run[2][1:]) for key, run in runs.items()})
+    return compared(measured(1, 2, 4, N_DEVICES))
 
 
 def processes() -> list[dict[str, Any]]:
-    """Return the same for 1, 2 and 4 processes of one device, from the steps of train.py: one run each."""
+    """Return the same for 1, 2 and 4 processes of one device."""
     seconds = {}
     for n in (1, 2, 4):
-        for kind, size in (("weak", PER_DEVICE * n), ("strong", IN_ALL)):
-            with tempfile.TemporaryDirectory() as folder, socket.socket() as listener:
-                listener.bind(("localhost", 0))
-                address = f"localhost:{listener.getsockname()[1]}"
-                listener.close()
-                options = ["--optimizer", "adamw", "--steps", "200", "--snapshots", "0", "--batch-size", str(size),
-                           "--mesh", f"data={n}", "--run-dir", f"{folder}/run", "--json"]  # fmt: skip
-                joining = ["--coordinator-address", address, "--num-processes", str(n), "--process-id"] if n > 1 else []
-                started = [
-                    subprocess.Popen([sys.executable, TRAIN, *options, *joining, *([str(i)] if joining else [])],
-                                     stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-                    for i in range(n)
-                ]  # fmt: skip
-                main, *_ = [process.communicate()[0] for process in started]
-                seconds[kind, n, size] = size / json.loads(main)["examples_per_second"]
+        with socket.socket() as listener:
+            listener.bind(("localhost", 0))
+            address = f"localhost:{listener.getsockname()[1]}"
+        with ProcessPoolExecutor(n, multiprocessing.get_context("spawn")) as pool:
+            main, *_ = pool.map(of_one_process, [address] * n, [n] * n, range(n))
+        seconds |= main
     return compared(seconds)
 
 
-def compared(seconds: dict[tuple[str, int, int], float]) -> list[dict[str, Any]]:
+def of_one_process(address: str, n: int, i: int) -> dict[Case, float]:
+    """Return what process `i` of `n` measures, which is the same in all."""
+    if n == 1:
+        return measured(1)
+    os.dup2(2, 1)  # gloo prints to stdout
+    join(address, n, i)
+    seconds = measured(n)
+    jax.distributed.shutdown()
+    return seconds
+
+
+def measured(*counts: int) -> dict[Case, float]:
+    """Return the seconds of a step on so many devices, with 64 examples each and with 512 in all."""
+    task = jaxcalc.calculator()
+    config = jaxcalc.ModelConfig(task.vocab_size)
+    runs = {}
+    for n in counts:
+        mesh = sharding.make_mesh(n)
+        spread = everywhere(task, mesh)
+        for kind, size in (("weak", PER_DEVICE * n), ("strong", IN_ALL)):
+            params = jaxcalc.init(jax.random.key(0), config)  # anew: the steps before have used their memory
+            tx = jaxcalc.make_optimizer("adamw", None)
+            state = jaxcalc.create_state(params, tx, sharding.sharded(mesh, TENSOR_PARALLEL))
+            state = sharding.place(state, mesh, TENSOR_PARALLEL)
+            step = jaxcalc.train_steps.lower(state, spread, seed=0, n_steps=N_STEPS, batch_size=size).compile()
+            runs[kind, n, size] = [step, state, spread, []]
+    for _ in range(ROUNDS + 1):  # the first is not counted
+        for run in runs.values():
+            step, state, spread, seconds = run
+            clock = time.perf_counter()
+            run[1], _ = step(state, spread, seed=0)
+            jax.block_until_ready(run[1])
+            seconds.append((time.perf_counter() - clock) / N_STEPS)
+    return {case: statistics.median(run[3][1:]) for case, run in runs.items()}
+
+
+def compared(seconds: dict[Case, float]) -> list[dict[str, Any]]:
     """Return a row for each (kind, number, batch size), beside the one of that kind that is alone."""
     alone = {kind: time for (kind, n, _), time in seconds.items() if n == 1}
     return [
