@@ -6,6 +6,7 @@ Process 0 writes and prints, the others compute. With one process every function
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ def join(
       num_processes: how many there are.
       process_id: which of them this is, from 0.
 
-    Raises `InputError` where they are not all there within a minute.
+    Raises `InputError` for an address that is none, and where they are not all there within a minute.
     """
     if jax.distributed.is_initialized():
         return True
@@ -52,6 +53,7 @@ def join(
         except (ValueError, RuntimeError):  # there is no cluster; or JAX has started, alone
             return False
         return True
+    _check_address(coordinator_address)
     missing = (
         f"process {process_id} of {num_processes} has not met the others at {coordinator_address} within "
         f"{START_SECONDS} s, or has lost them; start all of them at once, with the same address"
@@ -155,6 +157,16 @@ def _keep_streams_clean() -> None:
     else:
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  (to the end of the process)
         os.dup2(sys.stdout.fileno(), 1)
+
+
+def _check_address(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InputError(f"coordinator_address is {address!r}; it must be a host and a port, such as localhost:12345")
+    try:
+        socket.getaddrinfo(host.strip("[]"), port)
+    except OSError as error:
+        raise InputError(f"coordinator_address is {address!r}, and {host!r} is not found: {error.strerror}") from error
 
 
 def _line(error: Exception) -> str:

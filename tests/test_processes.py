@@ -14,6 +14,7 @@ import train
 
 import jaxcalc
 from jaxcalc import checkpoint, processes, report, runs
+from jaxcalc.errors import InputError
 
 TINY = [
     "--ops", "plus", "--max-number", "9", "--model.d-model", "16", "--model.n-heads", "2", "--model.d-ff", "32",
@@ -132,6 +133,12 @@ def test_flags_that_do_not_fit_are_refused(
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments, "--run-dir", str(tmp_path / "run")])
     assert report.run_script(train.main, train.TrainOptions, train.defaults) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["localhost", "localhost:", ":12345", "localhost:99999", "foo bar:3"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(InputError, match=f"coordinator_address is '{address}'"):
+        processes.join(address, 2, 0)
 
 
 def test_one_process_agrees_with_itself() -> None:
