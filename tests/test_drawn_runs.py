@@ -37,7 +37,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.slow
 def test_the_run_says_its_task_and_its_lengths(run: Path) -> None:
     task = jaxcalc.load_run(run).task
     assert isinstance(task, jaxcalc.Arithmetic)
@@ -60,7 +59,6 @@ def test_it_resumes_to_the_same_parameters(run: Path, tmp_path: Path) -> None:
     assert marks[0] == marks[1]
 
 
-@pytest.mark.slow
 def test_it_answers(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert script(monkeypatch, ask.main, ask.AskOptions, run, "58 + forty-two", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
@@ -71,7 +69,6 @@ def test_it_answers(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert json.loads(capsys.readouterr().out)["by_digits"].keys() <= {"1", "2", "3"}
 
 
-@pytest.mark.slow
 def test_pairs_have_the_carry_chains_that_they_are_made_for(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,7 +87,6 @@ def test_pairs_have_the_carry_chains_that_they_are_made_for(
     assert "is not a problem of this task" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_what_needs_a_complete_table_says_so(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

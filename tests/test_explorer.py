@@ -32,8 +32,6 @@ from jaxcalc.report import QUICK_TO_COMPILE
 from jaxcalc.tokenizer import EQUALS, PAD_ID
 from jaxcalc.training import ADAM_BETAS
 
-pytestmark = pytest.mark.slow
-
 SCRIPT = Path(__file__).with_name("explorer_golden.mjs")
 OPTIMIZER_ARGUMENTS = {"sgd": [0.05], "adam": [0.01, *ADAM_BETAS]}
 OPTIMIZERS = {"sgd": optax.sgd(0.05), "adam": optax.adam(0.01, *ADAM_BETAS)}

@@ -10,8 +10,6 @@ from jax.flatten_util import ravel_pytree
 import jaxcalc
 from jaxcalc import landscape
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def small() -> tuple[jaxcalc.Params, jaxcalc.Batch]:

@@ -13,8 +13,6 @@ import jaxcalc
 from jaxcalc import InputError, ModelConfig, population
 from jaxcalc.tasks import Task
 
-pytestmark = pytest.mark.slow
-
 SEEDS = jnp.array([0, 0, 7])
 RATES = jnp.array([0.02, 0.005, 0.02])
 DECAYS = jnp.array([1.0, 0.1, 0.0])
@@ -37,7 +35,7 @@ def test_first_weights_are_those_of_each_seed(config: ModelConfig) -> None:
         chex.assert_trees_all_close(population.member(params, p), alone, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["muon", "adamw", "sgd"])
+@pytest.mark.parametrize("name", [pytest.param("muon", marks=pytest.mark.slow), "adamw", "sgd"])
 def test_each_member_equals_its_run_alone(
     task: Task, config: ModelConfig, name: jaxcalc.training.OptimizerName
 ) -> None:

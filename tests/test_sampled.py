@@ -103,7 +103,6 @@ def test_no_batch_holds_a_problem_that_is_held_out(task) -> None:
         assert task.tokenizer.read(answer.split()) == problem.answer, text
 
 
-@pytest.mark.slow
 def test_the_smaller_task_is_split_as_the_larger_and_twins_stay_together() -> None:
     """The rule is one of problems, not of tasks: problems up to 11, against larger tasks in other notations."""
     small, *larger = make(11), make(999), make(LARGEST, notation="digits-reversed")
@@ -136,7 +135,6 @@ def test_terms_that_change_places_with_their_signs_stay_on_a_side(terms, order, 
     assert sides[0] == sides[1]
 
 
-@pytest.mark.slow
 def test_the_share_and_the_seed_choose_what_is_held_out() -> None:
     task = make(999)
     problems = Expression((1, 1), ("plus",))
@@ -192,7 +190,6 @@ def test_a_batch_is_a_function_of_seed_and_step_and_its_part_that_of_a_larger_on
     assert (tokens(0, 5) != tokens(1, 5)).any()
 
 
-@pytest.mark.slow
 def test_train_step_learns_from_it_and_evaluate_reads_it() -> None:
     task = arithmetic(9, ("plus",), notation="digits")
     config = jaxcalc.ModelConfig(task.vocab_size, d_model=32, d_ff=64, context_length=task.context_length)
