@@ -50,7 +50,8 @@ def main(options: EvaluateOptions) -> int:
     console = Console()
     console.print(report.accuracy_table(held_out, training), "", report.errors_table(errors), "", sep="\n")
     if not isinstance(run.task, Calculator):
-        console.print(*report.length_tables(held_out), "", sep="\n\n")
+        for table in report.length_tables(held_out):
+            console.print(table, "", sep="\n")
     n_problems = len(held_out.rows) + len(training.rows)
     console.print(f"{n_problems:,} problems decoded in {seconds:.2f} s once compiled, the held-out ones "
                   f"in {seconds_held_out:.2f} s.", highlight=False)  # fmt: skip

@@ -370,7 +370,8 @@ def finish(
     console.print(report.before_and_after_table(log["before"], after, log["first_step"]), "", sep="\n")
     console.print(report.accuracy_table(held_out, training), "", report.errors_table(errors), "", sep="\n")
     if not is_table:
-        console.print(*report.length_tables(held_out), "", sep="\n\n")
+        for table in report.length_tables(held_out):
+            console.print(table, "", sep="\n")
     seconds = summary["seconds"]
     question = "two plus three" if is_table else prompt_text(task, int(after.rows[0]))
     console.print(
