@@ -79,8 +79,8 @@ def processes() -> list[dict[str, Any]]:
             listener.bind(("localhost", 0))
             address = f"localhost:{listener.getsockname()[1]}"
         with ProcessPoolExecutor(n, multiprocessing.get_context("spawn")) as pool:
-            main, *_ = pool.map(of_one_process, [address] * n, [n] * n, range(n))
-        seconds |= main
+            first, *_ = pool.map(of_one_process, [address] * n, [n] * n, range(n))
+        seconds |= first
     return compared(seconds)
 
 

@@ -24,7 +24,7 @@ TASKS = {
     "words": lambda: make(999),
     "all words": lambda: make(999_999_999),
     "digits": lambda: make(10**6 - 1, notation="digits"),
-    "reversed": lambda: make(10**12 - 1, notation="digits-reversed"),
+    "reversed": lambda: make(LARGEST, notation="digits-reversed"),
     "chains": lambda: make(99, ("plus", "minus"), terms=4, notation="digits"),
 }
 each_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
