@@ -17,8 +17,10 @@ import tyro
 from rich.console import Console
 
 import jaxcalc
-from jaxcalc import Expression, digits, report
+from jaxcalc import Expression
 from jaxcalc.errors import InputError
+from jaxcalc.runs import report
+from jaxcalc.tasks import digits
 
 
 @dataclasses.dataclass(frozen=True)

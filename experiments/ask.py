@@ -17,10 +17,10 @@ import numpy as np
 import tyro
 
 import jaxcalc
-from jaxcalc import report
+from jaxcalc.batch import PAD_ID
 from jaxcalc.evaluation import answer_log_probs, answer_text
-from jaxcalc.tasks import Calculator
-from jaxcalc.tokenizer import PAD_ID
+from jaxcalc.runs import report
+from jaxcalc.tasks.table import Calculator
 
 RUNNERS_UP = 4
 

@@ -31,10 +31,11 @@ from flax.training.train_state import TrainState
 from rich.console import Console
 
 import jaxcalc
-from jaxcalc import checkpoint, population, report, runs
+from jaxcalc import population, runs
 from jaxcalc.errors import InputError
 from jaxcalc.losses import ApplyFn, cross_entropy
-from jaxcalc.sharding import data_parallel
+from jaxcalc.runs import checkpoint, report
+from jaxcalc.scale.sharding import data_parallel
 
 LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 1e-3, 1e-4, 1.0
 TUTORIAL_LENGTH = 15  # positions that the PyTorch tutorial pads every problem to

@@ -20,8 +20,9 @@ import train  # beside this script
 from rich.console import Console
 from train_options import TrainOptions, task_config_of
 
-from jaxcalc import report, runs
+from jaxcalc import runs
 from jaxcalc.errors import InputError
+from jaxcalc.runs import report
 
 
 @dataclasses.dataclass(frozen=True)

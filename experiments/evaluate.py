@@ -13,8 +13,8 @@ import tyro
 from rich.console import Console
 
 import jaxcalc
-from jaxcalc import report
-from jaxcalc.tasks import Calculator
+from jaxcalc.runs import report
+from jaxcalc.tasks.table import Calculator
 
 
 @dataclasses.dataclass(frozen=True)

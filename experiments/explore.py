@@ -13,8 +13,9 @@ from pathlib import Path
 import tyro
 
 import jaxcalc
-from jaxcalc import report, runs
+from jaxcalc import runs
 from jaxcalc.errors import InputError
+from jaxcalc.runs import report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ExploreOptions:
 
 def main(options: ExploreOptions) -> int:
     path = options.output or options.run / runs.EXPLORER
-    page = jaxcalc.explorer(options.run)
+    page = jaxcalc.explore(options.run)
     try:
         size = path.write_bytes(page.html.encode())
     except OSError as error:

@@ -14,8 +14,9 @@ import jax
 import tyro
 
 import jaxcalc
-from jaxcalc import report, share
-from jaxcalc.tokenizer import END_ID, EQUALS, PAD_ID
+from jaxcalc.batch import PAD_ID
+from jaxcalc.runs import report, share
+from jaxcalc.tasks.tokenizer import END_ID, EQUALS
 
 PROGRAM = "model.stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -16,9 +16,10 @@ from benchmark import measure
 from rich.console import Console
 
 import jaxcalc
-from jaxcalc import cost, large, report
 from jaxcalc.losses import ApplyFn
 from jaxcalc.model import SIZES, SizeName
+from jaxcalc.runs import report
+from jaxcalc.scale import cost, large
 
 VARIANTS: dict[str, ApplyFn] = {
     "apply": jaxcalc.apply,

@@ -21,11 +21,12 @@ import tyro
 from lens_findings import as_text, claims, stable
 
 import jaxcalc
-from jaxcalc import landscape, lens, report, runs
+from jaxcalc import landscape, lens, runs
 from jaxcalc.blame import take_step
 from jaxcalc.errors import InputError
-from jaxcalc.tasks import Calculator
-from jaxcalc.tokenizer import PAD
+from jaxcalc.runs import report
+from jaxcalc.tasks.table import Calculator
+from jaxcalc.tasks.tokenizer import PAD
 from jaxcalc.trees import named_leaves
 
 N_CONTROLS = 3

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxcalc import lens
-from jaxcalc.report import COLOURS
-from jaxcalc.tokenizer import EQUALS, PAD
+from jaxcalc.runs.report import COLOURS
+from jaxcalc.tasks.tokenizer import EQUALS, PAD
 
 
 def draw(folder: Path, example: dict[str, Any], found: dict[str, Any], blank: dict[str, Any],

@@ -19,9 +19,10 @@ import jax
 from rich.console import Console
 
 import jaxcalc
-from jaxcalc import report, scaling, sharding
-from jaxcalc.processes import everywhere, join
-from jaxcalc.sharding import FULLY_SHARDED, TENSOR_PARALLEL
+from jaxcalc.runs import report
+from jaxcalc.scale import scaling, sharding
+from jaxcalc.scale.processes import everywhere, join
+from jaxcalc.scale.sharding import FULLY_SHARDED, TENSOR_PARALLEL
 
 Case = tuple[str, int, int]  # "weak" or "strong", devices or processes, examples
 N_DEVICES, N_STEPS, ROUNDS = 8, 10, 5

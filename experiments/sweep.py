@@ -23,9 +23,10 @@ from rich.console import Console
 from train_options import ModelOptions, TaskOptions, task_config_of  # beside this script
 
 import jaxcalc
-from jaxcalc import population, report, runs
+from jaxcalc import population, runs
 from jaxcalc.errors import InputError
-from jaxcalc.training import DEFAULT_LEARNING_RATE, DEFAULT_WEIGHT_DECAY, OptimizerName
+from jaxcalc.optimizers import DEFAULT_LEARNING_RATE, DEFAULT_WEIGHT_DECAY, OptimizerName
+from jaxcalc.runs import report
 
 
 @dataclasses.dataclass(frozen=True)

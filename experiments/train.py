@@ -28,11 +28,14 @@ from rich.console import Console
 from train_options import CHUNK, TrainOptions, check, configure, defaults, devices_of, placed, use_devices
 
 import jaxcalc
-from jaxcalc import backprop, checkpoint, cost, processes, report, runs
+from jaxcalc import backprop, runs
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import prompt_text
-from jaxcalc.share import save_params
-from jaxcalc.tasks import Calculator, Task
+from jaxcalc.runs import checkpoint, report
+from jaxcalc.runs.share import save_params
+from jaxcalc.scale import cost, processes
+from jaxcalc.tasks.table import Calculator
+from jaxcalc.tasks.task import Task
 
 CHECKS = 30  # how often the held-out problems are decoded during a run
 NOT_FINITE = 3  # the exit status where a step was not finite

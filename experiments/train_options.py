@@ -11,14 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcalc
-from jaxcalc import checkpoint, large, processes, runs, sharding
+from jaxcalc import runs
+from jaxcalc.batch import LossOn
 from jaxcalc.errors import InputError
 from jaxcalc.losses import ApplyFn
 from jaxcalc.model import SIZES, SizeName
-from jaxcalc.sampled import Notation
-from jaxcalc.tasks import LossOn, Split
-from jaxcalc.tokenizer import Output
-from jaxcalc.training import DEFAULT_LEARNING_RATE, DEFAULT_WEIGHT_DECAY, OptimizerName, check_microbatches
+from jaxcalc.optimizers import DEFAULT_LEARNING_RATE, DEFAULT_WEIGHT_DECAY, OptimizerName
+from jaxcalc.runs import checkpoint
+from jaxcalc.scale import large, processes, sharding
+from jaxcalc.tasks.drawn import Notation
+from jaxcalc.tasks.task import Split
+from jaxcalc.tasks.tokenizer import Output
+from jaxcalc.training import check_microbatches
 
 RARE = ("times", "divided by")  # operations with few problems in the table
 CHUNK = 10  # steps in a call: one compiled program for every run and every way to interrupt it

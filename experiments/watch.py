@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 
 import jaxcalc
-from jaxcalc import report, runs, training
+from jaxcalc import optimizers, runs
 from jaxcalc.backprop import Backward, check_finite, collect, stages, walk
 from jaxcalc.blame import (
     Step,
@@ -35,8 +35,9 @@ from jaxcalc.blame import (
     weight_story,
 )
 from jaxcalc.errors import InputError
-from jaxcalc.tokenizer import END, EQUALS
-from jaxcalc.training import OptimizerName
+from jaxcalc.optimizers import OptimizerName
+from jaxcalc.runs import report
+from jaxcalc.tasks.tokenizer import END, EQUALS
 
 LIKELIEST = 5
 
@@ -167,8 +168,8 @@ def make_step(
         unclipped = runs.optimizer_of({**config, "clip_norm": None}) if config["clip_norm"] else None
     quick = jax.jit(take_step, static_argnums=(0, 4), compiler_options=report.QUICK_TO_COMPILE)
     step = quick(tx, grads, opt_state, state.params, unclipped)
-    peak = training.DEFAULT_LEARNING_RATE[name] if rate is None else rate
-    rate_now = float(jax.jit(training.schedule(peak, n_steps))(state.step))
+    peak = optimizers.DEFAULT_LEARNING_RATE[name] if rate is None else rate
+    rate_now = float(jax.jit(optimizers.schedule(peak, n_steps))(state.step))
     return step, {"name": name, "of": of, "learning_rate": rate_now}
 
 
@@ -205,8 +206,8 @@ def watch(run: jaxcalc.Run, lesson: Lesson, options: WatchOptions) -> dict[str, 
     drop = now["surprise_nats"] - after["surprise_nats"]  # of this one word, so of the whole loss
     by_weight = blame(grads, step, "weight").nats
     path = options.weight or max(by_weight, key=lambda name: abs(by_weight[name]) if "[" in name else 0)
-    story = weight_story(path, params, grads, step, batch, training.ADAM_BETAS)
-    share = training.MUON_ADAM_SHARE if optimizer["name"] == "muon" and "nu" in story.state else 1.0
+    story = weight_story(path, params, grads, step, batch, optimizers.ADAM_BETAS)
+    share = optimizers.MUON_ADAM_SHARE if optimizer["name"] == "muon" and "nu" in story.state else 1.0
     return {
         **asked(run, lesson),
         "step": int(state.step),

@@ -1,21 +1,27 @@
 """jaxcalc teaches a small transformer to calculate in English words, and shows how it learns."""
 
-from jaxcalc import backprop, blame, checkpoint, cost, landscape, large, lens, population, scaling, sharding
+from jaxcalc import backprop, blame, landscape, lens, population
+from jaxcalc.batch import Batch, batch_at, batch_of
 from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import Evaluation, evaluate
+from jaxcalc.explorer import Explorer, explore
 from jaxcalc.losses import cross_entropy, loss, surprise
-from jaxcalc.model import SIZES, ModelConfig, Params, apply, config_of, init, trace
-from jaxcalc.page import Explorer, explorer
-from jaxcalc.problems import Expression, Problem, carry_chain
-from jaxcalc.runs import Run, load_run
-from jaxcalc.sampled import Arithmetic, arithmetic
-from jaxcalc.share import export_answerer, load_metadata, load_params, save_params
-from jaxcalc.tasks import Batch, Calculator, Task, batch_at, batch_of, calculator
-from jaxcalc.tokenizer import Tokenizer
-from jaxcalc.training import Metrics, TrainState, create_state, in_microbatches, make_optimizer, train_step, train_steps
+from jaxcalc.model import SIZES, ModelConfig, apply, config_of, init, trace
+from jaxcalc.optimizers import make_optimizer
+from jaxcalc.params import Params
+from jaxcalc.runs import checkpoint
+from jaxcalc.runs.folder import Run, load_run
+from jaxcalc.runs.share import export_answerer, load_metadata, load_params, save_params
+from jaxcalc.scale import cost, large, scaling, sharding
+from jaxcalc.tasks.drawn import Arithmetic, arithmetic
+from jaxcalc.tasks.problems import Expression, Problem, carry_chain
+from jaxcalc.tasks.table import Calculator, calculator
+from jaxcalc.tasks.task import Task
+from jaxcalc.tasks.tokenizer import Tokenizer
+from jaxcalc.tasks.words import number_to_words, words_to_number
+from jaxcalc.training import Metrics, TrainState, create_state, in_microbatches, train_step, train_steps
 from jaxcalc.trees import TreeTable, compare, count, fingerprint, named_leaves, summary
-from jaxcalc.words import number_to_words, words_to_number
 
 __all__ = [
     "SIZES",
@@ -51,7 +57,7 @@ __all__ = [
     "create_state",
     "cross_entropy",
     "evaluate",
-    "explorer",
+    "explore",
     "export_answerer",
     "fingerprint",
     "generate",
@@ -78,3 +84,7 @@ __all__ = [
     "train_steps",
     "words_to_number",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcalc import model
+from jaxcalc.batch import Batch
 from jaxcalc.errors import InputError
 from jaxcalc.losses import cross_entropy
-from jaxcalc.model import Params
-from jaxcalc.tasks import Batch
+from jaxcalc.params import Params
 from jaxcalc.trees import is_concrete, named_leaves
 
 

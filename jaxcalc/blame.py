@@ -26,10 +26,11 @@ import numpy as np
 import optax
 
 from jaxcalc.backprop import Backward, collect
+from jaxcalc.batch import Batch
 from jaxcalc.errors import InputError
 from jaxcalc.losses import ApplyFn, answer_logits, check_mask, loss, token_cross_entropy
-from jaxcalc.model import HEAD_AXIS, Params, apply, attend, keys_values
-from jaxcalc.tasks import Batch
+from jaxcalc.model import apply, attend, keys_values
+from jaxcalc.params import HEAD_AXIS, Params
 from jaxcalc.trees import named_leaves
 
 Level = Literal["stage", "block", "head", "leaf", "weight"]

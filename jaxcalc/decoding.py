@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcalc.batch import PAD_ID
 from jaxcalc.errors import InputError
-from jaxcalc.model import Params, attend, check_params, check_tokens, embed, keys_values, mlp, output
-from jaxcalc.tokenizer import END_ID, PAD_ID
+from jaxcalc.model import attend, check_tokens, embed, keys_values, mlp, output
+from jaxcalc.params import Params, check_params
+from jaxcalc.tasks.tokenizer import END_ID
 from jaxcalc.trees import is_concrete
 
 Cache = list[dict[str, jax.Array]]

@@ -8,12 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcalc.batch import PAD_ID, Batch
 from jaxcalc.decoding import generate
 from jaxcalc.losses import ApplyFn, answer_logits, example_cross_entropy
-from jaxcalc.model import Params, apply
-from jaxcalc.problems import Expression, Problem, carry_chain
-from jaxcalc.tasks import Batch, Calculator, Task
-from jaxcalc.tokenizer import END, PAD, PAD_ID
+from jaxcalc.model import apply
+from jaxcalc.params import Params
+from jaxcalc.tasks.problems import Expression, Problem, carry_chain
+from jaxcalc.tasks.table import Calculator
+from jaxcalc.tasks.task import Task
+from jaxcalc.tasks.tokenizer import END, PAD
 
 _CHUNK = 1024  # problems decoded at once: bounds memory, and one compilation serves any number of rows
 

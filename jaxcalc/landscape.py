@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from jaxcalc.batch import Batch
 from jaxcalc.losses import ApplyFn, loss
-from jaxcalc.model import Params, apply
-from jaxcalc.tasks import Batch
+from jaxcalc.model import apply
+from jaxcalc.params import Params
 
 
 def hessian_vector(params: Params, vector: Params, batch: Batch, apply_fn: ApplyFn = apply) -> Params:

@@ -17,13 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcalc.batch import PAD_ID, Batch, batch_of, targets
 from jaxcalc.errors import InputError
-from jaxcalc.losses import example_cross_entropy, targets, token_cross_entropy
-from jaxcalc.model import Activations, Params, output, project, trace
-from jaxcalc.tasks import Batch, Calculator, batch_of
-from jaxcalc.tokenizer import PAD_ID
+from jaxcalc.losses import example_cross_entropy, token_cross_entropy
+from jaxcalc.model import Activations, output, project, trace
+from jaxcalc.params import Params
+from jaxcalc.tasks.table import Calculator
+from jaxcalc.tasks.words import number_to_words, words_to_number
 from jaxcalc.trees import named_leaves
-from jaxcalc.words import number_to_words, words_to_number
 
 ROLES = ("start", "first tens", "first ones", "operation", "second tens", "second ones", "equals", "answer")
 """What a position holds: "tens" is a word such as "twenty" and all before a number's last word, "ones" a last word

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import optax
 
+from jaxcalc.batch import Batch, targets
 from jaxcalc.errors import InputError
-from jaxcalc.model import Params, apply
-from jaxcalc.tasks import Batch
+from jaxcalc.model import apply
+from jaxcalc.params import Params
 from jaxcalc.trees import is_concrete
 
 ApplyFn = Callable[..., jax.Array]
@@ -33,11 +34,6 @@ def loss(params: Params, batch: Batch, apply_fn: ApplyFn = apply) -> jax.Array:
 def answer_logits(params: Params, batch: Batch, apply_fn: ApplyFn = apply) -> jax.Array:
     """Return the logits `[B, A, V]` that predict the last A tokens: everything but the last token is seen."""
     return apply_fn(params, batch.tokens[:, :-1], last=batch.mask.shape[1])
-
-
-def targets(batch: Batch) -> jax.Array:
-    """Return the tokens to be predicted, int `[B, A]`: the input shifted by one, at its end."""
-    return batch.tokens[:, -batch.mask.shape[1] :]
 
 
 def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:

@@ -17,11 +17,13 @@ import optax
 from jax.typing import ArrayLike
 
 from jaxcalc import model, training
+from jaxcalc.batch import LossOn
 from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
 from jaxcalc.losses import ApplyFn
-from jaxcalc.model import ModelConfig, Params
-from jaxcalc.tasks import LossOn, Task
+from jaxcalc.model import ModelConfig
+from jaxcalc.params import Params
+from jaxcalc.tasks.task import Task
 from jaxcalc.training import Metrics, TrainState
 from jaxcalc.trees import named_leaves
 

@@ -43,7 +43,7 @@ def test_the_output_error_is_p_minus_one_hot(params: Params, batch: Batch) -> No
 
 
 @pytest.mark.parametrize("loss_on", ["answer", "all"])
-def test_the_collected_gradients_equal_jax_grad(task: Task, params: Params, loss_on: jaxcalc.tasks.LossOn) -> None:
+def test_the_collected_gradients_equal_jax_grad(task: Task, params: Params, loss_on: jaxcalc.batch.LossOn) -> None:
     batch = jaxcalc.batch_at(task, 0, 0, 16, loss_on)
     ours, theirs = collect(params, walk(params, batch)), grad(params, batch)
     chex.assert_trees_all_equal_shapes_and_dtypes(ours, theirs)

@@ -27,7 +27,8 @@ from jaxcalc.blame import (
     token_grads,
     weight_story,
 )
-from jaxcalc.training import ADAM_BETAS, OptimizerName, train_step
+from jaxcalc.optimizers import ADAM_BETAS, OptimizerName
+from jaxcalc.training import train_step
 
 loss = jax.jit(jaxcalc.loss)
 grad = jax.jit(jax.grad(jaxcalc.loss))

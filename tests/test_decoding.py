@@ -5,8 +5,9 @@ import pytest
 
 import jaxcalc
 from jaxcalc import InputError, Params, Task, generate
+from jaxcalc.batch import PAD_ID
 from jaxcalc.decoding import empty_cache, extend
-from jaxcalc.tokenizer import END_ID, PAD_ID
+from jaxcalc.tasks.tokenizer import END_ID
 
 apply = jax.jit(jaxcalc.apply)
 

@@ -8,7 +8,7 @@ import pytest
 
 import jaxcalc
 from jaxcalc import InputError, lens
-from jaxcalc.tasks import Task
+from jaxcalc.tasks.task import Task
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 
 import jaxcalc
 from jaxcalc import Batch, InputError, ModelConfig, Params, config_of, count, init, loss, named_leaves, trace
-from jaxcalc.model import check_params
+from jaxcalc.params import check_params
 
 apply = jax.jit(jaxcalc.apply, static_argnames="last")  # op by op, each test would compile hundreds of programs
 TOKENS = jax.random.randint(jax.random.key(0), (4, 8), 0, 35)

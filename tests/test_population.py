@@ -11,7 +11,7 @@ import pytest
 
 import jaxcalc
 from jaxcalc import InputError, ModelConfig, population
-from jaxcalc.tasks import Task
+from jaxcalc.tasks.task import Task
 
 SEEDS = jnp.array([0, 0, 7])
 RATES = jnp.array([0.02, 0.005, 0.02])
@@ -37,7 +37,7 @@ def test_first_weights_are_those_of_each_seed(config: ModelConfig) -> None:
 
 @pytest.mark.parametrize("name", [pytest.param("muon", marks=pytest.mark.slow), "adamw", "sgd"])
 def test_each_member_equals_its_run_alone(
-    task: Task, config: ModelConfig, name: jaxcalc.training.OptimizerName
+    task: Task, config: ModelConfig, name: jaxcalc.optimizers.OptimizerName
 ) -> None:
     """Seeds, rates and decays all differ; in float64, but Optax rounds the schedule's rates to float32."""
     with jax.enable_x64(True):

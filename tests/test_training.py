@@ -20,7 +20,7 @@ from jaxcalc import (
     train_step,
     train_steps,
 )
-from jaxcalc.training import OptimizerName
+from jaxcalc.optimizers import OptimizerName
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_the_weight_of_the_story() -> None:
 
 
 @pytest.mark.parametrize(("name", "loss_on"), [("muon", "answer"), ("adamw", "all")])
-def test_scanned_steps_equal_single_steps(small: Task, name: OptimizerName, loss_on: jaxcalc.tasks.LossOn) -> None:
+def test_scanned_steps_equal_single_steps(small: Task, name: OptimizerName, loss_on: jaxcalc.batch.LossOn) -> None:
     tx = make_optimizer(name, n_steps=20, warmup_steps=2)
     stepped, losses = new_state(small, tx), []
     for step in range(6):

@@ -21,7 +21,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcalc import load_params, named_leaves, report, runs
+from jaxcalc import load_params, named_leaves, runs
+from jaxcalc.runs import report
 
 EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
 SMALL = (

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcalc import TrainState, checkpoint, create_state, runs
+from jaxcalc import TrainState, create_state, runs
+from jaxcalc.runs import checkpoint
 
 KEPT, NEWEST = range(0, 10_000, 50), 2  # every fifth checkpoint is kept, and the newest two
 TX = optax.adam(0.1)

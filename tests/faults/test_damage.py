@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from harness import bits, bits_at, check_same_run, copied, differs, files, metrics, names, tell, train
 
-from jaxcalc import InputError, TrainState, checkpoint, runs
+from jaxcalc import InputError, TrainState, runs
+from jaxcalc.runs import checkpoint
 
 N_FLIPS, N_FLIPS_LONG = 150, 1_000
 BLOCK = 512

@@ -37,7 +37,8 @@ from harness import (
     wait_for,
 )
 
-from jaxcalc import InputError, checkpoint, report, runs, share
+from jaxcalc import InputError, runs
+from jaxcalc.runs import checkpoint, report, share
 
 # Orbax leaves to the garbage what was still to be written when a save fails.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine")

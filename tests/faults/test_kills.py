@@ -19,7 +19,8 @@ import pytest
 import saver
 from harness import SHORT, SMALL, bits, check_clean, check_same_run, copied, files, newest, start, tell, train, wait_for
 
-from jaxcalc import checkpoint, runs
+from jaxcalc import runs
+from jaxcalc.runs import checkpoint
 
 LAST = 240
 CHAIN = (*SMALL, "--steps", str(LAST), "--checkpoint-every", "20", "--snapshots", "6")

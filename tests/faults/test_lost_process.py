@@ -10,7 +10,8 @@ import pytest
 from test_processes import TINY, alone, start, together
 
 import jaxcalc
-from jaxcalc import processes, runs
+from jaxcalc import runs
+from jaxcalc.scale import processes
 
 pytestmark = pytest.mark.faults
 MOST_SECONDS = 30

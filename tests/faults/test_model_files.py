@@ -20,7 +20,7 @@ import safetensors.numpy
 
 import jaxcalc
 from jaxcalc import InputError, Params, load_params, named_leaves, save_params
-from jaxcalc.share import LARGEST_HEADER, load_metadata
+from jaxcalc.runs.share import LARGEST_HEADER, load_metadata
 
 MOST_MEMORY = 50_000_000
 """Bytes that refusing a file may take."""

@@ -15,9 +15,10 @@ import safetensors.numpy
 from harness import SMALL, bits, bits_at, check_unlocked, config_of, metrics, newest, patched, steps_of, train
 
 import jaxcalc
-from jaxcalc import Batch, InputError, Params, Task, TrainState, checkpoint, named_leaves, runs
+from jaxcalc import Batch, InputError, Params, Task, TrainState, named_leaves, runs
 from jaxcalc.backprop import first_nonfinite
-from jaxcalc.tokenizer import PAD_ID
+from jaxcalc.batch import PAD_ID
+from jaxcalc.runs import checkpoint
 
 NAN, INF = float("nan"), float("inf")
 TX = optax.adam(0.1)

@@ -12,7 +12,8 @@ import pytest
 from harness import bits_at, check_clean, config_of, copied, files, metrics, newest, patched, steps_of, train
 
 import jaxcalc
-from jaxcalc import InputError, TrainState, checkpoint, named_leaves, runs
+from jaxcalc import InputError, TrainState, named_leaves, runs
+from jaxcalc.runs import checkpoint
 
 
 def leaves(state: TrainState) -> dict[str, str]:

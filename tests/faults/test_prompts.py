@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import jaxcalc
 from jaxcalc import InputError, Task
-from jaxcalc.problems import Problem
-from jaxcalc.tokenizer import OPERATIONS
+from jaxcalc.tasks.problems import Problem
+from jaxcalc.tasks.tokenizer import OPERATIONS
 
 LONGEST_MESSAGE = 300
 TASKS = {

@@ -36,7 +36,8 @@ from harness import (
 )
 
 import jaxcalc
-from jaxcalc import checkpoint, report, runs, share
+from jaxcalc import runs
+from jaxcalc.runs import checkpoint, report, share
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LAST = 240

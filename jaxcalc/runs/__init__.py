@@ -1,0 +1,81 @@
+"""What a training run leaves behind, and reading it back.
+
+folder      the files of a run
+checkpoint  the whole training state at a step
+share       the file in which a trained model is shared
+report      tables and figures
+cli         how a script reads its options and ends
+"""
+
+from jaxcalc.runs import checkpoint
+from jaxcalc.runs.folder import (
+    CHECKPOINTS,
+    CONFIG,
+    CURVE,
+    EXPLORER,
+    KEEPING,
+    METRICS,
+    MODEL,
+    SUMMARY,
+    Metrics,
+    Run,
+    calculator_of,
+    check_free,
+    environment,
+    flat,
+    load_checkpoint,
+    load_run,
+    load_snapshot,
+    optimizer_of,
+    read_config,
+    read_metrics,
+    resume,
+    save_nonfinite,
+    snapshot_steps,
+    start_run,
+    state_like,
+    task_of,
+    versions,
+    write_config,
+    write_json,
+    writing,
+)
+from jaxcalc.runs.share import export_answerer, load_metadata, load_params, save_params
+
+__all__ = [
+    "CHECKPOINTS",
+    "CONFIG",
+    "CURVE",
+    "EXPLORER",
+    "KEEPING",
+    "METRICS",
+    "MODEL",
+    "SUMMARY",
+    "Metrics",
+    "Run",
+    "calculator_of",
+    "check_free",
+    "checkpoint",
+    "environment",
+    "export_answerer",
+    "flat",
+    "load_checkpoint",
+    "load_metadata",
+    "load_params",
+    "load_run",
+    "load_snapshot",
+    "optimizer_of",
+    "read_config",
+    "read_metrics",
+    "resume",
+    "save_nonfinite",
+    "save_params",
+    "snapshot_steps",
+    "start_run",
+    "state_like",
+    "task_of",
+    "versions",
+    "write_config",
+    "write_json",
+    "writing",
+]

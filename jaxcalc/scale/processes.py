@@ -1,0 +1,174 @@
+"""Several processes that train one model (host): how they join, agree, and end together.
+
+Each runs the same program on its own devices; `jax.distributed` joins them, and one mesh goes over the devices of all.
+Process 0 writes and prints, the others compute. With one process every function here does next to nothing.
+"""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxcalc.errors import InputError
+from jaxcalc.scale.sharding import put
+
+LOST = 4
+"""The exit status of a process that has lost another."""
+HEARTBEAT_SECONDS, START_SECONDS = 10, 60
+
+_WATCH = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
+
+
+def join(
+    coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> bool:
+    """Join the other processes, before JAX starts, and return whether there are any to join.
+
+    Without arguments as the cluster says in which this process was started, if JAX detects one. A process that
+    is lost ends the others within seconds.
+
+    Args:
+      coordinator_address: host and port of process 0, such as "localhost:12345".
+      num_processes: how many there are.
+      process_id: which of them this is, from 0.
+
+    Raises `InputError` for an address that is none, and where they are not all there within a minute.
+    """
+    if jax.distributed.is_initialized():
+        return True
+    if coordinator_address is None:
+        try:
+            jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        except jax.errors.JaxRuntimeError as error:
+            raise InputError(f"cannot join the processes of the cluster: {_line(error)}") from error
+        except (ValueError, RuntimeError):  # there is no cluster; or JAX has started, alone
+            return False
+        return True
+    _check_address(coordinator_address)
+    missing = (
+        f"process {process_id} of {num_processes} has not met the others at {coordinator_address} within "
+        f"{START_SECONDS} s, or has lost them; start all of them at once, with the same address"
+    )
+    with _saying_if_killed(f"error: {missing}", sys.stderr):
+        try:
+            jax.distributed.initialize(
+                coordinator_address, num_processes, process_id,
+                initialization_timeout=START_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            )  # fmt: skip
+        except (ValueError, RuntimeError) as error:
+            raise InputError(f"cannot join the processes at {coordinator_address}: {_line(error)}") from error
+        jax.devices()  # here JAX starts, and all wait for all once more
+    return True
+
+
+def is_main() -> bool:
+    """Return whether this is process 0, the one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def agree(number: int) -> int:
+    """Return the largest of the numbers that the processes give; all must call it at the same place."""
+    if jax.process_count() == 1:
+        return number
+    return int(np.max(multihost_utils.process_allgather(np.int32(number))))
+
+
+def wait(what: str) -> None:
+    """Return when every process has come to the same place."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def everywhere(tree: Any, mesh: Mesh) -> Any:
+    """Return arrays that every process has, the same in each, as arrays that lie whole on every device of a mesh."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda leaf: put(leaf, whole), tree) if jax.process_count() > 1 else tree
+
+
+def whole(tree: Any) -> Any:
+    """Return arrays that lie on the devices of several processes whole on one of this process's; all must call it."""
+    if jax.process_count() == 1:
+        return tree
+    mesh = jax.tree.leaves(tree)[0].sharding.mesh
+    gathered = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), gathered)
+
+
+@contextlib.contextmanager
+def together(go_on: str) -> Iterator[None]:
+    """Hold what the processes do together. A process that fails ends at once, with a line that says why, and so do the
+    others: waiting for it, they would hang. Only process 0 prints anything else.
+
+    Status 2 after an `InputError`, `LOST` after another process was lost; where JAX itself ends this one first, 134.
+
+    Args:
+      go_on: what to do when a process was lost, the end of that line.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    stderr = sys.stderr
+    _keep_streams_clean()
+    me = f"process {jax.process_index()} of {jax.process_count()}"
+    try:
+        with _saying_if_killed(
+            f"error: {me} has ended, because another was lost or it was killed itself; {go_on}", stderr
+        ):
+            yield
+    except InputError as error:
+        _end(stderr, f"error: {error}", 2)
+    except jax.errors.JaxRuntimeError as error:
+        _end(stderr, f"error: {me} has lost another ({_line(error)}); {go_on}", LOST)
+
+
+@contextlib.contextmanager
+def _saying_if_killed(line: str, stderr: Any) -> Iterator[None]:
+    """Say a line if this process ends within: JAX ends it from outside of Python, so that another has to say why."""
+    watch = subprocess.Popen([sys.executable, "-Ic", _WATCH, line], stdin=subprocess.PIPE, start_new_session=True,
+                             stdout=subprocess.DEVNULL, stderr=stderr)  # fmt: skip
+    try:
+        yield
+    finally:
+        watch.communicate(b".")
+
+
+def _end(stderr: Any, line: str, status: int) -> None:
+    print(line, file=stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(status)  # an orderly end would wait for the others
+
+
+def _keep_streams_clean() -> None:
+    """Keep stdout for what Python prints at process 0: gloo writes to it too, and the other processes print nothing."""
+    sys.stdout.flush()
+    if is_main():
+        stdout = os.dup(1)
+        os.dup2(2, 1)
+        sys.stdout = os.fdopen(stdout, "w", buffering=1)
+    else:
+        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  (to the end of the process)
+        os.dup2(sys.stdout.fileno(), 1)
+
+
+def _check_address(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InputError(f"coordinator_address is {address!r}; it must be a host and a port, such as localhost:12345")
+    try:
+        socket.getaddrinfo(host.strip("[]"), port)
+    except OSError as error:
+        raise InputError(f"coordinator_address is {address!r}, and {host!r} is not found: {error.strerror}") from error
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else f"{text[:200]}…"

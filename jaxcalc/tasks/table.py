@@ -1,0 +1,308 @@
+"""Tasks: the full table of a calculator's problems, leak-free splits, and batches as a function of (seed, step)."""
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcalc.batch import PAD_ID
+from jaxcalc.errors import InputError
+from jaxcalc.tasks.hashing import ROUNDS, shuffle
+from jaxcalc.tasks.problems import COMMUTATIVE, EXACT, Problem
+from jaxcalc.tasks.task import Split, Task
+from jaxcalc.tasks.tokenizer import END, EQUALS, OPERATIONS, PAD, Output, Tokenizer
+from jaxcalc.tasks.words import number_to_words, words_to_number
+
+
+@flax.struct.dataclass
+class Calculator(Task):
+    """A table of problems, encoded, and its split into training and held-out rows.
+
+    Every sequence is `[padding] a operation b equals | answer <end> [padding]`: the
+    prompt is padded on the left, so that "equals" always stands at position
+    `prompt_length - 1` and the answer behind it.
+    """
+
+    tokens: jax.Array
+    """int32 `[N, L]`: the whole table, encoded."""
+    problems: jax.Array
+    """int32 `[N, 4]`: a, index of the operation, b, answer."""
+    answers: jax.Array
+    """int32 `[max_number + 1, answer_length]`: how each number is written as an answer, its end included."""
+    train_rows: jax.Array
+    """int32 `[n]`: the rows that training may see."""
+    held_out_rows: jax.Array
+    """int32 `[m]`: the other rows, which training never sees."""
+    lessons: jax.Array
+    """int32 `[E, L]`: the sequences that one epoch visits: the training rows, and with them their
+    inverse questions, each as often as the copies of its operation say."""
+    tokenizer: Tokenizer = flax.struct.field(pytree_node=False)
+    prompt_length: int = flax.struct.field(pytree_node=False)
+    split: Split = flax.struct.field(pytree_node=False)
+
+    def parse(self, text: str) -> Problem:
+        """Return the problem that a question states; anything but one question raises `InputError`.
+
+        >>> calculator().parse("forty two / 6")
+        Problem(a=42, operation='divided by', b=6)
+        """
+        tokens = self.tokenizer.canonical(text)
+        operations = [token for token in tokens if token in self.tokenizer.operations]
+        example = "ask for example 'two plus three'"
+        if not tokens:
+            raise InputError(f"the prompt is empty; {example}")
+        if len(operations) > 1:
+            raise InputError(f"the prompt has {len(operations)} operations ({', '.join(operations[:4])}); {example}")
+        if not operations or tokens[-1] != EQUALS or tokens.count(EQUALS) > 1:
+            raise InputError(f"the prompt is not 'number operation number': {' '.join(tokens)[:60]!r}; {example}")
+        middle = tokens.index(operations[0])
+        left, right = tokens[:middle], tokens[middle + 1 : -1]
+        if not left or not right:
+            side = "before" if not left else "after"
+            raise InputError(f"there is no number {side} {operations[0]!r}; {example}")
+        problem = Problem(words_to_number(" ".join(left)), operations[0], words_to_number(" ".join(right)))
+        largest = self.tokenizer.max_number
+        for number in (problem.a, problem.b):
+            if number > largest:  # words that the tokenizer read one by one, such as "twenty 8"
+                raise InputError(f"number out of range: {number}; this vocabulary goes from 0 to {largest}")
+        if problem.operation == "divided by" and problem.b == 0:
+            raise InputError("division by zero has no answer; divide by another number")
+        return problem
+
+    def encode(self, text: str) -> np.ndarray:
+        """Return a question as int32 `[prompt_length]`, padded on the left.
+
+        >>> calculator().encode("2 + 3")
+        array([ 0,  0,  9,  3, 10,  2], dtype=int32)
+        """
+        problem = self.parse(text)
+        words = [*number_to_words(problem.a).split(), problem.operation, *number_to_words(problem.b).split(), EQUALS]
+        padded = [PAD] * (self.prompt_length - len(words)) + words
+        return np.array([self.tokenizer.ids[word] for word in padded], np.int32)
+
+    def sequences_at(self, seed: int | jax.Array, step: int | jax.Array, size: int) -> jax.Array:
+        """Return the sequences of one training step, int32 `[size, L]`; see `jaxcalc.batch_at`."""
+        n_train, epoch_length = self.train_rows.shape[0], self.lessons.shape[0]
+        if not 1 <= size <= n_train:
+            raise InputError(f"batch size is {size}; it must be from 1 to {n_train:,}, the number of training problems")
+        if epoch_length * size >= 2**31:
+            raise InputError(
+                f"batch size {size} times {epoch_length:,} lessons an epoch does not fit 32 bits; take a smaller one"
+            )
+        # step * size, divided by the epoch length, without ever holding step * size itself.
+        epochs, remainder = jnp.divmod(jnp.asarray(step), epoch_length)
+        carry, index = jnp.divmod(remainder * size + jnp.arange(size), epoch_length)
+        key = jax.random.key(seed)
+        keys = jax.vmap(lambda epoch: jax.random.bits(jax.random.fold_in(key, epoch), (ROUNDS,)))(epochs * size + carry)
+        return self.lessons[shuffle(keys, index, epoch_length)]
+
+    def row(self, problem: Problem) -> int | None:
+        """Return the row of a problem in the table, or None where the table does not hold it."""
+        key = (problem.a, self.tokenizer.operations.index(problem.operation), problem.b)
+        found = np.flatnonzero((np.asarray(self.problems)[:, :3] == key).all(axis=1))
+        return int(found[0]) if found.size else None
+
+    def membership(self, problem: Problem) -> Literal["training", "held out", "outside"]:
+        """Say whether a problem was in training, was held out, or is not in the table at all."""
+        row = self.row(problem)
+        if row is None:
+            return "outside"
+        return "held out" if row in np.asarray(self.held_out_rows) else "training"
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What kinds of problems there are: the operations."""
+        return self.tokenizer.operations
+
+    @property
+    def kind(self) -> np.ndarray:
+        """The index of the kind of each problem, int `[N]`."""
+        return np.asarray(self.problems)[:, 1]
+
+    def problem(self, row: int) -> Problem:
+        """Return the problem in one row of the table."""
+        a, operation, b, _ = np.asarray(self.problems)[row].tolist()
+        return Problem(a, self.tokenizer.operations[operation], b)
+
+
+def calculator(
+    operations: tuple[str, ...] = OPERATIONS,
+    max_number: int = 99,
+    output: Output = "words",
+    split: Split = "orbit",
+    held_out: float = 0.1,
+    seed: int = 0,
+    copies: Mapping[str, int] | None = None,
+    inverse_copies: Mapping[str, int] | None = None,
+) -> Calculator:
+    """Return the complete table of problems "a operation b equals c", encoded and split.
+
+    Operands and answers are all integers in 0 to `max_number`; division is exact
+    and never by zero. In every mode the held-out share is taken of each
+    operation (in "family" of each kind of fact) alike:
+
+    - "orbit": a problem and its commuted twin (a + b, b + a) are on the same side;
+    - "family": all problems that state one fact (3 + 4 = 7, 7 − 3 = 4) are on the same side;
+    - "random": rows at random, twins not kept together, for comparison with others;
+    - "none": nothing is held out.
+
+    A training problem can also be asked from its other sides. The inverse questions of 54 / 6 = 9 are
+    "nine equals fifty four divided by" → "six" and "nine equals divided by six" → "fifty four". They are made
+    of training problems only, and only where their answer is unique. Mind what "orbit" allows: where 6 × 9 is held
+    out and 54 / 6 is not, the latter states the fact that the former asks for, and its inverse question
+    makes that fact usable. Only "family" keeps whole facts apart.
+
+    Args:
+      operations: some of "plus", "minus", "times", "divided by".
+      max_number: the largest operand and answer.
+      output: how an answer is written: in "words", in "digits", or in digits "reversed".
+      split: see above.
+      held_out: the share of each operation's rows that is held out, above 0 and below 1.
+      seed: chooses which problems are held out.
+      copies: how often an epoch visits each training problem of an operation; 1 where not said.
+      inverse_copies: how often it visits each of their inverse questions; 0 where not said.
+
+    Raises `InputError` for an argument outside these.
+
+    >>> task = calculator(operations=("plus", "minus", "times"))
+    >>> task.tokens.shape
+    (10772, 9)
+    """
+    copies = dict.fromkeys(operations, 1) | dict(copies or {})
+    inverse_copies = dict.fromkeys(operations, 0) | dict(inverse_copies or {})
+    _check_arguments(operations, max_number, split, held_out, copies, inverse_copies)
+    tokenizer = Tokenizer(tuple(operations), max_number, output)
+    problems = _table(operations, max_number)
+    is_held_out = _held_out(problems, operations, split, held_out, seed)
+    tokens, from_a, from_b = _sequences(problems, tokenizer)
+
+    # What an epoch visits: of each training problem its own sequence and its inverse questions, slot by slot.
+    a, index, b, _ = problems.T
+    name = np.array(operations)[index]
+    n_copies, n_inverse = (np.array([counts[op] for op in operations])[index] for counts in (copies, inverse_copies))
+    slots = [(tokens, n_copies > i) for i in range(max(n_copies))]
+    for i in range(max(n_inverse)):  # 0 times b is 0 for every b, and so is 0 divided by b: no unique answer
+        slots.append((from_a, (n_inverse > i) & ((a > 0) | np.isin(name, ("plus", "minus")))))
+        slots.append((from_b, (n_inverse > i) & ((b > 0) | (name != "times"))))
+    visited = np.stack([rows & ~is_held_out for _, rows in slots], axis=1)
+    lessons = np.stack([sequences for sequences, _ in slots], axis=1)[visited]
+
+    def int32(array: np.ndarray) -> jax.Array:
+        return jnp.asarray(array.astype(np.int32))  # converted on the host: there is nothing to compile
+
+    return Calculator(
+        tokens=int32(tokens),
+        problems=int32(problems),
+        answers=int32(_answers(tokenizer)),
+        train_rows=int32(np.flatnonzero(~is_held_out)),
+        held_out_rows=int32(np.flatnonzero(is_held_out)),
+        lessons=int32(lessons),
+        tokenizer=tokenizer,
+        prompt_length=tokens.shape[1] - _answers(tokenizer).shape[1],
+        split=split,
+    )
+
+
+def _sequences(problems: np.ndarray, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return "a op b equals" → c, "c equals a op" → b and "c equals op b" → a, each int `[N, L]`."""
+    a, index, b, c = problems.T
+    ids, answers = tokenizer.ids, _answers(tokenizer)
+    words = _padded([[ids[word] for word in number_to_words(n).split()] for n in range(tokenizer.max_number + 1)])
+    operation = np.array([[ids[name]] for name in tokenizer.operations])[index]
+    equals = np.full_like(operation, ids[EQUALS])
+
+    def sequence(prompt: list[np.ndarray], answer: np.ndarray) -> np.ndarray:
+        rows = np.hstack(prompt)
+        padding_first = np.argsort(rows != PAD_ID, axis=1, kind="stable")
+        return np.hstack([np.take_along_axis(rows, padding_first, axis=1), answers[answer]])
+
+    return (
+        sequence([words[a], operation, words[b], equals], c),
+        sequence([words[c], equals, words[a], operation], b),
+        sequence([words[c], equals, operation, words[b]], a),
+    )
+
+
+def _answers(tokenizer: Tokenizer) -> np.ndarray:
+    """Return how each number is written as an answer, its end included: int `[max_number + 1, answer_length]`."""
+    return _padded([[tokenizer.ids[token] for token in (*tokenizer.spell(n), END)]
+                    for n in range(tokenizer.max_number + 1)])  # fmt: skip
+
+
+def _padded(rows: list[list[int]]) -> np.ndarray:
+    """Return rows of token ids as one array, padded on the right."""
+    width = max(map(len, rows))
+    return np.array([row + [PAD_ID] * (width - len(row)) for row in rows])
+
+
+def _table(operations: tuple[str, ...], max_number: int) -> np.ndarray:
+    """Return int64 `[N, 4]` rows (a, index of the operation, b, answer), by operation, then a, then b."""
+    a, b = (grid.ravel() for grid in np.indices((max_number + 1, max_number + 1)))
+    tables = []
+    for index, operation in enumerate(operations):
+        if operation == "divided by":
+            exact = (b > 0) & (a % np.maximum(b, 1) == 0)
+            answer = np.where(exact, a // np.maximum(b, 1), -1)
+        else:
+            answer = EXACT[operation](a, b)
+        rows = np.stack([a, np.full_like(a, index), b, answer], axis=1)
+        tables.append(rows[(answer >= 0) & (answer <= max_number)])
+    return np.concatenate(tables)
+
+
+def _held_out(problems: np.ndarray, operations: tuple[str, ...], split: Split, share: float, seed: int) -> np.ndarray:
+    """Return which rows are held out, bool `[N]`: whole groups, drawn in each stratum until its share is full."""
+    chosen = np.zeros(len(problems), bool)
+    if split == "none":
+        return chosen
+    groups = np.array([_group(split, operations[op], (a, b, c)) for a, op, b, c in problems.tolist()])
+    _, group, sizes = np.unique(groups, axis=0, return_inverse=True, return_counts=True)
+    if split == "random":
+        group, sizes = np.arange(len(problems)), np.ones(len(problems), int)
+    stratum = groups[:, 0]
+    rng = np.random.default_rng(seed)
+    for kind in np.unique(stratum):
+        rows = stratum == kind
+        order = rng.permutation(np.unique(group[rows]))
+        full = np.searchsorted(np.cumsum(sizes[order]), round(share * rows.sum()), side="right")
+        chosen |= np.isin(group, order[:full])
+    if not chosen.any() or chosen.all():
+        raise InputError(
+            f"held_out={share} leaves {chosen.sum()} of {len(problems):,} problems held out; choose another"
+        )
+    return chosen
+
+
+def _group(split: Split, operation: str, numbers: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Return (stratum, two numbers): equal for the problems that must be on the same side."""
+    a, b, c = numbers
+    if split == "family":
+        parts = (a, b) if operation in COMMUTATIVE else (b, c)
+        return (0 if operation in ("plus", "minus") else 1, min(parts), max(parts))
+    pair = (min(a, b), max(a, b)) if operation in COMMUTATIVE else (a, b)
+    return (OPERATIONS.index(operation), *pair)
+
+
+def _check_arguments(operations: tuple[str, ...], max_number: int, split: Split, held_out: float,
+                     copies: Mapping[str, int], inverse_copies: Mapping[str, int]) -> None:  # fmt: skip
+    known = ", ".join(map(repr, OPERATIONS))
+    for operation in (*operations, *copies, *inverse_copies):
+        if operation not in OPERATIONS:
+            raise InputError(f"unknown operation {operation!r}; the operations are {known}")
+    if not operations or len(set(operations)) < len(operations):
+        raise InputError(f"operations are {operations}; name each at most once and at least one of {known}")
+    for name, counts, least in (("copies", copies, 1), ("inverse_copies", inverse_copies, 0)):
+        for operation, count in counts.items():
+            if count < least:
+                raise InputError(f"{name}[{operation!r}] is {count}; it must be at least {least}")
+    if not 1 <= max_number <= 999:
+        raise InputError(f"max_number is {max_number}; a complete table is made for 1 to 999")
+    if split not in get_args(Split):
+        raise InputError(f"split is {split!r}; it must be one of {', '.join(map(repr, get_args(Split)))}")
+    if split != "none" and not 0 < held_out < 1:
+        raise InputError(
+            f"held_out is {held_out}; it must be above 0 and below 1 (or split='none' to hold nothing out)"
+        )

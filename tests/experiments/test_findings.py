@@ -1,0 +1,123 @@
+"""The findings of lens.py: verdicts follow from numbers, and an untrained model has none."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import lens
+import lens_findings
+import numpy as np
+import pytest
+import train
+from train_options import ModelOptions, TrainOptions
+
+import jaxcalc
+from jaxcalc.runs import report
+
+pytestmark = pytest.mark.slow
+
+MODEL = ModelOptions(d_model=32, n_heads=2, d_ff=64, n_layers=1)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    paths = [folder / "one", folder / "two"]
+    for seed, path in enumerate(paths):
+        assert train.main(TrainOptions(run_dir=path, seed=seed, ops=("plus", "minus"), max_number=30, steps=300,
+                                             batch_size=128, snapshots=4, model=MODEL)) == 0  # fmt: skip
+    return paths
+
+
+def look(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
+) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["lens.py", *map(str, arguments)])
+    capsys.readouterr()
+    status = report.run_script(lens.main, lens.LensOptions)
+    return status, *capsys.readouterr()
+
+
+def test_findings_are_written_and_said(
+    runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = look(monkeypatch, capsys, *runs)
+    assert status == 0
+    assert "Saved 9 figures" in err
+    folder = runs[0] / "lens"
+    assert (folder / "findings.md").read_text() in out
+    names = {"question", "attention", "ablation", "probes", "numbers", "operation", "output", "learning", "landscape"}
+    assert {path.stem for path in folder.glob("*.png")} == {path.stem for path in folder.glob("*.svg")} == names
+
+    result = json.loads((folder / "findings.json").read_text())
+    assert len(result["stable"]) == len(result["findings"]) == 23
+    for one in result["findings"]:
+        assert one["holds"] == (one["value"] > one["control"] + one["margin"])
+        assert (f"**holds**. {one['text'][0].upper()}{one['text'][1:]}" in out) == one["holds"]
+    assert sum(one["holds"] for one in result["findings"]) > 10
+    assert "seed 0 | seed 1" in out
+    table = result["while_it_learns"]["snapshots"]
+    assert [row["step"] for row in table] == jaxcalc.runs.snapshot_steps(runs[0])
+    assert table[0]["loss"] > table[-1]["loss"]
+    assert table[-1]["exact_match_all"] > 0.3
+
+
+def test_measures_are_those_of_the_model(runs: list[Path]) -> None:
+    run = jaxcalc.load_run(runs[0])
+    found = json.loads((runs[0] / "lens" / "findings.json").read_text())["measures"]
+    evaluation = jaxcalc.evaluate(run.params, run.task, np.arange(len(run.task.tokens)))
+    for name, row in evaluation.by_operation().items():
+        assert found["exact_match"][name] == pytest.approx(row["exact_match"], abs=1e-6)
+    example = json.loads((runs[0] / "lens" / "findings.json").read_text())["question"]
+    sizes = np.array(example["attention"]["0.1"]).sum(axis=1)
+    assert len(example["words"]) == len(sizes)
+    np.testing.assert_allclose(sizes, 1, atol=1e-5)
+    contributions = sum(values[0] for values in found["contributions"].values())
+    assert contributions > 1
+    assert found["p_right_by_stage"][-1][0] > 0.3
+
+
+def test_nothing_is_found_in_an_untrained_model(
+    runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, _ = look(monkeypatch, capsys, runs[0], "--step", "0", "--json", "--out", runs[0] / "blank")
+    assert status == 0
+    result = json.loads(out)
+    assert [one["claim"] for one in result["findings"] if one["holds"]] == []
+    assert "None of 23 claims holds" in (runs[0] / "blank" / "findings.md").read_text()
+
+
+def test_a_claim_holds_only_above_every_control() -> None:
+    def holds(value: float, controls: list[float]) -> bool:
+        return lens_findings.claim("t", "n", "text", value, controls, 0.1, "share")["holds"]
+
+    assert holds(0.5, [0.1, 0.39])
+    assert not holds(0.5, [0.1, 0.41])
+
+
+def test_what_cannot_be_looked_at_is_one_line(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    train.main(TrainOptions(run_dir=other, ops=("plus",), max_number=9, steps=1, batch_size=8, snapshots=0,
+                                  model=MODEL))  # fmt: skip
+    for arguments, message in (
+        ([], "name at least one run folder"),
+        ([tmp_path / "nowhere"], "there is no run folder"),
+        ([runs[0], other], "has other operations, numbers or sizes"),
+        ([*runs, "--step", "0"], "leave out the other runs"),
+        ([runs[0], "--step", "1"], "has no snapshot of step 1; there are 0"),
+        ([runs[0], "--question", "30 + 30"], "'30 + 30' has no answer from 0 to 30"),
+        ([runs[0], "--question", "two plus"], "there is no number after 'plus'"),
+        ([runs[0], "--out", runs[0] / "config.json"], "cannot write to"),
+    ):
+        status, _, err = look(monkeypatch, capsys, *arguments)
+        assert status == 2
+        assert message in err
+        assert err.count("\n") == 1
+    shutil.rmtree(other / "checkpoints")
+    status, out, _ = look(monkeypatch, capsys, other)  # one operation, and no snapshots
+    assert status == 0
+    assert "While it learns" not in out
+    assert "Operations" not in out

