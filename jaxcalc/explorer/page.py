@@ -81,7 +81,7 @@ def explore(run: Run | Path | str) -> Explorer:
 
 def _states(run: Run) -> dict[int, Params]:
     """Return the parameters of a run by step: of its snapshots, and those that it ended with."""
-    states = {step: folder.load_snapshot(run, step).params for step in folder.snapshot_steps(run.path)}
+    states = {step: folder.load_snapshot(run, step).params for step in folder.checkpoint_steps(run.path)}
     return states | {run.summary["steps"]: run.params}
 
 
@@ -97,7 +97,7 @@ def _fitting(snapshots: list[dict[str, Any]], room: int) -> list[dict[str, Any]]
 
 def _about(run: Run) -> dict[str, Any]:
     """Return what the page says of a run, but for its weights."""
-    task, tokenizer = run.task, run.task.tokenizer
+    task, tokenizer, schedule = run.task, run.task.tokenizer, run.config.schedule
     lines = [json.loads(line) for line in (run.path / folder.METRICS).read_text(encoding="utf-8").splitlines()]
     checks = [line for line in lines if "by_operation" in line]
     held_out = run.summary["held_out_exact_match"]
@@ -105,9 +105,9 @@ def _about(run: Run) -> dict[str, Any]:
     examples = task.held_out_rows if task.held_out_rows.size else task.train_rows
     return {
         "about": f"{run.path.name}: {count(run.params):,} weights, {run.summary['steps']:,} steps, {right}",
-        "made": f"Made by jaxcalc {run.summary['versions']['jaxcalc']} from a run of seed {run.config['seed']}, "
-        f"{run.config['optimizer']}, batches of {run.config['batch_size']}. Everything on this page is computed in it, "
-        "in double precision; nothing is sent anywhere. In the console, jaxcalc.app holds the parameters.",
+        "made": f"Made by jaxcalc {run.summary['versions']['jaxcalc']} from a run of seed {schedule.seed}, "
+        f"{run.config.optimizer.optimizer}, batches of {schedule.batch_size}. Everything on this page is computed in "
+        "it, in double precision; nothing is sent anywhere. In the console, jaxcalc.app holds the parameters.",
         "prompt": prompt_text(task, int(np.asarray(examples)[len(examples) // 3])),
         "adam_betas": ADAM_BETAS,
         "task": {

@@ -2,17 +2,15 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 from rich.table import Table
 
-from jaxcalc.errors import InputError
 from jaxcalc.evaluation import Evaluation, answer_text, prompt_text
 from jaxcalc.params import Params
 from jaxcalc.scale.cost import UTILISATION, size_text, step_seconds
@@ -20,33 +18,11 @@ from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.task import Task
 from jaxcalc.trees import count
 
-Options = TypeVar("Options")
-
 COLOURS = {"plus": "#4477aa", "minus": "#66ccee", "times": "#ee6677", "divided by": "#ccbb44"}
 """Each operation's colour, in every figure."""
 QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
 """Compiler options of a program that runs once, on one sentence: compiling it takes a thousand times as long as
 running it."""
-
-
-def run_script(
-    main: Callable[[Options], int],
-    options: type[Options],
-    defaults: Callable[[Options], Options | None] = lambda _: None,
-) -> int:
-    """Parse the command line into `options`, run `main` on it and return its exit status.
-
-    `defaults` may look at what was parsed and return what holds for all that the command line does not say.
-    An `InputError` becomes one line on stderr and status 2.
-    """
-    config = (tyro.conf.FlagCreatePairsOff,)
-    try:
-        parsed = tyro.cli(options, config=config)
-        default = defaults(parsed)
-        return main(parsed if default is None else tyro.cli(options, default=default, config=config))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
 
 
 def percent(share: float | None) -> str:
@@ -218,7 +194,7 @@ class ProgressLine:
         self.n_steps, self.batch_size, self.watched = n_steps, batch_size, watched
         self.live = Progress(TextColumn("{task.description}"), console=Console(stderr=True), transient=True)
         self.is_live = self.live.console.is_terminal
-        self.task = self.live.add_task("compiling …", total=n_steps)
+        self.task = self.live.add_task("", total=n_steps)
         self.started: float | None = None
         self.first_step = 0
         self.match: float | None = None
@@ -226,15 +202,15 @@ class ProgressLine:
     def __enter__(self) -> Self:
         if self.is_live:
             self.live.start()
-        else:
-            print("compiling …", file=sys.stderr)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.live.stop()
 
-    def update(self, step: int, loss: float, match: float | None = None) -> None:
-        """Show a step; `match` is the newest exact match where it was measured after this step."""
+    def update(self, step: int, losses: Sequence[float], match: float | None = None) -> None:
+        """Show a step, the last of its losses, and the exact match if it was measured after this step."""
+        if not len(losses):  # every step since the last update was left out
+            return
         now = time.perf_counter()
         if self.started is None:
             self.started, self.first_step = now, step
@@ -242,7 +218,8 @@ class ProgressLine:
         rate = (step - self.first_step) / (now - self.started) if step > self.first_step else None
         speed = f"{rate * self.batch_size:,.0f} examples/s" if rate else ""
         left = f"{(self.n_steps - step) / rate:.0f} s left" if rate else ""
-        text = f"step {step:,}/{self.n_steps:,}  loss {loss:.4f}  {self.watched} {percent(self.match)}  {speed}  {left}"
+        done = f"step {step:,}/{self.n_steps:,}  loss {losses[-1]:.4f}"
+        text = f"{done}  {self.watched} {percent(self.match)}  {speed}  {left}"
         if self.is_live:
             self.live.update(self.task, completed=step, description=text)
         elif match is not None:
