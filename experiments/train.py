@@ -62,7 +62,8 @@ def main(options: TrainOptions) -> int:
 
         clock = time.perf_counter()
         before = jaxcalc.evaluate(processes.whole(state.params), task, results.examples(task))
-        seconds = {"compile": session.compiled.seconds + time.perf_counter() - clock}
+        seconds = {"compile": time.perf_counter() - clock}
+        seconds["compile"] += session.compiled.seconds
 
         clock, first_step = time.perf_counter(), int(state.step)
         with report.ProgressLine(last, schedule.batch_size, watched) as progress:
@@ -79,12 +80,13 @@ def main(options: TrainOptions) -> int:
             session.end()
         seconds["train"] = time.perf_counter() - clock
 
-        # The end: what the trained model answers, and the files that say so.
-        result, params = {}, processes.whole(state.params)
+        # The end: what the trained model answers.
+        params = processes.whole(state.params)
+        ended = results.measure(config, task, params, first_step, seconds, started)
+        result = ended.summary
         if processes.is_main():
-            ended = results.finish(path, config, task, params, first_step, seconds, started)
-            results.print_results(console, path, config, task, before, ended)
-            result = ended.summary
+            result = results.write(session.path, config, task, params, ended)
+        results.print_results(console, path, config, task, before, ended)
     if session.stopped:
         result = {"steps": session.steps_done, "stopped": session.stopped}
     if options.json:

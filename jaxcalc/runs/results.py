@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,58 +63,59 @@ def check_row(step: int, watched: str, evaluation: Evaluation, seconds: float) -
     return {"step": step, f"{watched}_exact_match": match, "by_operation": shares, "seconds": seconds}
 
 
-def finish(
-    path: Path,
-    config: RunConfig,
-    task: Task,
-    params: Params,
-    first_step: int,
-    seconds: dict[str, float],
-    started: float,
+def measure(
+    config: RunConfig, task: Task, params: Params, first_step: int, seconds: Mapping[str, float], started: float
 ) -> Results:
-    """Evaluate a trained model; write the model file, the learning curve and, last, the summary of its run.
+    """Return what a trained model answers, and the summary of its run.
 
     Args:
       first_step: the step from which training began or went on.
       seconds: how long compiling ("compile") and training ("train") took.
       started: when the script began, on the clock `time.perf_counter`.
-
-    Raises `InputError` if a file cannot be written.
     """
     clock = time.perf_counter()
     held_out, training = (evaluate(params, task, rows) for rows in (task.held_out_rows, task.train_rows))
     after = evaluate(params, task, examples(task))
-    seconds = {**seconds, "evaluate": time.perf_counter() - clock}
-
+    seconds = {**seconds, "evaluate": time.perf_counter() - clock, "total": time.perf_counter() - started}
     n_done = config.schedule.steps - first_step
-    accuracy = {"held_out_exact_match": held_out.exact_match, "train_exact_match": training.exact_match}
-    about = {"config": to_json(config), "vocabulary": list(task.tokenizer.vocabulary), "accuracy": accuracy}
-    save_params(path / folder.MODEL, params, {**about, "versions": folder.versions()})
-    try:
-        report.learning_curve(path / folder.CURVE, read_metrics(path), watched_rows(task)[0])
-    except OSError as error:
-        raise InputError(f"cannot write {path / folder.CURVE}: {error.strerror}") from error
     summary = {
         "n_params": count(params),
         "n_train": len(training.rows),
         "n_held_out": len(held_out.rows),
-        **accuracy,
+        "held_out_exact_match": held_out.exact_match,
+        "train_exact_match": training.exact_match,
         "by_operation": report.by_operation(held_out, training),
         "errors": report.errors_of(held_out, training),
         **({} if isinstance(task, Calculator) else report.by_length(held_out)),
         "steps": config.schedule.steps,
         "first_step": first_step,
-        "skipped_steps": sum("skipped" in row for row in read_metrics(path)),
         "examples_per_second": n_done * config.schedule.batch_size / seconds["train"],
-        "seconds": {**seconds, "total": time.perf_counter() - started},
+        "seconds": seconds,
         "seed": config.schedule.seed,
         "split": task.split,
         "versions": folder.versions(),
         "device": jax.devices()[0].device_kind,
     }
+    return Results(held_out, training, after, summary)
+
+
+def write(path: Path, config: RunConfig, task: Task, params: Params, results: Results) -> dict[str, Any]:
+    """Write the model file, the learning curve and, last, the summary of a run; return the summary.
+
+    Raises `InputError` if a file cannot be written.
+    """
+    rows = read_metrics(path)
+    summary = {**results.summary, "skipped_steps": sum("skipped" in row for row in rows)}
+    accuracy = {name: summary[name] for name in ("held_out_exact_match", "train_exact_match")}
+    about = {"config": to_json(config), "vocabulary": list(task.tokenizer.vocabulary), "accuracy": accuracy}
+    save_params(path / folder.MODEL, params, {**about, "versions": folder.versions()})
+    try:
+        report.learning_curve(path / folder.CURVE, rows, watched_rows(task)[0])
+    except OSError as error:
+        raise InputError(f"cannot write {path / folder.CURVE}: {error.strerror}") from error
     checkpoint.prune(path / folder.CHECKPOINTS, config.snapshot_steps, newest=1)
     write_json(path / folder.SUMMARY, summary)  # the last: with it the run is whole
-    return Results(held_out, training, after, summary)
+    return summary
 
 
 def print_results(
