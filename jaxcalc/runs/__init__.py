@@ -40,7 +40,8 @@ from jaxcalc.runs.folder import (
 from jaxcalc.runs.guard import save_nonfinite
 from jaxcalc.runs.metrics import METRICS, MetricsFile, read_metrics
 from jaxcalc.runs.session import Session, open_session
-from jaxcalc.runs.share import export_answerer, load_metadata, load_params, save_params
+from jaxcalc.runs.share import load_metadata, load_params, save_params
+from jaxcalc.runs.stablehlo import export_answerer
 
 __all__ = [
     "CHECKPOINTS",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import types
 import typing
 from collections.abc import Mapping
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxcalc.errors import InputError
-from jaxcalc.runs.checkpoint import differences
 from jaxcalc.runs.config import FORMAT, RARE, RunConfig
-from jaxcalc.runs.share import write_whole
+from jaxcalc.runs.files import PathLike, write_whole
+from jaxcalc.runs.manifest import differences
 
 CONFIG = "config.json"
 AnyConfig = RunConfig | Mapping[str, Any]
@@ -47,7 +46,7 @@ def write_config(path: Path, config: AnyConfig) -> None:
     write_json(path / CONFIG, to_json(config))
 
 
-def read_config(path: str | os.PathLike[str]) -> RunConfig:
+def read_config(path: PathLike) -> RunConfig:
     """Return the configuration of a run, finished or not.
 
     Raises `InputError` for a folder that is missing, not a run, or of another version.

@@ -31,6 +31,8 @@ from jaxcalc.params import Params
 from jaxcalc.runs import checkpoint
 from jaxcalc.runs.config import RunConfig
 from jaxcalc.runs.configfile import CONFIG, AnyConfig, changes, flat, from_json, read_config, read_json, write_config
+from jaxcalc.runs.files import PathLike
+from jaxcalc.runs.manifest import differences
 from jaxcalc.runs.metrics import METRICS
 from jaxcalc.runs.share import load_params
 from jaxcalc.scale import processes
@@ -62,7 +64,7 @@ class Run:
     params: Params
 
 
-def load_run(path: str | os.PathLike[str]) -> Run:
+def load_run(path: PathLike) -> Run:
     """Return a finished run, its task rebuilt and its parameters checked.
 
     Raises `InputError` for a folder that is missing, not a run, unfinished or written by other code, and for files
@@ -96,7 +98,7 @@ def calculator_of(run: Run) -> Calculator:
     return run.task
 
 
-def checkpoint_steps(path: str | os.PathLike[str]) -> list[int]:
+def checkpoint_steps(path: PathLike) -> list[int]:
     """Return the steps at which a run's folder holds a checkpoint, ascending."""
     return checkpoint.steps(Path(path) / CHECKPOINTS)
 
@@ -110,7 +112,7 @@ def load_snapshot(run: Run, step: int) -> TrainState:
     return load_checkpoint(run.path, run.config, step)[0]
 
 
-def load_checkpoint(path: str | os.PathLike[str], config: RunConfig, step: int) -> tuple[TrainState, dict[str, Any]]:
+def load_checkpoint(path: PathLike, config: RunConfig, step: int) -> tuple[TrainState, dict[str, Any]]:
     """Return the training state of a run at a step, and the manifest; see `load_snapshot`."""
     steps = checkpoint_steps(path)
     if step not in steps:
@@ -147,7 +149,7 @@ def resume(
         return None
     state, manifest = checkpoint.restore_newest(path / CHECKPOINTS, like, warn)
     _check_same(path, config, manifest)
-    changed = checkpoint.differences(flat(manifest["environment"]), flat(environment(config)))
+    changed = differences(flat(manifest["environment"]), flat(environment(config)))
     if changed:
         warn(f"from here on the run is not bit for bit what it would have been: {'; '.join(changed)}")
     return state, manifest

@@ -12,8 +12,8 @@ from jaxcalc.batch import Batch, batch_at
 from jaxcalc.runs import folder
 from jaxcalc.runs.config import RunConfig
 from jaxcalc.runs.configfile import write_json
+from jaxcalc.runs.files import write_whole
 from jaxcalc.runs.metrics import read_metrics
-from jaxcalc.runs.share import write_whole
 from jaxcalc.scale import processes
 from jaxcalc.tasks.task import Task
 from jaxcalc.training import TrainState

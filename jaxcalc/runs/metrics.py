@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from jaxcalc.errors import InputError
+from jaxcalc.runs.files import PathLike
 
 METRICS = "metrics.jsonl"
 Mark = dict[str, int | str]
@@ -20,7 +21,7 @@ class MetricsFile:
     A checkpoint holds the file's `mark`. To go on from it cuts off all that was written after it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], mark: Mark | None = None) -> None:
+    def __init__(self, path: PathLike, mark: Mark | None = None) -> None:
         """Open the file anew or, with a mark, go on there.
 
         Raises `InputError` if what stands before the mark has changed.
@@ -70,6 +71,6 @@ class MetricsFile:
             self._file.close()
 
 
-def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read_metrics(path: PathLike) -> list[dict[str, Any]]:
     """Return the lines of the metrics.jsonl in a run's folder."""
     return [json.loads(line) for line in (Path(path) / METRICS).read_text(encoding="utf-8").splitlines()]

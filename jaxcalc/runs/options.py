@@ -11,7 +11,6 @@ import tyro
 from jaxcalc.batch import batch_at
 from jaxcalc.errors import InputError
 from jaxcalc.model import SIZES, SizeName
-from jaxcalc.runs.checkpoint import differences
 from jaxcalc.runs.config import (
     ComputingConfig,
     KeepingConfig,
@@ -22,6 +21,7 @@ from jaxcalc.runs.config import (
     TaskConfig,
 )
 from jaxcalc.runs.configfile import read_config
+from jaxcalc.runs.manifest import differences
 from jaxcalc.runs.placement import ProcessOptions, placed, use_devices
 
 WithoutPrefix = tyro.conf.arg(name="")

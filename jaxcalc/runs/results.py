@@ -13,7 +13,7 @@ from rich.console import Console
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import Evaluation, evaluate, prompt_text
 from jaxcalc.params import Params
-from jaxcalc.runs import checkpoint, folder, report
+from jaxcalc.runs import checkpoint, figures, folder, report
 from jaxcalc.runs.config import RunConfig
 from jaxcalc.runs.configfile import to_json, write_json
 from jaxcalc.runs.metrics import read_metrics
@@ -85,7 +85,7 @@ def measure(
         "held_out_exact_match": held_out.exact_match,
         "train_exact_match": training.exact_match,
         "by_operation": report.by_operation(held_out, training),
-        "errors": report.errors_of(held_out, training),
+        "errors": report.wrong_answers(held_out, training),
         **({} if isinstance(task, Calculator) else report.by_length(held_out)),
         "steps": config.schedule.steps,
         "first_step": first_step,
@@ -110,7 +110,7 @@ def write(path: Path, config: RunConfig, task: Task, params: Params, results: Re
     about = {"config": to_json(config), "vocabulary": list(task.tokenizer.vocabulary), "accuracy": accuracy}
     save_params(path / folder.MODEL, params, {**about, "versions": folder.versions()})
     try:
-        report.learning_curve(path / folder.CURVE, rows, watched_rows(task)[0])
+        figures.learning_curve(path / folder.CURVE, rows, watched_rows(task)[0])
     except OSError as error:
         raise InputError(f"cannot write {path / folder.CURVE}: {error.strerror}") from error
     checkpoint.prune(path / folder.CHECKPOINTS, config.snapshot_steps, newest=1)

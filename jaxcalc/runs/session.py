@@ -28,6 +28,7 @@ from jaxcalc.errors import InputError
 from jaxcalc.runs import checkpoint, folder, placement
 from jaxcalc.runs.config import KeepingConfig, RunConfig
 from jaxcalc.runs.configfile import CONFIG, AnyConfig, to_json, write_config
+from jaxcalc.runs.files import PathLike
 from jaxcalc.runs.guard import Guard
 from jaxcalc.runs.metrics import METRICS, Mark, MetricsFile
 from jaxcalc.runs.report import QUICK_TO_COMPILE
@@ -44,7 +45,7 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def open_session(
-    path: str | os.PathLike[str], config: AnyConfig, *, resume: bool | None = None, overwrite: bool = False
+    path: PathLike, config: AnyConfig, *, resume: bool | None = None, overwrite: bool = False
 ) -> Iterator["Session"]:
     """Hold a run's folder while a loop trains; yield the session that keeps the run.
 
