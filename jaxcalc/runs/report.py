@@ -117,18 +117,17 @@ def cost_table(sizes: Mapping[str, int], available: int | None, flops: float, pe
 
 def problems_table(task: Task) -> Table:
     """Return the number of problems of each kind, in training and held out, and of a table's lessons in an epoch."""
-    counts = [np.bincount(task.kind[np.asarray(rows)], minlength=len(task.kinds))
+    counts = [np.bincount(task.kind_ids[np.asarray(rows)], minlength=len(task.kind_names))
               for rows in (task.train_rows, task.held_out_rows)]  # fmt: skip
     columns = ["operation", "training", "held out"]
     what = "A sample of the problems"
     if isinstance(task, Calculator):
         lessons = np.asarray(task.lessons)
-        counts.append(np.array([(lessons == task.tokenizer.ids[name]).any(axis=1).sum() for name in task.kinds]))
+        counts.append(np.array([(lessons == task.tokenizer.ids[name]).any(axis=1).sum() for name in task.kind_names]))
         columns.append("lessons per epoch")
         what = "The problems"
-    rows = [
-        [name, *(f"{n:,}" for n in row)] for name, row in zip(task.kinds, np.stack(counts, 1).tolist(), strict=True)
-    ]
+    named = zip(task.kind_names, np.stack(counts, 1).tolist(), strict=True)
+    rows = [[name, *(f"{n:,}" for n in row)] for name, row in named]
     total = ["all", *(f"{side.sum():,}" for side in counts)]
     return table(f"{what} ({task.split} split, numbers up to {task.tokenizer.max_number:,})", columns, [*rows, total])
 
