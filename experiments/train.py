@@ -77,8 +77,8 @@ def main(options: TrainOptions) -> int:
                     session.log(results.check_row(step, watched, evaluation, time.perf_counter() - started))
                 progress.update(step, metrics["loss"], match)
                 session.keep(state, first)
+            seconds["train"] = time.perf_counter() - clock
             session.end()
-        seconds["train"] = time.perf_counter() - clock
 
         # The end: what the trained model answers.
         params = processes.whole(state.params)

@@ -19,10 +19,10 @@ from jaxcalc.losses import ApplyFn
 from jaxcalc.model import ModelConfig, apply, init
 from jaxcalc.optimizers import DEFAULT_LEARNING_RATE, DEFAULT_WEIGHT_DECAY, OptimizerName, make_optimizer, schedule
 from jaxcalc.scale import large
-from jaxcalc.tasks.drawn import Notation, arithmetic
+from jaxcalc.tasks.drawn import arithmetic
 from jaxcalc.tasks.table import calculator
 from jaxcalc.tasks.task import Split, Task
-from jaxcalc.tasks.tokenizer import Output
+from jaxcalc.tasks.tokenizer import Notation
 from jaxcalc.training import TrainState, check_microbatches, create_state
 
 FORMAT = 4
@@ -55,7 +55,7 @@ class TaskConfig:
     Words go up to 999,999,999, digits up to 30 places."""
     terms: int = 2
     """Numbers in a drawn problem."""
-    output: Output = "words"
+    output: Notation = "words"
     """How answers are written: in words, in digits, or in digits reversed."""
     split: Split = "orbit"
     """What stays together when problems are held out: a + b with b + a (orbit), all problems of one fact

@@ -168,6 +168,7 @@ def _from_format_3(values: Mapping[str, Any]) -> Json:
         **task,
         **model,
         **copies,
+        "output": "digits-reversed" if task.get("output") == "reversed" else task.get("output", "words"),
         "ops": [name.replace(" ", "-") for name in task["operations"]],
         "seed": values["seed"],
     }

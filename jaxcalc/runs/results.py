@@ -38,8 +38,8 @@ class Results:
 def examples(task: Task, most: int = 12) -> np.ndarray:
     """Return a dozen rows, spread over the held-out problems (over all of them if none is held out)."""
     rows = np.asarray(task.held_out_rows if task.held_out_rows.size else task.train_rows)
-    kind = task.kind[rows]
-    groups = [rows[kind == index] for index in np.unique(kind)]
+    kinds = task.kind_ids[rows]
+    groups = [rows[kinds == index] for index in np.unique(kinds)]
     share = -(-most // len(groups))
     picked = [group[np.linspace(0, len(group) - 1, min(share, len(group)) + 2).astype(int)[1:-1]] for group in groups]
     return np.unique(np.concatenate(picked))[:most]

@@ -17,7 +17,7 @@ from jaxcalc.runs.options import SECTIONS, TrainOptions, configure, defaults
 FORMAT_3 = {
     "format": 3,
     "task": {
-        "operations": ["plus", "divided by"], "seed": 3, "max_number": 20, "output": "words", "split": "family",
+        "operations": ["plus", "divided by"], "seed": 3, "max_number": 20, "output": "reversed", "split": "family",
         "held_out": 0.2, "copies": {"times": 4, "divided by": 4}, "inverse_copies": {"times": 1, "divided by": 1},
     },
     "model": {"vocab_size": 26, "d_model": 32, "n_heads": 2, "d_ff": 64, "n_layers": 1, "context_length": 5},
@@ -31,7 +31,7 @@ FORMAT_3 = {
 
 def test_format_3_is_read() -> None:
     config = from_json(FORMAT_3, "config.json")
-    assert config.task == TaskConfig(("plus", "divided-by"), 20, split="family", held_out=0.2, copies=4,
+    assert config.task == TaskConfig(("plus", "divided-by"), 20, output="digits-reversed", split="family", held_out=0.2, copies=4,
                                      inverse_copies=1)  # fmt: skip
     assert config.model == SizesConfig(32, 2, 64, 1)
     assert config.optimizer == OptimizerConfig("adamw", 0.003, 6.4)
