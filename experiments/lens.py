@@ -203,7 +203,7 @@ def numbers(params: jaxcalc.Params, task: Calculator, rows: np.ndarray) -> dict[
     order = np.random.default_rng(0).permutation(states.shape[1])
     unordered = [float(lens.fourier_power(stage[order]).max()) for stage in states]
     return {
-        "stages": lens.stages(params),
+        "stages": lens.residual_sites(params),
         "number_probes": probes(states, np.arange(states.shape[1])),
         "answer_probes": probes(lens.answer_states(params, task, some), np.asarray(task.problems)[some, 3]),
         "fourier": [stage.tolist() for stage in power],
@@ -225,7 +225,7 @@ def operations(params: jaxcalc.Params, task: Calculator) -> dict[str, Any]:
     before = lens.answer_log_prob(jaxcalc.apply(params, tokens), batch)
     asked = range(lens.ROLES.index("answer"))
     patched = [[float((lens.answer_log_prob(lens.patch(params, tokens, others, site, jnp.asarray(role == r)), batch)
-                       - before).mean()) for r in asked] for site in lens.stages(params)]  # fmt: skip
+                       - before).mean()) for r in asked] for site in lens.residual_sites(params)]  # fmt: skip
 
     wanted = jnp.concatenate([tokens[:, : task.prompt_length], others[:, task.prompt_length :]], axis=1)
     states = [named_leaves(jax.jit(jaxcalc.trace)(params, each)[1]) for each in (tokens, others)]
@@ -233,7 +233,7 @@ def operations(params: jaxcalc.Params, task: Calculator) -> dict[str, Any]:
     for place in ("operation", "equals"):
         where = jnp.asarray(role == lens.ROLES.index(place))
         turned[place] = {"mean difference": [], "random": []}
-        for site in lens.stages(params):
+        for site in lens.residual_sites(params):
             direction = ((states[1][site] - states[0][site]) * where[..., None]).sum(axis=(0, 1)) / where.sum()
             noise = jax.random.normal(jax.random.key(0), direction.shape)
             noise = noise * jnp.linalg.norm(direction) / jnp.linalg.norm(noise)

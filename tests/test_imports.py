@@ -13,7 +13,7 @@ ORDER = [
     "tasks.words", "tasks.tokenizer", "tasks.problems", "tasks.task", "tasks.hashing", "tasks.table", "tasks.digits",
     "tasks.drawn", "tasks",
     "trees", "params", "model", "losses", "optimizers", "training", "decoding", "evaluation",
-    "backprop", "blame", "lens", "landscape", "population",
+    "backprop", "steps", "blame", "weights", "lens", "interventions", "landscape", "population",
     "scale.large", "scale.sharding", "scale.scaling", "scale.cost", "scale.processes", "scale",
     "runs.checkpoint", "runs.share", "runs.folder", "runs.report", "runs",
     "explorer.page", "explorer",
