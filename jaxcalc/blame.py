@@ -27,7 +27,7 @@ from jaxcalc.batch import Batch
 from jaxcalc.errors import InputError
 from jaxcalc.losses import ApplyFn, answer_logits, check_mask, loss, token_cross_entropy
 from jaxcalc.model import apply, attend, keys_values
-from jaxcalc.params import HEAD_AXIS, Params
+from jaxcalc.params import Params, axes_of
 from jaxcalc.steps import Step
 from jaxcalc.trees import named_leaves
 
@@ -278,17 +278,16 @@ def _terms(grads: Any, update: Any) -> dict[str, np.ndarray]:
 def _rows(name: str, terms: np.ndarray, level: Level) -> Iterator[tuple[str, float]]:
     """Yield the rows that the terms of one leaf belong to, with their sums."""
     parent, _, last = name.rpartition(".")
+    letters = axes_of(name).letters
     stage = re.sub(r"^blocks\.(\d+)", r"block \1", parent).replace(".", " ") or name
     if level == "weight":
         for index in np.ndindex(terms.shape):
             yield f"{name}[{','.join(map(str, index))}]", float(terms[index])
+    elif level == "head" and "H" in letters:
+        for head, own in enumerate(np.moveaxis(terms, letters.index("H"), 0)):
+            yield f"{stage.removesuffix(' attention')} head {head}", float(own.sum())
     elif level == "head" and stage.endswith(" attention"):
-        block = stage.removesuffix(" attention")
-        if last not in HEAD_AXIS:
-            yield f"{stage} {last}", float(terms.sum())
-        else:
-            for head, own in enumerate(np.moveaxis(terms, HEAD_AXIS[last], 0)):
-                yield f"{block} head {head}", float(own.sum())
+        yield f"{stage} {last}", float(terms.sum())
     else:
         block = re.sub(r"^(block \d+) .*", r"\1", stage)
         yield {"leaf": name, "block": block}.get(level, stage), float(terms.sum())

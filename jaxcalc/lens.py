@@ -17,7 +17,7 @@ import numpy as np
 from jaxcalc.batch import PAD_ID, Batch, batch_of, targets
 from jaxcalc.errors import InputError
 from jaxcalc.losses import example_cross_entropy, token_cross_entropy
-from jaxcalc.model import output, project, trace
+from jaxcalc.model import NORM_EPSILON, output, project, trace
 from jaxcalc.params import Params
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.words import number_to_words, words_to_number
@@ -219,7 +219,7 @@ def direct_contributions(params: Params, batch: Batch) -> dict[str, jax.Array]:
             written[f"head {index}.{head}"] = project(attended[:, :, head], weights["attention"]["out"][head])
         written[f"mlp {index}"] = block["mlp"]["out"]
     last = activations["blocks"][-1]["mlp"]["residual"][:, -n:]
-    scale = jax.lax.rsqrt((last * last).mean(axis=-1, keepdims=True) + 1e-6) * params["output"]["norm"]
+    scale = jax.lax.rsqrt((last * last).mean(axis=-1, keepdims=True) + NORM_EPSILON) * params["output"]["norm"]
     unembed = params["output"]["unembed"] - params["output"]["unembed"].mean(axis=1, keepdims=True)
     reader = unembed.T[targets(batch)]  # [B, A, D]
     return {name: (value[:, -n:] * scale * reader).sum(axis=-1) for name, value in written.items()}

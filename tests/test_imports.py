@@ -12,7 +12,7 @@ ORDER = [
     "errors", "batch",
     "tasks.words", "tasks.tokenizer", "tasks.problems", "tasks.task", "tasks.hashing", "tasks.table", "tasks.digits",
     "tasks.drawn", "tasks",
-    "trees", "params", "model", "losses", "optimizers", "training", "decoding", "evaluation",
+    "trees", "params", "numerics", "model", "losses", "optimizers", "training", "decoding", "evaluation",
     "backprop", "steps", "blame", "weights", "lens", "interventions", "landscape", "population",
     "scale.large", "scale.sharding", "scale.scaling", "scale.cost", "scale.processes", "scale",
     "runs.checkpoint", "runs.share", "runs.folder", "runs.report", "runs",
