@@ -23,7 +23,7 @@ from train_options import TrainOptions, task_config_of
 
 from jaxcalc import runs
 from jaxcalc.errors import InputError
-from jaxcalc.runs import report
+from jaxcalc.runs import figures, report
 
 Row = dict[str, Any]
 """The result of one run or of one share, as in data_efficiency.json."""
@@ -124,7 +124,7 @@ def draw(path: Path, rows: list[Row]) -> None:
     axes = figure.subplots()
     held_out = [100 * row["held_out"] for row in rows]
     for name in (name for name in rows[0] if name not in ("held_out", "n_train")):
-        colour = report.COLOURS.get(name, "black")
+        colour = figures.COLOURS.get(name, "black")
         medians = [100 * statistics.median(row[name]) for row in rows]
         axes.plot(held_out, medians, marker="o", label=name, color=colour, linestyle="--" if name == "all" else "-")
         worst, best = ([100 * row[name][end] for row in rows] for end in (0, -1))

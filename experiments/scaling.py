@@ -26,6 +26,7 @@ from timing import n_cores  # beside this script
 
 import jaxcalc
 from jaxcalc.runs import report
+from jaxcalc.runs.text import percent
 from jaxcalc.scale import scaling, sharding
 from jaxcalc.scale.processes import everywhere, join
 from jaxcalc.scale.sharding import FULLY_SHARDED, TENSOR_PARALLEL
@@ -226,7 +227,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
 
 
 def measured_cells(row: Row) -> list[str]:
-    times = [f"{1e3 * row['seconds']:.1f}", f"{row['speed']:.2f}", report.percent(row["efficiency"])]
+    times = [f"{1e3 * row['seconds']:.1f}", f"{row['speed']:.2f}", percent(row["efficiency"])]
     return [row["kind"], str(row["number"]), f"{row['batch_size']:,}", *times]
 
 

@@ -30,6 +30,7 @@ from jaxcalc import population, runs
 from jaxcalc.errors import InputError
 from jaxcalc.optimizers import DEFAULT_LEARNING_RATE, DEFAULT_WEIGHT_DECAY, OptimizerName
 from jaxcalc.runs import report
+from jaxcalc.runs.text import percent
 
 Row = dict[str, float]
 """What one model or one cell of the grid reaches; sweep.json holds it."""
@@ -93,7 +94,7 @@ def main(options: SweepOptions) -> int:
 
     rows = [
         [f"{cell['learning_rate']:g}", f"{cell['weight_decay']:g}"]
-        + [report.percent(cell[name]) for name in ("probability", "median", "worst")]
+        + [percent(cell[name]) for name in ("probability", "median", "worst")]
         for cell in result["cells"]
     ]
     columns = ["learning rate", "weight decay", f"reach {options.threshold:.1%}", "median", "worst"]
