@@ -29,7 +29,7 @@ def test_the_first_example_is_short() -> None:
 
 
 def test_the_speed_tables_are_those_of_the_benchmarks_file() -> None:
-    result = json.loads((ROOT / "experiments" / "benchmark.json").read_text(encoding="utf-8"))
+    result = json.loads((ROOT / "experiments" / "results" / "benchmark.json").read_text(encoding="utf-8"))
     assert README.split("<!-- benchmark -->\n")[1].split("\n<!-- /benchmark -->")[0] == benchmark.markdown(result)
 
 
