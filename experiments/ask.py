@@ -19,7 +19,7 @@ import tyro
 import jaxcalc
 from jaxcalc.batch import PAD_ID
 from jaxcalc.evaluation import answer_log_probs, answer_text
-from jaxcalc.runs import report
+from jaxcalc.runs import cli, report
 from jaxcalc.runs.text import percent
 from jaxcalc.tasks.table import Calculator
 
@@ -117,4 +117,4 @@ def print_answer(answer: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(report.run_script(main, AskOptions))
+    sys.exit(cli.run_script(main, AskOptions))

@@ -22,7 +22,7 @@ import pytest
 
 import jaxcalc
 from jaxcalc import runs
-from jaxcalc.runs import report
+from jaxcalc.runs import cli
 from jaxcalc.scale import cost
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -55,7 +55,7 @@ class Scripts:
         self.capsys.readouterr()
         try:
             defaults = {"defaults": module.defaults} if hasattr(module, "defaults") else {}
-            status = report.run_script(module.main, options, **defaults)
+            status = cli.run_script(module.main, options, **defaults)
         except SystemExit as stop:
             status = int(stop.code or 0)
         return status, *self.capsys.readouterr()

@@ -13,7 +13,7 @@ import train
 from train_options import ModelOptions, TrainOptions
 
 import jaxcalc
-from jaxcalc.runs import report
+from jaxcalc.runs import cli
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def look(
 ) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["lens.py", *map(str, arguments)])
     capsys.readouterr()
-    status = report.run_script(lens.main, lens.LensOptions)
+    status = cli.run_script(lens.main, lens.LensOptions)
     return status, *capsys.readouterr()
 
 

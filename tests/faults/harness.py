@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from jaxcalc import load_params, named_leaves, runs
-from jaxcalc.runs import report
+from jaxcalc.runs import cli
 
 EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
 SMALL = (
@@ -60,7 +60,7 @@ def train(*arguments: str | Path) -> Ended:
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
         try:
-            status = report.run_script(module.main, module.TrainOptions, module.defaults)
+            status = cli.run_script(module.main, module.TrainOptions, module.defaults)
         except SystemExit as stop:
             status = int(stop.code or 0)
     return Ended(status, out.getvalue(), err.getvalue())

@@ -16,7 +16,7 @@ import watch
 
 import jaxcalc
 from jaxcalc import runs
-from jaxcalc.runs import checkpoint, report
+from jaxcalc.runs import checkpoint, cli
 from jaxcalc.tasks.problems import Problem
 
 TINY = [
@@ -28,7 +28,7 @@ TINY = [
 
 def script(monkeypatch: pytest.MonkeyPatch, main, options, *arguments: object, defaults=lambda _: None) -> int:
     monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
-    return report.run_script(main, options, defaults)
+    return cli.run_script(main, options, defaults)
 
 
 @pytest.fixture(scope="module")

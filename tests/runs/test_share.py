@@ -20,7 +20,7 @@ import safetensors.numpy
 import jaxcalc
 from jaxcalc import InputError, Params, fingerprint, load_params, named_leaves, runs, save_params
 from jaxcalc.params import HEAD_AXIS
-from jaxcalc.runs import report
+from jaxcalc.runs import cli
 from jaxcalc.runs.files import write_whole
 from jaxcalc.runs.share import LARGEST_HEADER, load_metadata
 from jaxcalc.runs.stablehlo import export_answerer
@@ -365,7 +365,7 @@ def test_the_script_says_what_it_wrote(
 
     def run(*arguments: Path | str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["export.py", *map(str, arguments)])
-        return report.run_script(export.main, export.ExportOptions), *capsys.readouterr()
+        return cli.run_script(export.main, export.ExportOptions), *capsys.readouterr()
 
     status, stdout, stderr = run(exported[1], "--out", out, "--json")
     assert (status, stderr) == (0, "")

@@ -15,7 +15,7 @@ import train
 import jaxcalc
 from jaxcalc import runs
 from jaxcalc.errors import InputError
-from jaxcalc.runs import checkpoint, report
+from jaxcalc.runs import checkpoint, cli
 from jaxcalc.scale import processes
 
 TINY = [
@@ -133,7 +133,7 @@ def test_flags_that_do_not_fit_are_refused(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments, "--run-dir", str(tmp_path / "run")])
-    assert report.run_script(train.main, train.TrainOptions, train.defaults) == 2
+    assert cli.run_script(train.main, train.TrainOptions, train.defaults) == 2
     assert message in capsys.readouterr().err
 
 
