@@ -47,6 +47,19 @@ TOO_LONG = ("benchmark.py --json", "benchmark.py --quick", "words999", "--size 1
 """Commands of many minutes; their options are parsed, and they do not run."""
 
 
+PYTHON = f"""#!{sys.executable}
+import os, sys
+_, script, *words = sys.argv
+name = os.path.basename(script)
+more = {SHORTER!r}.get(name, {{}}) if words or name != "train.py" else {{}}
+extra = [word for flag, value in more.items() if flag not in words for word in (flag, value)]
+if name == "train.py" and not {{"--run-dir", "--resume"}} & {{*words}}:
+    extra.append("--overwrite")
+os.execv(sys.executable, [sys.executable, script, *words, *extra])
+"""
+"""What the slow suite calls python."""
+
+
 class Block(NamedTuple):
     """One fenced block of a README."""
 
@@ -249,16 +262,7 @@ def masked(text: str) -> list[str]:
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of programs for the shell: python adds `SHORTER`, and nothing is installed, tested or opened."""
     folder = tmp_path_factory.mktemp("bin")
-    texts = dict.fromkeys(("pip", "pytest", "jupyter", "browser"), "#!/bin/sh\n") | {"python": f"""#!{sys.executable}
-import os, sys
-_, script, *words = sys.argv
-name = os.path.basename(script)
-more = {SHORTER!r}.get(name, {{}}) if words or name != "train.py" else {{}}
-extra = [word for flag, value in more.items() if flag not in words for word in (flag, value)]
-if name == "train.py" and not {{"--run-dir", "--resume"}} & {{*words}}:
-    extra.append("--overwrite")
-os.execv(sys.executable, [sys.executable, script, *words, *extra])
-"""}
+    texts = dict.fromkeys(("pip", "pytest", "jupyter", "browser"), "#!/bin/sh\n") | {"python": PYTHON}
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
         (folder / name).chmod(0o755)
