@@ -17,9 +17,9 @@ import tyro
 from rich.console import Console
 
 import jaxcalc
-from jaxcalc import Expression
 from jaxcalc.errors import InputError
 from jaxcalc.runs import report
+from jaxcalc.runs.text import percent
 from jaxcalc.tasks import digits
 
 
@@ -54,7 +54,7 @@ def main(options: AdditionOptions) -> int:
     }
     evaluations = {}
     for name, pairs in sets.items():
-        listed = task.of([Expression(pair, ("plus",)) for pair in pairs])
+        listed = task.with_problems([jaxcalc.Problem(pair, ("plus",)) for pair in pairs])
         evaluations[name] = jaxcalc.evaluate(run.params, listed, np.arange(len(pairs)))
     if options.json:
         print(json.dumps({name: result(evaluation) for name, evaluation in evaluations.items()}))
@@ -95,8 +95,8 @@ def result(evaluation: jaxcalc.Evaluation) -> dict[str, Any]:
 
 def interval(total: dict[str, Any]) -> str:
     """Return a share and its interval."""
-    low, high = (report.percent(total[end]) for end in ("low", "high"))
-    return f"{report.percent(total['exact_match'])} (95 % interval {low} to {high})"
+    low, high = (percent(total[end]) for end in ("low", "high"))
+    return f"{percent(total['exact_match'])} (95 % interval {low} to {high})"
 
 
 if __name__ == "__main__":

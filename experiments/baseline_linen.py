@@ -8,6 +8,8 @@ from jaxcalc import ModelConfig, Params
 
 
 class LinenAttention(nn.Module):
+    """Causal attention with normalised queries and keys, added to the stream."""
+
     n_heads: int
 
     @nn.compact
@@ -22,6 +24,8 @@ class LinenAttention(nn.Module):
 
 
 class LinenMlp(nn.Module):
+    """A feed-forward layer, added to the stream."""
+
     d_ff: int
 
     @nn.compact
@@ -32,7 +36,7 @@ class LinenMlp(nn.Module):
 
 
 class LinenModel(nn.Module):
-    """The same network, written independently with Flax Linen's own layers."""
+    """Token ids `[B, T]` → logits `[B, T, V]`."""
 
     config: ModelConfig
 
@@ -49,6 +53,7 @@ class LinenModel(nn.Module):
 
 
 def to_linen(params: Params) -> dict:
+    """Return jaxcalc's parameters under Linen's names."""
     linen: dict = {
         "token": {"embedding": params["embed"]["token"]},
         "position": {"embedding": params["embed"]["position"]},

@@ -48,7 +48,7 @@ class Model(nn.Module):
 
 
 def to_torch(params: Params) -> dict[str, np.ndarray]:
-    """Return jaxcalc's parameters under PyTorch's names, in its order of axes: outputs first."""
+    """Return jaxcalc's parameters under PyTorch's names and with its order of axes, outputs first."""
     weights = {
         "token.weight": params["embed"]["token"],
         "position.weight": params["embed"]["position"],
@@ -57,12 +57,10 @@ def to_torch(params: Params) -> dict[str, np.ndarray]:
     }
     for index, block in enumerate(params["blocks"]):
         attention, mlp, d_model = block["attention"], block["mlp"], params["embed"]["token"].shape[1]
-        weights |= {f"blocks.{index}.{name}.weight": attention[name].reshape(d_model, -1).T
-                    for name in ("query", "key", "value")}  # fmt: skip
-        weights[f"blocks.{index}.out.weight"] = attention["out"].reshape(-1, d_model).T
-        weights |= {f"blocks.{index}.{name}.weight": mlp[name].T for name in ("up", "down")}
-        weights |= {f"blocks.{index}.{stage}_norm.weight": part["norm"]
-                    for stage, part in (("attention", attention), ("mlp", mlp))}  # fmt: skip
+        by_name = {name: attention[name].reshape(d_model, -1).T for name in ("query", "key", "value")}
+        by_name |= {"out": attention["out"].reshape(-1, d_model).T, "up": mlp["up"].T, "down": mlp["down"].T}
+        by_name |= {"attention_norm": attention["norm"], "mlp_norm": mlp["norm"]}
+        weights |= {f"blocks.{index}.{name}.weight": weight for name, weight in by_name.items()}
     return {name: np.array(weight) for name, weight in weights.items()}
 
 
@@ -76,9 +74,13 @@ def train_step(
     weights: dict[str, np.ndarray],
     compiled: bool = False,
 ) -> Callable[[], torch.Tensor]:
-    """Return a function that takes one step of AdamW on a batch, `tokens` `[B, T + 1]` and `mask` `[B, A]`.
+    """Return a function that takes one step of AdamW on a batch, always the same one, and returns the loss.
 
-    `weights` are what `to_torch` makes.
+    Args:
+      tokens: `[B, T + 1]`.
+      mask: `[B, A]`, 1 for answer tokens that count.
+      weights: the first weights, as `to_torch` makes them.
+      compiled: whether to use `torch.compile`.
     """
     model = Model(config)
     model.load_state_dict({name: torch.tensor(weight) for name, weight in weights.items()})
@@ -86,7 +88,7 @@ def train_step(
     forward = torch.compile(model) if compiled else model
     inputs = torch.from_numpy(tokens[:, :-1].astype(np.int64))
     targets = torch.from_numpy(tokens[:, 1:].astype(np.int64))
-    targets[:, : -mask.shape[1]] = -100  # what the loss leaves out
+    targets[:, : -mask.shape[1]] = -100  # the loss ignores these
     targets[:, -mask.shape[1] :][torch.from_numpy(mask == 0)] = -100
 
     def step() -> torch.Tensor:

@@ -1,6 +1,8 @@
-"""Write a run's model as one program, which JAX runs without jaxcalc, and beside it what its token ids mean.
+"""Write the model of a run as one program, which JAX runs without jaxcalc, and beside it what its token ids mean.
 
 python experiments/export.py runs/calculator
+→ runs/calculator/model.stablehlo: 0.44 MB, a program for cpu, cuda, tpu. It takes 2 seconds.
+
 python experiments/export.py runs/calculator --out calculator.stablehlo
 """
 
@@ -8,34 +10,37 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import tyro
 
 import jaxcalc
 from jaxcalc.batch import PAD_ID
-from jaxcalc.runs import report, share
+from jaxcalc.runs import report
+from jaxcalc.runs.files import write_whole
+from jaxcalc.runs.stablehlo import export_answerer
+from jaxcalc.tasks.drawn import Arithmetic
 from jaxcalc.tasks.tokenizer import END_ID, EQUALS
 
 PROGRAM = "model.stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")
-ANSWERS = {
-    "words": "the number in words",
-    "digits": "the digits of the number, the highest first",
-    "reversed": "the digits of the number, the lowest first",
+SPELLED = {
+    "words": "in words, one token per word",
+    "digits": "in digits, one token per digit, the highest digit first",
+    "digits-reversed": "in digits, one token per digit, the lowest digit first",
 }
+"""How the tokens write a number, by notation."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportOptions:
-    """Write a run's model as a StableHLO program that answers without jaxcalc, on CPU, CUDA and TPU."""
+    """Write the model of a run as a StableHLO program that answers without jaxcalc, on CPU, CUDA and TPU."""
 
     run: tyro.conf.Positional[Path]
     """Run folder, as train.py leaves it."""
     out: Path | None = None
-    """The file to write; model.stablehlo in the run folder if left out. What its tokens mean is written beside it,
-    into model.vocabulary.json."""
+    """The file to write; model.stablehlo in the run folder if left out. A second file beside it, such as
+    model.vocabulary.json, says what the tokens mean."""
     json: bool = False
     """Print one JSON object."""
 
@@ -44,10 +49,10 @@ def main(options: ExportOptions) -> int:
     run = jaxcalc.load_run(options.run)
     path = options.out or options.run / PROGRAM
     vocabulary_path = path.with_suffix(".vocabulary.json")
-    program = share.export_answerer(run.params, run.task, PLATFORMS)
+    program = export_answerer(run.params, run.task, PLATFORMS)
     vocabulary = json.dumps(vocabulary_of(run.task), indent=1, ensure_ascii=False).encode()
-    share.write_whole(path, [program])
-    share.write_whole(vocabulary_path, [vocabulary])
+    write_whole(path, [program])
+    write_whole(vocabulary_path, [vocabulary])
     if options.json:
         result = {"path": str(path), "bytes": len(program), "vocabulary": str(vocabulary_path), "platforms": PLATFORMS}
         print(json.dumps(result, ensure_ascii=False))
@@ -57,8 +62,8 @@ def main(options: ExportOptions) -> int:
     return 0
 
 
-def vocabulary_of(task: jaxcalc.Task) -> dict[str, Any]:
-    """Return all that one needs to know to ask the program of a task's model."""
+def vocabulary_of(task: jaxcalc.Task) -> dict[str, object]:
+    """Return all that a user of the program needs to know: the tokens, and the shapes of prompts and answers."""
     ids = task.tokenizer.ids
     return {
         "tokens": list(task.tokenizer.vocabulary),
@@ -67,15 +72,25 @@ def vocabulary_of(task: jaxcalc.Task) -> dict[str, Any]:
         "equals_id": ids[EQUALS],
         "prompt_length": task.prompt_length,
         "answer_length": task.answer_length,
-        "input": "int32 [batch, prompt_length]: number, operation, number and equals_id, numbers in words of one token "
-        "each; padded on the left with pad_id",
+        "input": f"int32 [batch, prompt_length]: {prompt_layout(task)}",
         "outputs": [
-            f"int32 [batch, answer_length]: {ANSWERS[task.tokenizer.output]}, then end_id; padded on the right with "
-            "pad_id",
+            f"int32 [batch, answer_length]: the answer {SPELLED[task.tokenizer.output]}, then end_id; padded on the "
+            "right with pad_id",
             "float32 [batch]: the probability of the whole answer",
         ],
         "jax": jax.__version__,
     }
+
+
+def prompt_layout(task: jaxcalc.Task) -> str:
+    """Return where numbers, operations and padding stand in a prompt."""
+    notation = task.tokenizer.notation
+    numbers = f"numbers {SPELLED[notation]}"
+    if not isinstance(task, Arithmetic):
+        return f"number, operation, number, equals_id; {numbers}; padded on the left with pad_id"
+    order = ", operation, ".join(["number"] * task.terms)
+    side = "right" if notation == "reversed" else "left"
+    return f"{order}, equals_id; {numbers}; each number padded on the {side} with pad_id to {task.slot} tokens"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """jaxcalc teaches a small transformer to calculate in English words, and shows how it learns."""
 
-from jaxcalc import backprop, blame, landscape, lens, population
+from jaxcalc import backprop, blame, interventions, landscape, lens, population, steps, weights
 from jaxcalc.batch import Batch, batch_at, batch_of
 from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
@@ -12,10 +12,11 @@ from jaxcalc.optimizers import make_optimizer
 from jaxcalc.params import Params
 from jaxcalc.runs import checkpoint
 from jaxcalc.runs.folder import Run, load_run
-from jaxcalc.runs.share import export_answerer, load_metadata, load_params, save_params
+from jaxcalc.runs.share import load_metadata, load_params, save_params
+from jaxcalc.runs.stablehlo import export_answerer
 from jaxcalc.scale import cost, large, scaling, sharding
 from jaxcalc.tasks.drawn import Arithmetic, arithmetic
-from jaxcalc.tasks.problems import Expression, Problem, carry_chain
+from jaxcalc.tasks.problems import Problem, carry_chain
 from jaxcalc.tasks.table import Calculator, calculator
 from jaxcalc.tasks.task import Task
 from jaxcalc.tasks.tokenizer import Tokenizer
@@ -30,7 +31,6 @@ __all__ = [
     "Calculator",
     "Evaluation",
     "Explorer",
-    "Expression",
     "InputError",
     "Metrics",
     "ModelConfig",
@@ -63,6 +63,7 @@ __all__ = [
     "generate",
     "in_microbatches",
     "init",
+    "interventions",
     "landscape",
     "large",
     "lens",
@@ -77,11 +78,13 @@ __all__ = [
     "save_params",
     "scaling",
     "sharding",
+    "steps",
     "summary",
     "surprise",
     "trace",
     "train_step",
     "train_steps",
+    "weights",
     "words_to_number",
 ]
 

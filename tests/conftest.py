@@ -1,16 +1,49 @@
-"""Fixtures that several test modules share; each is made once."""
+"""Fixtures that several test modules share.
 
+Runs, each trained once per session and shared by all test processes. Nobody writes into them; a test that changes a
+run copies it first.
+
+    small_run       all four operations up to 6, one block of width 16, 60 steps, snapshots at 0, 10, …, 60
+    small_training  how train.py ended when it made that run: status, stdout, stderr
+    stopped_run     the same run, stopped by SIGTERM after 40 of its steps
+    drawn_run       additions up to 198, drawn, in reversed digits; 20 steps, snapshots at 0 and 20
+    default_run     the default task and model (two blocks of width 64), cut short: 120 steps of 256, 4 snapshots
+
+`small_run` serves wherever any run does; `default_run` takes half a minute and is for slow tests.
+"""
+
+import contextlib
+import json
 import os
+import shutil
+import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import filelock
 import jax
 import pytest
+from scripts import Ended, run_script
 
 import jaxcalc
+from jaxcalc import runs
 
 COMPILED = tempfile.TemporaryDirectory(prefix="jaxcalc-tests-")
+
+SMALL = (
+    "--max-number", "6", "--batch-size", "32", "--model.d-model", "16", "--model.n-heads", "2", "--model.d-ff", "32",
+    "--model.n-layers", "1", "--held-out", "0.2", "--steps", "60", "--checkpoint-every", "20",
+)  # fmt: skip
+"""The options of `small_run`."""
+DRAWN = (
+    "--notation", "digits-reversed", "--ops", "plus", "--max-number", "198", "--model.d-model", "16",
+    "--model.n-heads", "2", "--model.d-ff", "32", "--model.n-layers", "1", "--batch-size", "64",
+    "--steps", "20", "--snapshots", "2", "--json",
+)  # fmt: skip
+"""The options of `drawn_run`."""
+DEFAULT = ("--steps", "120", "--batch-size", "256", "--snapshots", "4")
+"""The options of `default_run`."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,3 +84,88 @@ def params(task: jaxcalc.Task) -> jaxcalc.Params:
 @pytest.fixture(scope="session")
 def batch(task: jaxcalc.Task) -> jaxcalc.Batch:
     return jaxcalc.batch_at(task, seed=0, step=0, size=16)
+
+
+@contextlib.contextmanager
+def shared(
+    factory: pytest.TempPathFactory, request: pytest.FixtureRequest, name: str, make: Callable[[Path], None]
+) -> Iterator[Path]:
+    """Yield a folder that the first test process to come fills with `make`; check at the end that nobody changed it."""
+    own = factory.getbasetemp()
+    root = own.parent if hasattr(request.config, "workerinput") else own  # the parent is common to all workers
+    folder = root / "shared" / name
+    folder.parent.mkdir(exist_ok=True)
+    with filelock.FileLock(folder.with_suffix(".lock")):
+        done = folder.with_suffix(".done")
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # left by one that failed
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    before = _files(folder)
+    yield folder
+    assert _files(folder) == before, f"a test changed the shared {name}; it must copy it first"
+
+
+def _files(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Return size and time of each file in a folder, apart from those of locks."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", ".writer")]
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+def train(folder: Path, options: tuple[str, ...], status: int = 0) -> None:
+    """Train folder/run with train.py, which must end with a status, and keep how it ended in folder/ended.json."""
+    ended = run_script("train", "--run-dir", folder / "run", *options)
+    assert ended.status == status, ended.err
+    (folder / "ended.json").write_text(json.dumps(ended))
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A finished run of the smallest size. Do not write into it."""
+    with shared(tmp_path_factory, request, "small", lambda folder: train(folder, SMALL)) as folder:
+        yield folder / "run"
+
+
+@pytest.fixture(scope="session")
+def small_training(small_run: Path) -> Ended:
+    """How train.py ended when it made `small_run`."""
+    return Ended(*json.loads(small_run.with_name("ended.json").read_text()))
+
+
+@pytest.fixture(scope="session")
+def stopped_run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The run of `small_run`, stopped in order after 40 of its steps. Do not write into it."""
+
+    def make(folder: Path) -> None:
+        write, n_calls = runs.Metrics.write, 0
+
+        def stop_at_seventh(self: runs.Metrics, *rows: dict) -> None:
+            nonlocal n_calls
+            n_calls += 1
+            if n_calls == 7:  # there are two calls every ten steps: losses, then the held-out results
+                signal.raise_signal(signal.SIGTERM)
+            write(self, *rows)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(runs.Metrics, "write", stop_at_seventh)
+            train(folder, SMALL, 128 + signal.SIGTERM)
+        steps = [row["step"] for row in runs.read_metrics(folder / "run") if "loss" in row]
+        assert steps == list(range(1, 41))
+
+    with shared(tmp_path_factory, request, "stopped", make) as folder:
+        yield folder / "run"
+
+
+@pytest.fixture(scope="session")
+def drawn_run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A finished run whose problems are drawn. Do not write into it."""
+    with shared(tmp_path_factory, request, "drawn", lambda folder: train(folder, DRAWN)) as folder:
+        yield folder / "run"
+
+
+@pytest.fixture(scope="session")
+def default_run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A finished run of the default task and model, after a tenth of the steps. Do not write into it."""
+    with shared(tmp_path_factory, request, "default", lambda folder: train(folder, DEFAULT)) as folder:
+        yield folder / "run"

@@ -104,7 +104,7 @@ def test_states_are_those_of_questions(params: jaxcalc.Params, task: Task) -> No
         activations = jaxcalc.trace(params, lens.read(task, [index])[0])[1]
         place = task.prompt_length - 4
         expected = jaxcalc.named_leaves(activations)
-        for stage, name in enumerate(lens.stages(params)):
+        for stage, name in enumerate(lens.residual_sites(params)):
             chex.assert_trees_all_close(states[stage, number], expected[name][0, place], rtol=1e-4, atol=1e-5)
         found = lens.answer_states(params, task, [index])
         chex.assert_trees_all_close(found[4, 0], activations["blocks"][1]["mlp"]["residual"][0, place + 3], rtol=1e-4)

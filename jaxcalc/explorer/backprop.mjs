@@ -1,11 +1,11 @@
-// Backpropagation, one stage at a time, as backprop.py has it. There jax.vjp derives each stage's vector-Jacobian
-// product; here each is written out: (message arriving) → [gradients of its own parameters, message leaving].
+// Backpropagation, one stage at a time, like backprop.py. There jax.vjp derives each stage's vector-Jacobian product
+// (vjp); here each is written out: incoming message → [gradients of the stage's parameters, outgoing message].
 
 import { attention, embed, EPSILON, lastRow, meanSquare, mlp, output, softmax, sum, surprise } from "./model.mjs";
 import { add, array, treeMap, zerosLike } from "./trees.mjs";
 
-// The network as a list of stages that ends in the surprise at the target, the word after the last token.
-// apply(own parameters, input) → [output, vjp].
+// The network as a list of stages. The last one is the loss: the surprise at the target, the word after the last token.
+// apply(the stage's parameters, input) → [output, vjp].
 export function stages(params, target) {
   const stage = (name, path, apply) => ({ name, path, apply });
   const network = [stage("embed", ["embed"], applyEmbed)];
@@ -20,7 +20,7 @@ export function stages(params, target) {
 
 const select = (tree, path) => (path ?? []).reduce((node, key) => node[key], path ? tree : {});
 
-// Walk forward through the stages, keeping of each what it was given, what it made of that, and its vjp.
+// Walks forward through the stages and keeps the input, the output and the vjp of each.
 export function forward(params, tokens, network) {
   let x = tokens;
   return network.map((stage) => {
@@ -31,7 +31,7 @@ export function forward(params, tokens, network) {
   });
 }
 
-// Walk back from the loss: at each stage what arrives, what leaves and the gradients in between.
+// Walks back from the loss and keeps the incoming message, the outgoing message and the gradients of each stage.
 export function backward(walked) {
   let message = array([], Float64Array.of(1)); // ∂L/∂L
   return walked.toReversed().map(({ stage, input, output, vjp }) => {
@@ -50,8 +50,8 @@ export function collect(params, walked) {
   const total = zerosLike(params);
   for (const { path, grads } of walked) {
     if (!path) continue;
-    const at = select(total, path.slice(0, -1));
-    at[path.at(-1)] = treeMap(add, at[path.at(-1)], grads);
+    const parent = select(total, path.slice(0, -1));
+    parent[path.at(-1)] = treeMap(add, parent[path.at(-1)], grads);
   }
   return total;
 }
@@ -83,7 +83,7 @@ function applyAttention(params, x) {
     const [key, fromKey] = projectVjp(made.normed, params.key, rmsNormVjp(made.offered, toKey));
     const [value, fromValue] = projectVjp(made.normed, params.value, toValue);
     const [norm, toX] = normVjp(x, params.norm, sum(sum(fromQuery, fromKey), fromValue));
-    return [{ norm, query, key, value, out }, sum(message, toX)]; // the stream passes the stage by, and so does its message
+    return [{ norm, query, key, value, out }, sum(message, toX)]; // a residual stage passes the message on unchanged and adds to it
   };
   return [made.residual, vjp];
 }
@@ -97,12 +97,12 @@ function mixVjp({ query, key, value, pattern }, toMixed) {
   for (let head = 0; head < h; head++) {
     for (let i = 0; i < t; i++) {
       const share = pattern.data.subarray((head * t + i) * t, (head * t + i) * t + i + 1);
-      const at = (position, c) => (position * h + head) * k + c;
+      const index = (position, c) => (position * h + head) * k + c;
       const toShare = Array.from(share, (_, j) => {
         let dot = 0;
         for (let c = 0; c < k; c++) {
-          dot += toMixed.data[at(i, c)] * value.data[at(j, c)];
-          toValue.data[at(j, c)] += share[j] * toMixed.data[at(i, c)];
+          dot += toMixed.data[index(i, c)] * value.data[index(j, c)];
+          toValue.data[index(j, c)] += share[j] * toMixed.data[index(i, c)];
         }
         return dot;
       });
@@ -110,8 +110,8 @@ function mixVjp({ query, key, value, pattern }, toMixed) {
       toShare.forEach((message, j) => {
         const toScore = (share[j] * (message - mean)) / Math.sqrt(k);
         for (let c = 0; c < k; c++) {
-          toQuery.data[at(i, c)] += toScore * key.data[at(j, c)];
-          toKey.data[at(j, c)] += toScore * query.data[at(i, c)];
+          toQuery.data[index(i, c)] += toScore * key.data[index(j, c)];
+          toKey.data[index(j, c)] += toScore * query.data[index(i, c)];
         }
       });
     }
@@ -144,10 +144,10 @@ function applyOutput(params, x) {
   return [made.logits, vjp];
 }
 
-// The output error: what the model thinks of each word, less the truth.
+// The output error ∂loss/∂score of each word: p, or p − 1 for the target.
 export function outputError(scores, target) {
   const error = softmax(scores);
-  // p − 1 as the sum of the others, which loses no digits where p is nearly 1.
+  // −(the sum of all other p) is p − 1 without the rounding error of subtracting two numbers near 1.
   error[target] = -error.reduce((total, p, word) => (word === target ? total : total + p), 0);
   return error;
 }
@@ -183,7 +183,7 @@ function projectVjp(x, weights, message) {
   return [grad, toX];
 }
 
-// Back through rmsNorm(x): with r = 1 / √(mean x² + ε), the message leaving is r · (m − x · r² · mean(x · m)).
+// Back through rmsNorm(x): with r = 1 / √(mean x² + ε), the outgoing message is r · (m − x · r² · mean(x · m)).
 function rmsNormVjp(x, message) {
   const d = x.shape.at(-1);
   const toX = array(x.shape);

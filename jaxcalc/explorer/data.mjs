@@ -8,23 +8,23 @@ export async function unpack(packed) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-// Float32 values are packed as all their first bytes, then all their second bytes, and so on: so they deflate best.
+// The weights are float32, packed as all their first bytes, then all their second bytes, and so on: this compresses best.
 export async function unpackWeights(packed, leaves) {
   const planes = await unpack(packed);
   const count = planes.length / 4;
   const bytes = new DataView(new ArrayBuffer(planes.length));
   for (let i = 0; i < count; i++)
     for (let plane = 0; plane < 4; plane++) bytes.setUint8(4 * i + plane, planes[plane * count + i]);
-  let at = 0;
+  let next = 0;
   const arrays = leaves.map(([name, shape]) => {
     const leaf = array(shape);
-    for (let i = 0; i < leaf.data.length; i++) leaf.data[i] = bytes.getFloat32(4 * at++, true);
+    for (let i = 0; i < leaf.data.length; i++) leaf.data[i] = bytes.getFloat32(4 * next++, true);
     return [name, leaf];
   });
   return fromLeaves(Object.fromEntries(arrays));
 }
 
-// A byte of the table: 0 for no problem, else bit 7 for a right answer and the rest 1 + 126 · its probability.
+// A byte of the table: 0 for no problem, else bit 7 for a right answer, and in the other bits 1 + 126 · its probability.
 export const verdict = (byte) => (byte ? { right: byte > 127, p: ((byte & 127) - 1) / 126 } : null);
 
 export const MEMBERSHIP = ["outside", "training", "held out"];

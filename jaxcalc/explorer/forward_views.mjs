@@ -1,40 +1,42 @@
 // The parts of the page about the forward pass: tokens, stages, attention, the next word and the surprise at it.
 
-import { bars, chart, el, heatTable, likeliest, part, percent, significant, svg, what } from "./dom.mjs";
+import { bars, chart, heatTable } from "./charts.mjs";
+import { el, helpButton, part, svg } from "./dom.mjs";
 import { lastRow, output, softmax } from "./model.mjs";
+import { largest, percent, significant } from "./numbers.mjs";
 import { END } from "./tokenizer.mjs";
 import { rowNorms } from "./trees.mjs";
 
-const WAS = {
+const MEMBERSHIP_TEXT = {
   training: "this problem was in training",
-  "held out": "this problem was held out, so training never saw it",
-  outside: "this problem is outside what the model was trained on",
+  "held out": "this problem was held out, so the model never trained on it",
+  outside: "so this problem was neither in training nor held out",
 };
 
 // The whole answer, beside the question.
 export function answerView(app) {
   const line = document.getElementById("answer");
-  const help = what(
+  const help = helpButton(
     "The answer",
-    "What the model says word by word, each time its likeliest next word, until it says <end>. Its probability is the product of theirs.",
+    "The model answers one word at a time. It always takes the likeliest next word, and stops at <end>. The probability of the answer is the product of the probabilities of its words.",
   );
   return () => {
     const { words, p } = app.answer();
     const { tokens, answer } = app.parsed;
     const rightWords = answer === null ? null : [...app.tokenizer.spell(answer), END];
     const isRight = words.join() === rightWords?.join();
-    const said = words.filter((word) => word !== END).join(" ") + (words.at(-1) === END ? "" : " …");
+    const text = words.filter((word) => word !== END).join(" ") + (words.at(-1) === END ? "" : " …");
     const verdict = isRight
       ? "right"
       : rightWords
         ? `wrong, it is ${rightWords.slice(0, -1).join(" ")}`
-        : "no answer that it can say is right";
+        : `the right answer is not a whole number from 0 to ${app.tokenizer.max_number}`;
     line.replaceChildren(
       `${tokens.join(" ")} → `,
-      el("strong", { class: isRight ? "good" : "bad" }, said),
+      el("strong", { class: isRight ? "good" : "bad" }, text),
       ` ${percent(p)}`,
       help,
-      ` ${[verdict, WAS[app.membershipOf(app.parsed)]].filter(Boolean).join("; ")}`,
+      ` ${[verdict, MEMBERSHIP_TEXT[app.membershipOf(app.parsed)]].filter(Boolean).join("; ")}`,
     );
   };
 }
@@ -44,8 +46,8 @@ export function tokensView(app) {
   const body = part(
     "tokens",
     "Text → tokens",
-    "The text becomes words of a closed vocabulary, each with a number. The question is padded on the left, so that “equals” always stands at the same position.",
-    "A token is what the model reads: one word of its vocabulary. “divided by” is one token. The small numbers are the token's position and its id, its row in the table of embeddings.\nThe tokenizer has no weights, so nothing in it is learned, and no blame reaches it.",
+    "The text is cut into words of a fixed vocabulary, and each word has a number. Padding on the left keeps “equals” at the same position in every question.",
+    "A token is one word of the model's vocabulary. “divided by” is a single token. The small numbers are the token's position and its id, which is its row in the embedding table.\nThe tokenizer has no weights, so it learns nothing and gets no blame.",
   );
   return () => {
     const chip = (id, position) =>
@@ -66,13 +68,13 @@ export function tokensView(app) {
   };
 }
 
-// Embeddings, and how strong the stream is after each stage.
+// Embeddings, and the length of the stream after each stage.
 export function stagesView(app) {
   const body = part(
     "stages",
     "Tokens → embeddings → stages",
-    "Each token becomes a row of numbers, plus one for its position. Every stage reads this stream and adds to it; attention carries from one position to others, the feed-forward layers (mlp) work on each by itself.",
-    "Each number is the length ‖x‖ of the stream at one position as it leaves a stage. It says how much has been written there, not what.",
+    "Each token becomes a row of numbers: the embedding of the word plus the embedding of its position. These rows are the stream. Every stage reads the stream and adds to it. Attention carries information from one position to another; the feed-forward layers (mlp) work on each position by itself.",
+    "Each number is the length ‖x‖ of the stream x at one position after a stage. It says how large the stream is there, not what it means.",
   );
   return () => {
     const { embed, blocks } = app.activations;
@@ -93,13 +95,13 @@ export function stagesView(app) {
   };
 }
 
-// Attention: one matrix a head.
+// Attention: one matrix per head.
 export function attentionView(app) {
   const body = part(
     "attention",
     "Attention",
-    "Each position asks, and looks at those before it that answer best. A row is the position that asks, a column the one that is looked at; a row adds up to 100 %. Point at a cell to read it.",
-    "pattern = softmax(query · key / √K): the share of its attention that one position gives to another. The upper right is empty because a model that predicts the next word must not look ahead.",
+    "Each position looks at itself and at the positions before it. A row shows where one position looks: its cells are the shares of its attention, and they add up to 100 %. Point at a cell to read it.",
+    "pattern = softmax(query · key / √K), where K is the width of a head. It is the share of its attention that one position (the row) gives to another (the column). The upper right is empty because a model that predicts the next word must not look ahead.",
   );
   const readout = el("p", { class: "readout", "aria-live": "polite" });
   const heads = el("div");
@@ -109,7 +111,7 @@ export function attentionView(app) {
     const asks = names.length - 1;
     const say = (block, head, i, j, share) =>
       (readout.textContent = `block ${block}, head ${head}: “${names[i]}” (position ${i}) gives ${percent(share)} of its attention to “${names[j]}” (position ${j})`);
-    readout.textContent = `“${names[asks]}”, whose prediction is asked for, is the last row of each.`;
+    readout.textContent = `The last row of each pattern is “${names[asks]}”, the position that predicts the next word.`;
     heads.replaceChildren(
       ...app.activations.blocks.map(({ attention: { pattern } }, block) =>
         el(
@@ -164,20 +166,20 @@ export function outputView(app) {
   const body = part(
     "output",
     "The next word",
-    "In the end every word of the vocabulary has a probability of coming next. On the right: what would be said if the output came right after each stage.",
-    "The stream at the last position, normalised, times the unembedding gives each word a score; softmax makes probabilities of the scores. Applying the output to an earlier stage is called the logit lens: it shows where on the way the answer appears.",
+    "The output stage gives every word of the vocabulary a probability of coming next. The table shows what the model would say if the output stage came directly after each stage.",
+    "The output stage normalises the stream at the last position and multiplies it by the unembedding matrix. This gives each word a score, and softmax turns the scores into probabilities. The logit lens applies the output stage to the stream after an earlier stage. It shows where on the way the answer appears.",
   );
-  const lensHelp = what(
+  const lensHelp = helpButton(
     "Logit lens",
-    "Each row applies the output stage to the stream as it leaves a stage: the word that would be likeliest there, its probability, and that of the word that should come.",
+    "Each row applies the output stage to the stream after one stage. It shows the likeliest word there, the probability of that word, and the probability of the right word.",
   );
   return () => {
     const p = app.probabilities;
-    const rows = likeliest(p).map((id) => [app.words[id], p[id], percent(p[id])]);
+    const rows = largest(p).map((id) => [app.words[id], p[id], percent(p[id])]);
     const lens = app.streams().map(([name, stream]) => {
       const scores = lastRow(output(app.params.output, stream).logits);
       const q = softmax(scores);
-      const best = likeliest(q, 1)[0];
+      const [best] = largest(q, 1);
       return el(
         "tr",
         {},
@@ -213,26 +215,26 @@ export function outputView(app) {
   };
 }
 
-// Loss: the surprise at the target word.
+// Loss: the surprise at the right word.
 export function lossView(app) {
   const body = part(
     "loss",
     "Loss: the surprise",
-    "How surprised is the model by the word that should come? The loss is −ln p: nothing where it was certain, large where it was sure of something else.",
-    "−ln p of the right word, in nats (in bits: −log₂ p). A guess among all words alike has p = 1 / (number of words). You may make any word the right one, to see how the model would be taught it.",
+    "How surprised is the model by the right word? The loss is −ln p, where p is the probability that it gave this word: 0 if it was certain, large if it was sure of another word.",
+    "The loss is −ln p in nats, or −log₂ p in bits. A uniform guess has p = 1 / (number of words). You may declare any word the right one and see how the model would learn it.",
   );
   const picker = el(
     "select",
     { id: "target", onchange: () => app.setTarget(Number(picker.value)) },
     app.words.map((word, id) => el("option", { value: id }, word)),
   );
-  const said = el("p", { class: "readout", id: "surprise" });
+  const readout = el("p", { class: "readout", id: "surprise" });
   const plot = el("div");
   body.append(
     el(
       "div",
       { class: "columns" },
-      el("div", {}, el("p", {}, el("label", { for: "target" }, "The word that should come: "), picker), said),
+      el("div", {}, el("p", {}, el("label", { for: "target" }, "The right word: "), picker), readout),
       plot,
     ),
   );
@@ -241,10 +243,10 @@ export function lossView(app) {
     const p = app.probabilities[app.target],
       nats = app.loss;
     const uniform = Math.log(app.words.length);
-    said.replaceChildren(
+    readout.replaceChildren(
       `−ln p(${app.words[app.target]}) = −ln ${significant(p, p > 0.999 ? 9 : 4)} = `,
       el("strong", {}, `${significant(nats)} nats`),
-      ` (${significant(nats / Math.LN2, 3)} bits). A guess among all ${app.words.length} words alike: ${uniform.toFixed(2)} nats.`,
+      ` (${significant(nats / Math.LN2, 3)} bits). A uniform guess among all ${app.words.length} words has ${uniform.toFixed(2)} nats.`,
     );
     const curve = Array.from({ length: 120 }, (_, i) => [
       0.002 + (0.998 * i) / 119,

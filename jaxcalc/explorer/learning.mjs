@@ -1,10 +1,10 @@
-// A step of learning: SGD or Adam on one example, blame before it and credit after it, as blame.py has them.
+// A step of learning on one example: SGD or Adam, blame before the step and credit after it, like blame.py.
 
 import { collect, walk } from "./backprop.mjs";
 import { lastRow, surprise, trace } from "./model.mjs";
 import { elementwise, inner, treeMap, zerosLike } from "./trees.mjs";
 
-// An optimizer: init(params) → its state, update(grads, state) → {update, state}, both trees of arrays or null.
+// An optimizer is a pair of functions: init(params) → state, update(grads, state) → {update, state}. SGD's state is null.
 export const sgd = (rate) => ({
   init: () => null,
   update: (grads, state) => ({
@@ -16,7 +16,7 @@ export const sgd = (rate) => ({
   }),
 });
 
-// Kingma and Ba 2015: the mean of the gradients over the root of the mean of their squares.
+// Kingma and Ba 2015: the running mean of the gradients divided by the root of the running mean of their squares.
 export const adam = (rate, b1, b2, epsilon = 1e-8) => ({
   init: (params) => ({ count: 0, mu: zerosLike(params), nu: zerosLike(params) }),
   update: (grads, state) => {
@@ -31,9 +31,9 @@ export const adam = (rate, b1, b2, epsilon = 1e-8) => ({
       state.nu,
       grads,
     );
-    const started1 = 1 - b1 ** count,
-      started2 = 1 - b2 ** count; // how much of the means is not their start at 0
-    const step = elementwise((m, v) => (-rate * (m / started1)) / (Math.sqrt(v / started2) + epsilon));
+    const correction1 = 1 - b1 ** count, // both means start at 0 and are too small at first
+      correction2 = 1 - b2 ** count;
+    const step = elementwise((m, v) => (-rate * (m / correction1)) / (Math.sqrt(v / correction2) + epsilon));
     return { update: treeMap(step, mu, nu), state: { count, mu, nu } };
   },
 });
@@ -59,13 +59,15 @@ const stagesOf = (params) => [
   ["output", (tree) => tree.output],
 ];
 
-// The predicted drop in loss, −⟨g, Δ⟩, and what each stage adds to it, in nats.
+// The predicted drop in loss −⟨g, Δ⟩, in nats: of each stage and in total.
 export function blame(grads, update) {
-  const nats = Object.fromEntries(stagesOf(grads).map(([name, of]) => [name, -inner(of(grads), of(update))]));
+  const nats = Object.fromEntries(
+    stagesOf(grads).map(([name, pick]) => [name, -inner(pick(grads), pick(update))]),
+  );
   return { nats, total: Object.values(nats).reduce((a, b) => a + b, 0) };
 }
 
-// The drop that the step really brings, by stage: blame with the mean gradient along the step.
+// The actual drop in loss, by stage: blame with the mean gradient along the step instead of the gradient at its start.
 export function credit(params, update, tokens, target, nPoints = 32) {
   let mean = zerosLike(params);
   for (const [node, weight] of gaussLegendre(nPoints)) {
@@ -79,7 +81,8 @@ export function credit(params, update, tokens, target, nPoints = 32) {
   return blame(mean, update);
 }
 
-// Nodes and weights of Gauss and Legendre's quadrature on 0 … 1; nodes are roots of the n-th Legendre polynomial.
+// Nodes and weights of Gauss-Legendre quadrature on 0 … 1: Newton's method finds the roots of the n-th Legendre
+// polynomial.
 export function gaussLegendre(n) {
   return Array.from({ length: n }, (_, i) => {
     let x = Math.cos((Math.PI * (i + 0.75)) / (n + 0.5)),
@@ -94,15 +97,15 @@ export function gaussLegendre(n) {
   });
 }
 
-// ∂L/∂w of one weight by trying both sides of its value.
+// ∂L/∂w of one weight, measured: the loss a little above and a little below its value.
 export function finiteDifference(params, name, index, tokens, target, h = 1e-6) {
   const leaf = name.split(".").reduce((node, key) => node[key], params);
   const value = leaf.data[index];
-  const at = (offset) => {
+  const lossAt = (offset) => {
     leaf.data[index] = value + offset;
     const result = loss(params, tokens, target);
     leaf.data[index] = value;
     return result;
   };
-  return (at(h) - at(-h)) / (2 * h);
+  return (lossAt(h) - lossAt(-h)) / (2 * h);
 }

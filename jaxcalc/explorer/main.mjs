@@ -1,4 +1,4 @@
-// The page: what is looked at, how it changes, and the order in which the parts follow from each other.
+// The page: the state that all parts show, the ways to change it, and the order of the parts.
 
 import { collect, walk } from "./backprop.mjs";
 import { MEMBERSHIP, unpack, unpackWeights } from "./data.mjs";
@@ -8,7 +8,9 @@ import { lastRow, softmax, surprise, trace } from "./model.mjs";
 import { END, InputError, Tokenizer } from "./tokenizer.mjs";
 import { namedLeaves, treeMap } from "./trees.mjs";
 import { answerView, tokensView, stagesView, attentionView, outputView, lossView } from "./forward_views.mjs";
-import { backwardView, stepView, weightView } from "./backward_views.mjs";
+import { backwardView } from "./blame_view.mjs";
+import { stepView } from "./step_view.mjs";
+import { weightView } from "./weight_view.mjs";
 import { replayView, tableView } from "./run_views.mjs";
 
 const RATES = { sgd: 0.01, adam: 0.001 };
@@ -35,6 +37,7 @@ class App {
     await this.#load(this.data.snapshots.length - 1);
     this.#read(this.data.prompt);
     this.#compute();
+    // Each view makes its part once and returns a function that fills it anew.
     const story = [
       answerView,
       replayView,
@@ -53,7 +56,7 @@ class App {
     this.showTable();
   }
 
-  // A question, or a question and the beginning of its answer. What cannot be read changes nothing but the message.
+  // Takes a question, or a question and the beginning of its answer. Unreadable text only changes the message.
   setPrompt(text) {
     const input = document.getElementById("prompt");
     if (input.value !== text) input.value = text;
@@ -64,7 +67,7 @@ class App {
 
   async setSnapshot(index) {
     await this.#load(index);
-    if (this.snapshot !== index) return; // another was chosen meanwhile
+    if (this.snapshot !== index) return; // the user has chosen another meanwhile
     this.#compute();
     this.#render();
     this.showTable();
@@ -87,7 +90,7 @@ class App {
   }
 
   step() {
-    const { update, state, blame: foreseen, actual } = this.pending;
+    const { update, state, blame, actual } = this.pending;
     const { params, optimizerState, last, tokens, target } = this;
     this.history.push({ params, optimizerState, last, kind: this.kind });
     const before = this.probabilities[target];
@@ -96,7 +99,7 @@ class App {
       rate: this.rate,
       target,
       loss: this.loss,
-      blame: foreseen,
+      blame,
       actual,
       before,
       credit: credit(params, update, tokens, target),
@@ -109,18 +112,18 @@ class App {
   }
 
   undo() {
-    this.#return(this.history.pop());
+    this.#goBack(this.history.pop());
   }
 
   reset() {
     const [first] = this.history;
     this.history = [];
-    this.#return(first);
+    this.#goBack(first);
   }
 
-  #return({ kind, ...before }) {
+  #goBack({ kind, ...before }) {
     Object.assign(this, before);
-    if (kind !== this.kind) this.optimizerState = null; // the moments of another optimizer
+    if (kind !== this.kind) this.optimizerState = null; // they are of another optimizer
     this.#compute();
     this.#render();
   }
@@ -129,7 +132,7 @@ class App {
     return lastRow(this.logits);
   }
 
-  // The stream as it leaves each stage.
+  // The stream after each stage.
   streams() {
     return [
       ["embed", this.activations.embed.residual],
@@ -140,7 +143,7 @@ class App {
     ];
   }
 
-  // What the model answers, word by word, each the likeliest: {words, p}.
+  // The answer of the model, always taking the likeliest next word: {words, p}.
   answer() {
     const tokens = this.tokenizer.encode({ ...this.parsed, begun: [] }),
       words = [];
@@ -156,7 +159,7 @@ class App {
     return { words, p };
   }
 
-  // Whether a problem was in "training", "held out" or is "outside" the table; null where the page has no table.
+  // "training", "held out" or "outside" (not a problem of the table); null if the page has no table.
   membershipOf({ a, operation, b }) {
     if (!this.membership) return null;
     const n = this.tokenizer.max_number + 1;
@@ -164,7 +167,7 @@ class App {
   }
 
   async #load(index) {
-    this.snapshot = index; // at once, so that a later choice is not overtaken by an earlier one
+    this.snapshot = index; // before waiting, so that the latest choice wins
     const { weights, table } = this.data.snapshots[index];
     this.unpacked[index] ??= Promise.all([unpackWeights(weights, this.data.leaves), table && unpack(table)]);
     const [params, verdicts] = await this.unpacked[index];
@@ -196,7 +199,7 @@ class App {
     const { params, tokens } = this;
     Object.assign(this, trace(params, tokens));
     this.probabilities = softmax(this.scores());
-    this.target ??= this.probabilities.indexOf(Math.max(...this.probabilities)); // no word is right: the likeliest
+    this.target ??= this.probabilities.indexOf(Math.max(...this.probabilities)); // if no word is right, the likeliest
     this.loss = surprise(this.scores(), this.target);
     this.walked = walk(params, tokens, this.target);
     this.grads = collect(params, this.walked);

@@ -1,5 +1,5 @@
-// The model, stage by stage, as model.py has it, for one sequence: T and S positions, D width, H heads, K head
-// width, F hidden width, V words. Numbers are float64.
+// The model, stage by stage, like model.py, for one sequence: T and S positions, D width, H heads, K head width,
+// F hidden width, V words. Numbers are float64.
 
 import { array } from "./trees.mjs";
 
@@ -17,7 +17,7 @@ export function trace(params, tokens) {
   return { logits: activations.output.logits, activations };
 }
 
-// Each token's row plus its position's.
+// The embedding of each token plus the embedding of its position.
 export function embed(params, tokens) {
   const d = params.token.shape[1];
   const residual = array([tokens.length, d]);
@@ -28,7 +28,7 @@ export function embed(params, tokens) {
   return { residual };
 }
 
-// Every position gathers from those before it: pattern = softmax(query · key / √K), mixed = pattern · value.
+// Every position gathers from itself and those before it: pattern = softmax(query · key / √K), mixed = pattern · value.
 export function attention(params, x) {
   const normed = scale(rmsNorm(x), params.norm);
   const asked = project(normed, params.query),
@@ -57,7 +57,7 @@ export function attention(params, x) {
   return { normed, asked, offered, query, key, value, pattern, mixed, out, residual: sum(x, out) };
 }
 
-// Each position's stream through a hidden layer.
+// The feed-forward layer, which works on each position by itself.
 export function mlp(params, x) {
   const normed = scale(rmsNorm(x), params.norm);
   const before = project(normed, params.up);
@@ -75,7 +75,7 @@ export function output(params, x) {
   return { normed, logits: project(normed, params.unembed) };
 }
 
-// x times weights: the last `nAxes` axes of x meet the first `nAxes` of the weights.
+// x times weights, summed over the last `nAxes` axes of x and the first `nAxes` axes of the weights.
 export function project(x, weights, nAxes = 1) {
   const shape = [...x.shape.slice(0, x.shape.length - nAxes), ...weights.shape.slice(nAxes)];
   const n = x.shape[0],
@@ -85,7 +85,7 @@ export function project(x, weights, nAxes = 1) {
   for (let i = 0; i < n; i++) {
     for (let j = 0; j < k; j++) {
       const factor = x.data[i * k + j];
-      if (factor === 0) continue; // most hidden values are
+      if (factor === 0) continue; // as most hidden values are
       for (let c = 0; c < m; c++) product.data[i * m + c] += factor * weights.data[j * m + c];
     }
   }
@@ -132,11 +132,11 @@ export function softmax(scores) {
   return powers.map((power) => power / total);
 }
 
-// The last position's scores, and what they make of each word as the next one.
+// The scores of the last position, which predict the next word.
 export const lastRow = ({ shape: [n, v], data }) => data.subarray((n - 1) * v, n * v);
 
-// −ln p of one word, in nats, from the scores: ln(1 + Σ of the others' e^(score − its score)), which loses no digits
-// where p is nearly 1; where it is not, with the largest score taken out, which overflows nowhere.
+// −ln p of one word in nats, from the scores. If the word is the likeliest, log1p keeps all digits of a p near 1;
+// otherwise subtracting the largest score keeps the exponentials from overflowing.
 export function surprise(scores, target) {
   const most = Math.max(...scores);
   const sumOf = (from) =>

@@ -1,7 +1,7 @@
-"""The explorer (host): one HTML file in which a run's model runs live, forwards and backwards.
+"""The explorer (host): one HTML file in which the model of a run runs live, forwards and backwards.
 
-The page is the files of `explorer/` put together, with the run's snapshots, learning curve and answers packed into it.
-It needs no server and no network, and its content security policy allows it neither.
+The page is put together from the web files in this folder, with the snapshots, the learning curve and the answers of
+the run packed into it. It needs neither a server nor a network, and its content security policy forbids both.
 """
 
 import base64
@@ -9,12 +9,13 @@ import dataclasses
 import hashlib
 import html
 import json
+import os
 import re
 import string
 import zlib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -23,30 +24,34 @@ from jaxcalc.evaluation import evaluate, prompt_text
 from jaxcalc.optimizers import ADAM_BETAS
 from jaxcalc.params import Params
 from jaxcalc.runs import folder
+from jaxcalc.runs.metrics import read_metrics
 from jaxcalc.runs.folder import Run, calculator_of, load_run
-from jaxcalc.runs.report import percent
+from jaxcalc.runs.text import percent
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.trees import count, named_leaves
 
 MOST_BYTES = 6_000_000
-"""The largest page: what a mail still carries."""
-MODULES = ("trees", "model", "backprop", "learning", "tokenizer", "data", "dom", "forward_views",
-           "backward_views", "run_views", "main")  # fmt: skip
-"""The JavaScript modules of the page, each above those that import it."""
+"""The size of the largest page, which still fits into a mail."""
+ENGINE = ("trees", "model", "backprop", "learning", "tokenizer")
+VIEWS = ("data", "numbers", "dom", "charts", "forward_views", "blame_view", "step_view", "weight_view", "run_views")
+MODULES = (*ENGINE, *VIEWS, "main")
+"""The JavaScript modules of the page, each before those that import it."""
+STYLES = ("style", "parts")
+"""The style sheets of the page: the page as a whole, then what its parts draw."""
 LARGEST_TABLE = 100_000
-"""Cells; a task with more has no table on its page."""
+"""Cells; the page of a larger task has no table."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Explorer:
-    """A page; in a notebook it shows itself, in a frame that can neither reach the notebook nor the network."""
+    """A page. A notebook shows it in a frame that can reach neither the notebook nor the network."""
 
     html: str
     """The whole page."""
     steps: tuple[int, ...]
-    """The training steps whose snapshots it carries."""
+    """The training steps of the snapshots in the page."""
     left_out: tuple[int, ...]
-    """The snapshots for which there was no room."""
+    """The training steps of the snapshots that did not fit."""
 
     def _repr_html_(self) -> str:
         return (
@@ -55,17 +60,28 @@ class Explorer:
         )
 
 
-def explore(run: Run | Path | str) -> Explorer:
-    """Return the explorer of a run (or of its folder): one page with every snapshot that fits into 6 MB.
+class Snapshot(TypedDict):
+    """What the page knows of one snapshot."""
 
-    Of snapshots that do not fit, the first and the last stay, and of the others as many as there is room for.
+    step: int
+    weights: str
+    """All weights, packed."""
+    table: str | None
+    """The answer to every problem, packed; None on a page without a table."""
 
-    Raises `InputError` as `load_run` and `load_snapshot` do, and for a model too large for a page.
+
+def explore(run: Run | str | os.PathLike[str]) -> Explorer:
+    """Return the explorer of a run, given the run or its folder: one page of at most 6 MB.
+
+    If not all snapshots fit, the page has the first, the last, and as many between as there is room for.
+
+    Raises `InputError` for a folder without a finished run, for a run without a table of problems, for a damaged
+    snapshot, and for a model that is too large for a page.
     """
     run = run if isinstance(run, Run) else load_run(Path(run))
     task = calculator_of(run)
     table = _has_table(task)
-    snapshots = [
+    snapshots: list[Snapshot] = [
         {"step": step, "weights": _pack_weights(params), "table": _pack(_verdicts(params, task)) if table else None}
         for step, params in _states(run).items()
     ]
@@ -80,13 +96,13 @@ def explore(run: Run | Path | str) -> Explorer:
 
 
 def _states(run: Run) -> dict[int, Params]:
-    """Return the parameters of a run by step: of its snapshots, and those that it ended with."""
-    states = {step: folder.load_snapshot(run, step).params for step in folder.snapshot_steps(run.path)}
+    """Return the parameters of a run by step: those of its snapshots and its last ones."""
+    states = {step: folder.load_snapshot(run, step).params for step in folder.checkpoint_steps(run.path)}
     return states | {run.summary["steps"]: run.params}
 
 
-def _fitting(snapshots: list[dict[str, Any]], room: int) -> list[dict[str, Any]]:
-    """Return the last snapshot, the first, and as many between as fit, evenly chosen; none where not even one fits."""
+def _fitting(snapshots: list[Snapshot], room: int) -> list[Snapshot]:
+    """Return the first and the last snapshot and as many between as fit, evenly chosen; none if not even one fits."""
     sizes = [len(json.dumps(snapshot)) + 2 for snapshot in snapshots]
     for n in range(len(snapshots), 1, -1):
         chosen = np.linspace(0, len(snapshots) - 1, n).round().astype(int)
@@ -95,19 +111,20 @@ def _fitting(snapshots: list[dict[str, Any]], room: int) -> list[dict[str, Any]]
     return snapshots[-1:] if sizes[-1] <= room else []
 
 
-def _about(run: Run) -> dict[str, Any]:
-    """Return what the page says of a run, but for its weights."""
-    task, tokenizer = run.task, run.task.tokenizer
-    lines = [json.loads(line) for line in (run.path / folder.METRICS).read_text(encoding="utf-8").splitlines()]
+def _about(run: Run) -> dict[str, object]:
+    """Return all that the page shows of a run, except its snapshots and which problems it held out."""
+    task, tokenizer, schedule = run.task, run.task.tokenizer, run.config.schedule
+    lines = read_metrics(run.path)
     checks = [line for line in lines if "by_operation" in line]
     held_out = run.summary["held_out_exact_match"]
     right = f"{percent(held_out)} of held-out problems right" if held_out is not None else "nothing held out"
     examples = task.held_out_rows if task.held_out_rows.size else task.train_rows
     return {
         "about": f"{run.path.name}: {count(run.params):,} weights, {run.summary['steps']:,} steps, {right}",
-        "made": f"Made by jaxcalc {run.summary['versions']['jaxcalc']} from a run of seed {run.config['seed']}, "
-        f"{run.config['optimizer']}, batches of {run.config['batch_size']}. Everything on this page is computed in it, "
-        "in double precision; nothing is sent anywhere. In the console, jaxcalc.app holds the parameters.",
+        "made": f"Made by jaxcalc {run.summary['versions']['jaxcalc']} from a run with seed {schedule.seed}, "
+        f"optimizer {run.config.optimizer.optimizer} and batches of {schedule.batch_size}. The learning curve and the "
+        "table come from the run. Your browser computes everything else, in double precision, and sends nothing "
+        "anywhere. In the console, jaxcalc.app.params holds the parameters.",
         "prompt": prompt_text(task, int(np.asarray(examples)[len(examples) // 3])),
         "adam_betas": ADAM_BETAS,
         "task": {
@@ -132,7 +149,7 @@ def _has_table(task: Calculator) -> bool:
 
 
 def _on_grid(task: Calculator, values: np.ndarray) -> np.ndarray:
-    """Return a byte for each row of the table, in its place on a grid [operation, a, b]; 0 where no problem is."""
+    """Return a grid [operation, a, b] with a byte for each row of the table, and 0 where there is no problem."""
     n = task.tokenizer.max_number + 1
     a, operation, b, _ = np.asarray(task.problems).T
     grid = np.zeros((len(task.tokenizer.operations), n, n), np.uint8)
@@ -148,28 +165,29 @@ def _membership(task: Calculator) -> np.ndarray:
 
 
 def _verdicts(params: Params, task: Calculator) -> np.ndarray:
-    """Return a grid of what a model answers: bit 7 where it is right, and 1 + 126 · the probability of its answer."""
+    """Return a grid of a model's answers: bit 7 if the answer is right, and 1 + 126 · its probability."""
     evaluation = evaluate(params, task, np.arange(len(task.problems)))
     return _on_grid(task, 128 * evaluation.correct + 1 + np.round(126 * evaluation.probability).astype(int))
 
 
 def _pack_weights(params: Params) -> str:
-    """Return all weights, float32 leaf by leaf, as planes of first, second, third and fourth bytes, to deflate well."""
+    """Return all weights as float32, packed: first all first bytes, then all second bytes, …, which compresses best."""
     flat = np.concatenate([np.asarray(leaf, "<f4").ravel() for leaf in named_leaves(params).values()])
     return _pack(flat.view(np.uint8).reshape(-1, 4).T)
 
 
 def _pack(array: np.ndarray) -> str:
+    """Return the bytes of an array, deflated, in base64."""
     deflate = zlib.compressobj(9, wbits=-15)
     return base64.b64encode(deflate.compress(array.tobytes()) + deflate.flush()).decode()
 
 
-def _page(run: Run, data: dict[str, Any]) -> str:
-    sources = files("jaxcalc") / "explorer"
-    style, script = (sources / "style.css").read_text(encoding="utf-8"), _script()
+def _page(run: Run, data: dict[str, object]) -> str:
+    """Return the HTML of a page that carries these data."""
+    style, script = "".join(_source(f"{name}.css") for name in STYLES), _script()
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style)]
     policy = "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'"
-    return string.Template((sources / "page.html").read_text(encoding="utf-8")).substitute(
+    return string.Template(_source("page.html")).substitute(
         csp=policy.format(*hashes),
         title=html.escape(run.path.name),
         style=style,
@@ -179,11 +197,14 @@ def _page(run: Run, data: dict[str, Any]) -> str:
 
 
 def _script() -> str:
-    """Return the page's modules as one: what they import from each other is simply there."""
-    sources = files("jaxcalc") / "explorer"
+    """Return all JavaScript modules as one, without their imports and exports."""
     parts = []
     for name in MODULES:
-        source = (sources / f"{name}.mjs").read_text(encoding="utf-8")
-        source = re.sub(r'^import [^;]*? from "\./\w+\.mjs";\n', "", source, flags=re.MULTILINE)
+        source = re.sub(r'^import [^;]*? from "\./\w+\.mjs";\n', "", _source(f"{name}.mjs"), flags=re.MULTILINE)
         parts.append(f"// {name}.mjs\n{re.sub(r'^export ', '', source, flags=re.MULTILINE)}")
     return "\n".join(parts)
+
+
+def _source(name: str) -> str:
+    """Return the text of a web file in this folder."""
+    return (files("jaxcalc.explorer") / name).read_text(encoding="utf-8")

@@ -1,8 +1,9 @@
-// The parts of the page about the whole run: its replay, and the table of all problems. Each part makes its section
-// once and returns a function that fills it.
+// The parts of the page about the whole run: its replay, and the table of all problems.
 
+import { cellGrid, chart } from "./charts.mjs";
 import { MEMBERSHIP, verdict } from "./data.mjs";
-import { cellGrid, chart, el, part, percent, svg, what } from "./dom.mjs";
+import { el, helpButton, part, svg } from "./dom.mjs";
+import { percent } from "./numbers.mjs";
 import { numberToWords } from "./tokenizer.mjs";
 
 const OPERATION_CLASS = { plus: "plus", minus: "minus-op", times: "times", "divided by": "divided" };
@@ -13,8 +14,8 @@ export function replayView(app) {
   const body = part(
     "replay",
     "From untrained to trained",
-    "A run keeps snapshots of its weights on the way. Choose one, and everything below is that model: at first it guesses, in the end it calculates.",
-    "A step of training looks at some hundreds of problems, measures how surprised the model is by the right answers, and moves every weight a little so that it would have been less surprised.\nThe slider goes through the snapshots that this run kept, from its random start to its end.",
+    "The run saved snapshots of its weights while it trained. Choose one, and the whole page shows that model: at first it guesses, in the end it calculates.",
+    "A training step takes a batch of problems, measures how surprised the model is by the right answers, and moves every weight a little so that the surprise gets smaller.\nThe slider goes through the snapshots of this run, from its start to its end.",
   );
   const slider = el("input", {
     type: "range",
@@ -62,15 +63,16 @@ export function replayView(app) {
     log: true,
     ticks: [1, 10, 100, 1000, 10000].filter((n) => n <= steps).map((n) => [n + 1, n.toLocaleString("en-US")]),
   };
-  const nearest = (distance) => {
+  const chooseNearest = (distance) => {
     const all = snapshots.map(({ step }) => distance(step + 1));
     app.setSnapshot(all.indexOf(Math.min(...all)));
   };
+  // Ticks at the snapshots and a cursor at the chosen one; a chart ends every mark at its edges.
   const marks = (step) => (atX, atY) => [
     snapshots.map((s) =>
-      svg("line", { class: "tick", x1: atX(s.step + 1), x2: atX(s.step + 1), y1: atY(-1e9) - 3, y2: atY(-1e9) + 3 }),
+      svg("line", { class: "tick", x1: atX(s.step + 1), x2: atX(s.step + 1), y1: atY(-Infinity) - 3, y2: atY(-Infinity) + 3 }),
     ),
-    svg("line", { class: "cursor", x1: atX(step + 1), x2: atX(step + 1), y1: atY(-1e9), y2: atY(1e9) }),
+    svg("line", { class: "cursor", x1: atX(step + 1), x2: atX(step + 1), y1: atY(-Infinity), y2: atY(Infinity) }),
   ];
   return () => {
     const { step } = snapshots[app.snapshot];
@@ -90,10 +92,10 @@ export function replayView(app) {
               el(
                 "figcaption",
                 {},
-                "Surprise on the training problems, nats a word",
-                what(
+                "Surprise on the training problems (nats per word)",
+                helpButton(
                   "Loss",
-                  "Each point is one step of training: the mean of −ln p over the answer words of that step's problems, where p is the probability that the model gave the right word. Both axes are logarithmic.",
+                  "Each point is one training step: the mean of −ln p over the answer words of its batch, where p is the probability that the model gave the right word. Both axes are logarithmic.",
                 ),
               ),
               chart(
@@ -101,7 +103,7 @@ export function replayView(app) {
                 axis,
                 { from: least, to: most, log: true, ticks: decades.map((v) => [v, String(v)]) },
                 [{ class: "curve", points: curve.loss.map(([step, loss]) => [step + 1, loss]) }],
-                { marks: lossMarks(step, marks, least, most), onclick: nearest },
+                { marks: marks(step), onclick: chooseNearest },
               ),
             ),
             el(
@@ -111,9 +113,9 @@ export function replayView(app) {
                 "figcaption",
                 {},
                 `Whole answers right, on ${curve.watched} problems`,
-                what(
+                helpButton(
                   "Exact match",
-                  "The share of problems whose whole answer, decoded word by word with its end, is right. Held-out problems were never in training.",
+                  "The share of problems with a completely right answer, including its end. The model never trains on held-out problems.",
                 ),
               ),
               chart(
@@ -134,7 +136,7 @@ export function replayView(app) {
                     class: `match ${OPERATION_CLASS[name]}`,
                     points: curve.checks.map((check) => [check.step + 1, check.by_operation[name]]),
                   })),
-                { marks: matchMarks(step, marks), onclick: nearest },
+                { marks: marks(step), onclick: chooseNearest },
               ),
               el(
                 "p",
@@ -149,26 +151,21 @@ export function replayView(app) {
     trail.textContent = "";
     if (app.stepped)
       trail.append(
-        `You have taken ${app.stepped} step${app.stepped > 1 ? "s" : ""} of your own from here; another snapshot starts anew.`,
+        `You have taken ${app.stepped} step${app.stepped > 1 ? "s" : ""} from this snapshot. Choosing another snapshot discards them.`,
       );
   };
 }
 
-// The cursor and the snapshots' ticks, which span a chart's whole height whatever its scale.
-const lossMarks = (step, marks, least, most) => (atX, atY) =>
-  marks(step)(atX, (v) => atY(v < 0 ? least : v > 1e8 ? most : v));
-const matchMarks = (step, marks) => (atX, atY) => marks(step)(atX, (v) => atY(Math.min(Math.max(v, 0), 1)));
-
-// The table: every problem of every operation, as this snapshot answers it.
+// The table: every problem of every operation, as the chosen snapshot answers it.
 export function tableView(app) {
   const body = part(
     "table",
     "The whole table",
-    "Every problem that there is: the first number goes down, the second to the right. Point at a cell to read it, click it to ask it. The colours are of the chosen snapshot; steps of your own do not change them.",
-    "Each cell is one problem, decoded word by word by the model of this snapshot before the page was written. The stronger the colour, the more probability the model gave to its answer. Empty cells have no answer that the vocabulary can say.",
+    "All problems of the task: the first number goes down, the second to the right. Point at a cell to read it; click it to ask it. The colours show the chosen snapshot; your own steps do not change them.",
+    "Each cell is one problem, as the model of this snapshot answered it when the page was made. The stronger the colour, the more probable the model found its answer. Problems in empty cells have no answer in the vocabulary.",
   );
   if (!app.data.membership) {
-    body.append(el("p", {}, "The table of this task is too large to be shown here."));
+    body.append(el("p", {}, "The table of this task is too large for this page."));
     return () => {};
   }
   const n = app.tokenizer.max_number + 1,
@@ -180,9 +177,9 @@ export function tableView(app) {
     ["48, 116, 214", "right, was held out"],
     ["220, 62, 54", "wrong"],
   ];
-  const scoreHelp = what(
+  const scoreHelp = helpButton(
     "Right",
-    "Problems whose whole answer, decoded word by word with its end, is exactly right at this snapshot.",
+    "The number of problems that this snapshot answers completely right, including the end of the answer.",
   );
   const score = el("p", { id: "score" });
   body.append(
@@ -196,13 +193,13 @@ export function tableView(app) {
     readout,
   );
   const chosen = { operation: null, a: 0, b: 0 };
-  const at = (operation, a, b) => operation * cells + a * n + b;
+  const cellIndex = (operation, a, b) => operation * cells + a * n + b;
   const describe = (operation, a, b) => {
-    const result = verdict(app.verdicts[at(operation, a, b)]);
+    const result = verdict(app.verdicts[cellIndex(operation, a, b)]);
     const text = `${numberToWords(a).join(" ")} ${app.tokenizer.operations[operation]} ${numberToWords(b).join(" ")}`;
     readout.textContent = result
-      ? `${text}: ${result.right ? "right" : "wrong"}, with probability ${Math.round(100 * result.p)} %; ${result.right ? "" : "it "}was ${MEMBERSHIP[app.membership[at(operation, a, b)]] === "held out" ? "held out" : "in training"}`
-      : `${text} has no answer here`;
+      ? `${text}: ${result.right ? "right" : "wrong"}, with probability ${Math.round(100 * result.p)} %; ${result.right ? "" : "it "}was ${MEMBERSHIP[app.membership[cellIndex(operation, a, b)]] === "held out" ? "held out" : "in training"}`
+      : `${text} has no answer in the vocabulary`;
     return result ? text : null;
   };
   return () => {
@@ -210,7 +207,7 @@ export function tableView(app) {
     const counts = { right: 0, all: 0, heldRight: 0, held: 0 };
     app.verdicts.forEach((byte, i) => {
       if (!byte) return;
-      const held = app.membership[i] === 2;
+      const held = MEMBERSHIP[app.membership[i]] === "held out";
       counts.all++;
       counts.right += byte > 127;
       counts.held += held;
@@ -219,7 +216,7 @@ export function tableView(app) {
     score.replaceChildren(
       `Right: ${counts.right.toLocaleString("en-US")} of ${counts.all.toLocaleString("en-US")} (${percent(counts.right / counts.all)})`,
       counts.held
-        ? `; of those held out ${counts.heldRight.toLocaleString("en-US")} of ${counts.held.toLocaleString("en-US")} (${percent(counts.heldRight / counts.held)}).`
+        ? `; of the held-out problems ${counts.heldRight.toLocaleString("en-US")} of ${counts.held.toLocaleString("en-US")} (${percent(counts.heldRight / counts.held)}).`
         : ".",
       scoreHelp,
     );
@@ -231,7 +228,7 @@ export function tableView(app) {
           size,
           label: `${name}: ${n} × ${n} problems; arrow keys move, Enter asks`,
           colour: (a, b) => {
-            const i = at(operation, a, b),
+            const i = cellIndex(operation, a, b),
               result = verdict(app.verdicts[i]);
             if (!result) return null;
             const [rgb] = legend[result.right ? app.membership[i] - 1 : 2];

@@ -1,4 +1,4 @@
-// Trees of arrays: nested objects and lists whose leaves are {shape, data}, as trees.py has them.
+// Trees of arrays, like trees.py: nested objects and lists whose leaves are {shape, data}.
 
 export function array(shape, data = new Float64Array(shape.reduce((n, size) => n * size, 1))) {
   return { shape, data };
@@ -6,7 +6,7 @@ export function array(shape, data = new Float64Array(shape.reduce((n, size) => n
 
 const isLeaf = (node) => node.data !== undefined;
 
-// The same function of the corresponding leaves of one or more trees of the same structure.
+// Applies a function to the corresponding leaves of one or more trees of the same structure.
 export function treeMap(f, tree, ...rest) {
   if (isLeaf(tree)) return f(tree, ...rest);
   if (Array.isArray(tree)) return tree.map((node, i) => treeMap(f, node, ...rest.map((other) => other[i])));
@@ -20,7 +20,7 @@ export function namedLeaves(tree, path = "") {
   return Object.assign({}, ...Object.keys(tree).map((key) => namedLeaves(tree[key], path ? `${path}.${key}` : key)));
 }
 
-// The tree that namedLeaves takes apart.
+// The inverse of namedLeaves.
 export function fromLeaves(leaves) {
   const tree = {};
   for (const [name, leaf] of Object.entries(leaves)) {

@@ -1,79 +1,78 @@
-"""What a training run leaves behind, and reading it back.
+"""What a training run is asked for, what makes it survive, what it leaves behind, and reading it back.
 
+config      the configuration: what tyro parses and config.json stores
+configfile  config.json, in the format that is written now and the one before
 folder      the files of a run
+metrics     metrics.jsonl
 checkpoint  the whole training state at a step
+session     what makes a training loop survive
+placement   the devices of a run, and its compiled steps
+guard       steps that are not finite
+results     the end of a run: evaluation, summary, what is printed
 share       the file in which a trained model is shared
 report      tables and figures
-cli         how a script reads its options and ends
+options     the command line of train.py
+cli         how a script reads its command line and ends
 """
 
 from jaxcalc.runs import checkpoint
+from jaxcalc.runs.config import RunConfig
+from jaxcalc.runs.configfile import CONFIG, read_config, write_config, write_json
 from jaxcalc.runs.folder import (
     CHECKPOINTS,
-    CONFIG,
     CURVE,
     EXPLORER,
-    KEEPING,
-    METRICS,
     MODEL,
     SUMMARY,
-    Metrics,
     Run,
     calculator_of,
     check_free,
+    checkpoint_steps,
     environment,
-    flat,
     load_checkpoint,
     load_run,
     load_snapshot,
-    optimizer_of,
-    read_config,
-    read_metrics,
     resume,
-    save_nonfinite,
-    snapshot_steps,
     start_run,
-    state_like,
-    task_of,
     versions,
-    write_config,
-    write_json,
     writing,
 )
-from jaxcalc.runs.share import export_answerer, load_metadata, load_params, save_params
+from jaxcalc.runs.guard import save_nonfinite
+from jaxcalc.runs.metrics import METRICS, MetricsFile, read_metrics
+from jaxcalc.runs.session import Session, open_session
+from jaxcalc.runs.share import load_metadata, load_params, save_params
+from jaxcalc.runs.stablehlo import export_answerer
 
 __all__ = [
     "CHECKPOINTS",
     "CONFIG",
     "CURVE",
     "EXPLORER",
-    "KEEPING",
     "METRICS",
     "MODEL",
     "SUMMARY",
-    "Metrics",
+    "MetricsFile",
     "Run",
+    "RunConfig",
+    "Session",
     "calculator_of",
     "check_free",
     "checkpoint",
+    "checkpoint_steps",
     "environment",
     "export_answerer",
-    "flat",
     "load_checkpoint",
     "load_metadata",
     "load_params",
     "load_run",
     "load_snapshot",
-    "optimizer_of",
+    "open_session",
     "read_config",
     "read_metrics",
     "resume",
     "save_nonfinite",
     "save_params",
-    "snapshot_steps",
     "start_run",
-    "state_like",
-    "task_of",
     "versions",
     "write_config",
     "write_json",

@@ -1,14 +1,14 @@
-// The Node side of test_explorer.py: `node explorer_golden.mjs TOPIC FILE` reads a question from a JSON file and
+// The Node side of test_engine.py: `node explorer_golden.mjs TOPIC FILE` reads a question from a JSON file and
 // prints as JSON what the explorer's engine makes of it.
 
 import { readFileSync } from "node:fs";
-import { walk } from "../jaxcalc/explorer/backprop.mjs";
+import { walk } from "../../jaxcalc/explorer/backprop.mjs";
 import {
   adam, along, blame, credit, finiteDifference, gaussLegendre, gradient, loss, sgd,
-} from "../jaxcalc/explorer/learning.mjs";
-import { trace } from "../jaxcalc/explorer/model.mjs";
-import { InputError, numberToWords, Tokenizer } from "../jaxcalc/explorer/tokenizer.mjs";
-import { array, fromLeaves, namedLeaves, norm, placeOf, rowNorms, treeMap } from "../jaxcalc/explorer/trees.mjs";
+} from "../../jaxcalc/explorer/learning.mjs";
+import { trace } from "../../jaxcalc/explorer/model.mjs";
+import { InputError, numberToWords, Tokenizer } from "../../jaxcalc/explorer/tokenizer.mjs";
+import { array, fromLeaves, namedLeaves, norm, placeOf, rowNorms, treeMap } from "../../jaxcalc/explorer/trees.mjs";
 
 const unpack = ({ shape, data }) => array(shape, new Float64Array(Uint8Array.from(Buffer.from(data, "base64")).buffer));
 const scalar = (value) => array([], Float64Array.of(value));

@@ -1,0 +1,166 @@
+// Numbers as shaded tables, bars, lines and grids of cells.
+
+import { el, svg } from "./dom.mjs";
+import { significant } from "./numbers.mjs";
+
+// Blue for a positive and red for a negative value; 0 is transparent, which suits a light and a dark page.
+export function signed(value, most) {
+  const strength = most ? Math.min(Math.abs(value) / most, 1) : 0;
+  return `rgba(${value < 0 ? "220, 62, 54" : "48, 116, 214"}, ${(0.06 + 0.94 * strength ** 0.7) * (value !== 0)})`;
+}
+
+// Rows of [name, cells…] of numbers, each cell shaded by its share of the largest.
+export function heatTable(label, columns, rows, format = (value) => significant(value, 3)) {
+  const most = Math.max(...rows.flatMap(([, ...cells]) => cells));
+  const cell = (value) =>
+    el(
+      "td",
+      { class: "heat", style: { background: `rgba(48, 116, 214, ${most ? (0.55 * value) / most : 0})` } },
+      format(value),
+    );
+  return el(
+    "div",
+    { class: "scroll" },
+    el(
+      "table",
+      { "aria-label": label },
+      el(
+        "thead",
+        {},
+        el(
+          "tr",
+          {},
+          el("th", {}, ""),
+          columns.map((name) => el("th", { class: "number", scope: "col" }, name)),
+        ),
+      ),
+      el(
+        "tbody",
+        {},
+        rows.map(([name, ...cells]) => el("tr", {}, el("th", { scope: "row" }, name), cells.map(cell))),
+      ),
+    ),
+  );
+}
+
+// Rows of [name, value, text]; a bar starts at 0 and goes to the left if its value is negative.
+export function bars(label, rows) {
+  const most = Math.max(...rows.map(([, value]) => Math.abs(value)), 1e-300);
+  const anyNegative = rows.some(([, value]) => value < 0);
+  const zero = anyNegative ? 50 : 0,
+    span = anyNegative ? 50 : 100;
+  return el(
+    "div",
+    { class: "bars", role: "group", "aria-label": label },
+    rows.map(([name, value, text]) => {
+      const width = (span * Math.abs(value)) / most;
+      const bar = el("i", {
+        class: value < 0 ? "minus" : null,
+        style: { left: `${value < 0 ? zero - width : zero}%`, width: `${width}%` },
+      });
+      return [
+        el("span", {}, name),
+        el("span", { class: "track" }, bar),
+        el("span", {}, text),
+      ];
+    }),
+  );
+}
+
+// A chart of lines. x and y are {from, to, log, ticks}; lines are {points: [[x, y]], class}; marks(atX, atY) go on top.
+// onclick gets a function: the distance in pixels from the click to a value of x.
+export function chart(
+  label,
+  x,
+  y,
+  lines,
+  { width = Math.min(520, document.body.clientWidth - 60), height = 170, marks = () => [], onclick } = {},
+) {
+  const left = 46,
+    right = 8,
+    top = 8,
+    bottom = 22;
+  const place = ({ from, to, log }, value, low, high) => {
+    const f = log ? (v) => Math.log(v) : (v) => v;
+    return low + ((f(value) - f(from)) / (f(to) - f(from))) * (high - low);
+  };
+  const atX = (value) => place(x, value, left, width - right);
+  const atY = (value) =>
+    place(y, Math.min(Math.max(value, Math.min(y.from, y.to)), Math.max(y.from, y.to)), height - bottom, top);
+  const path = (points) =>
+    points.map(([a, b], i) => `${i ? "L" : "M"}${atX(a).toFixed(1)} ${atY(b).toFixed(1)}`).join("");
+  const node = svg(
+    "svg",
+    { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
+    y.ticks.map(([value, text]) => [
+      svg("line", { class: "axis", x1: left, x2: width - right, y1: atY(value), y2: atY(value) }),
+      svg("text", { x: left - 5, y: atY(value) + 4, "text-anchor": "end" }, text),
+    ]),
+    x.ticks.map(([value, text]) => svg("text", { x: atX(value), y: height - 6, "text-anchor": "middle" }, text)),
+    lines.map((line) => svg("path", { class: line.class, d: path(line.points) })),
+    marks(atX, atY),
+  );
+  if (onclick) {
+    node.addEventListener("click", (event) => {
+      const box = node.getBoundingClientRect();
+      onclick((value) => Math.abs(atX(value) - ((event.clientX - box.left) / box.width) * width));
+    });
+  }
+  return node;
+}
+
+// A grid of cells on a canvas: colour(row, column) → CSS colour or null; the chosen cell has a frame. A click or an arrow
+// key picks a cell: onpick(row, column, asks), where asks is true for a click and for Enter.
+export function cellGrid({ rows, columns, size, label, colour, chosen, onmove, onpick }) {
+  const node = el("canvas", {
+    width: columns * size,
+    height: rows * size,
+    tabindex: 0,
+    role: "application",
+    "aria-label": label,
+  });
+  const pen = node.getContext("2d");
+  const draw = () => {
+    pen.clearRect(0, 0, node.width, node.height);
+    for (let r = 0; r < rows; r++) {
+      for (let c = 0; c < columns; c++) {
+        const fillStyle = colour(r, c);
+        if (!fillStyle) continue;
+        pen.fillStyle = fillStyle;
+        pen.fillRect(c * size, r * size, size, size);
+      }
+    }
+    if (chosen()) {
+      const [r, c] = chosen();
+      pen.lineWidth = 2;
+      pen.strokeStyle = getComputedStyle(node).color;
+      pen.strokeRect(c * size - 1, r * size - 1, size + 2, size + 2);
+    }
+  };
+  const cellUnder = (event) => {
+    const box = node.getBoundingClientRect();
+    const clamp = (value, n) => Math.min(Math.max(Math.floor(value), 0), n - 1);
+    return [
+      clamp(((event.clientY - box.top) / box.height) * rows, rows),
+      clamp(((event.clientX - box.left) / box.width) * columns, columns),
+    ];
+  };
+  node.addEventListener("pointermove", (event) => onmove?.(...cellUnder(event)));
+  node.addEventListener("click", (event) => onpick(...cellUnder(event), true));
+  node.addEventListener("keydown", (event) => {
+    const [r, c] = chosen() ?? [0, 0];
+    const to = {
+      ArrowUp: [r - 1, c],
+      ArrowDown: [r + 1, c],
+      ArrowLeft: [r, c - 1],
+      ArrowRight: [r, c + 1],
+      Enter: [r, c],
+    }[event.key];
+    if (!to || to[0] < 0 || to[1] < 0 || to[0] >= rows || to[1] >= columns) return;
+    event.preventDefault();
+    onpick(...to, event.key === "Enter");
+  });
+  draw();
+  return { node, draw };
+}
+
