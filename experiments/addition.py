@@ -20,6 +20,7 @@ import jaxcalc
 from jaxcalc import Expression
 from jaxcalc.errors import InputError
 from jaxcalc.runs import report
+from jaxcalc.runs.text import percent
 from jaxcalc.tasks import digits
 
 
@@ -95,8 +96,8 @@ def result(evaluation: jaxcalc.Evaluation) -> dict[str, Any]:
 
 def interval(total: dict[str, Any]) -> str:
     """Return a share and its interval."""
-    low, high = (report.percent(total[end]) for end in ("low", "high"))
-    return f"{report.percent(total['exact_match'])} (95 % interval {low} to {high})"
+    low, high = (percent(total[end]) for end in ("low", "high"))
+    return f"{percent(total['exact_match'])} (95 % interval {low} to {high})"
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import jaxcalc
 from jaxcalc.batch import PAD_ID
 from jaxcalc.evaluation import answer_log_probs, answer_text
 from jaxcalc.runs import report
+from jaxcalc.runs.text import percent
 from jaxcalc.tasks.table import Calculator
 
 RUNNERS_UP = 4
@@ -101,9 +102,9 @@ def ask(run: jaxcalc.Run, question: str) -> dict[str, Any]:
 def print_answer(answer: dict[str, Any]) -> None:
     """Print an answer for people."""
     value = "not a number" if answer["value"] is None else answer["value"]
-    print(f"{answer['prompt']} → {answer['answer']} ({value}), probability {report.percent(answer['probability'])}")
+    print(f"{answer['prompt']} → {answer['answer']} ({value}), probability {percent(answer['probability'])}")
     if answer["runners_up"]:
-        others = (f"{r['answer']} {report.percent(r['probability'])}" for r in answer["runners_up"])
+        others = (f"{r['answer']} {percent(r['probability'])}" for r in answer["runners_up"])
         print(f"  runners-up: {', '.join(others)}")
     if answer["membership"] == "outside":
         truth = "no whole number" if answer["expected"] is None else answer["expected"]

@@ -22,7 +22,7 @@ from train_options import TrainOptions, task_config_of
 
 from jaxcalc import runs
 from jaxcalc.errors import InputError
-from jaxcalc.runs import report
+from jaxcalc.runs import figures, report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ def figure(path: Path, rows: list[dict[str, Any]]) -> None:
     axes = drawing.subplots()
     held_out = [100 * row["held_out"] for row in rows]
     for name in (name for name in rows[0] if name not in ("held_out", "n_train")):
-        colour = report.COLOURS.get(name, "black")
+        colour = figures.COLOURS.get(name, "black")
         medians = [100 * statistics.median(row[name]) for row in rows]
         axes.plot(held_out, medians, marker="o", label=name, color=colour, linestyle="--" if name == "all" else "-")
         worst, best = ([100 * row[name][end] for row in rows] for end in (0, -1))

@@ -35,7 +35,7 @@ def main(options: EvaluateOptions) -> int:
     seconds_held_out = time.perf_counter() - clock
     training = jaxcalc.evaluate(run.params, run.task, run.task.train_rows)
     seconds = time.perf_counter() - clock
-    errors = report.errors_of(held_out, training)
+    errors = report.wrong_answers(held_out, training)
     result = {
         "held_out_exact_match": held_out.exact_match,
         "train_exact_match": training.exact_match,

@@ -15,7 +15,9 @@ import tyro
 
 import jaxcalc
 from jaxcalc.batch import PAD_ID
-from jaxcalc.runs import report, share
+from jaxcalc.runs import report
+from jaxcalc.runs.files import write_whole
+from jaxcalc.runs.stablehlo import export_answerer
 from jaxcalc.tasks.tokenizer import END_ID, EQUALS
 
 PROGRAM = "model.stablehlo"
@@ -44,10 +46,10 @@ def main(options: ExportOptions) -> int:
     run = jaxcalc.load_run(options.run)
     path = options.out or options.run / PROGRAM
     vocabulary_path = path.with_suffix(".vocabulary.json")
-    program = share.export_answerer(run.params, run.task, PLATFORMS)
+    program = export_answerer(run.params, run.task, PLATFORMS)
     vocabulary = json.dumps(vocabulary_of(run.task), indent=1, ensure_ascii=False).encode()
-    share.write_whole(path, [program])
-    share.write_whole(vocabulary_path, [vocabulary])
+    write_whole(path, [program])
+    write_whole(vocabulary_path, [vocabulary])
     if options.json:
         result = {"path": str(path), "bytes": len(program), "vocabulary": str(vocabulary_path), "platforms": PLATFORMS}
         print(json.dumps(result, ensure_ascii=False))

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxcalc import lens
-from jaxcalc.runs.report import COLOURS
+from jaxcalc.runs.figures import COLOURS
 from jaxcalc.tasks.tokenizer import EQUALS, PAD
 
 

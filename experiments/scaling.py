@@ -20,6 +20,7 @@ from rich.console import Console
 
 import jaxcalc
 from jaxcalc.runs import report
+from jaxcalc.runs.text import percent
 from jaxcalc.scale import scaling, sharding
 from jaxcalc.scale.processes import everywhere, join
 from jaxcalc.scale.sharding import FULLY_SHARDED, TENSOR_PARALLEL
@@ -187,7 +188,7 @@ def tables(result: dict[str, Any]) -> list[Any]:
     for what in ("devices", "processes"):
         rows = [
             [row["kind"], str(row["number"]), f"{row['batch_size']:,}", f"{1e3 * row['seconds']:.1f}",
-             f"{row['speed']:.2f}", report.percent(row["efficiency"])]
+             f"{row['speed']:.2f}", percent(row["efficiency"])]
             for row in result.get(what, [])
         ]  # fmt: skip
         if rows:

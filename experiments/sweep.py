@@ -27,6 +27,7 @@ from jaxcalc import population, runs
 from jaxcalc.errors import InputError
 from jaxcalc.optimizers import DEFAULT_LEARNING_RATE, DEFAULT_WEIGHT_DECAY, OptimizerName
 from jaxcalc.runs import report
+from jaxcalc.runs.text import percent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +85,8 @@ def main(options: SweepOptions) -> int:
         print(f"seed {seed}: {len(result['cells'])} models in {time.perf_counter() - started:.0f} s", file=sys.stderr)
     figure(options.out / "sweep.png", result["cells"], options)
 
-    rows = [[f"{cell['learning_rate']:g}", f"{cell['weight_decay']:g}", report.percent(cell["probability"]),
-             report.percent(cell["median"]), report.percent(cell["worst"])] for cell in result["cells"]]  # fmt: skip
+    rows = [[f"{cell['learning_rate']:g}", f"{cell['weight_decay']:g}", percent(cell["probability"]),
+             percent(cell["median"]), percent(cell["worst"])] for cell in result["cells"]]  # fmt: skip
     columns = ["learning rate", "weight decay", f"reach {options.threshold:.1%}", "median", "worst"]
     title = f"{options.optimizer}, {options.steps:,} steps of {options.batch_size}, {len(options.seeds)} seeds"
     console = Console(stderr=options.json, highlight=False)

@@ -31,7 +31,7 @@ import jaxcalc
 from jaxcalc import backprop, runs
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import prompt_text
-from jaxcalc.runs import checkpoint, report
+from jaxcalc.runs import checkpoint, figures, report
 from jaxcalc.runs.share import save_params
 from jaxcalc.scale import cost, processes
 from jaxcalc.tasks.table import Calculator
@@ -334,14 +334,14 @@ def finish(
     after = jaxcalc.evaluate(params, task, examples(task))
     evaluated = time.perf_counter() - clock
 
-    errors = report.errors_of(held_out, training)
+    errors = report.wrong_answers(held_out, training)
     is_table = isinstance(task, Calculator)
     n_done = config["steps"] - log["first_step"]
     accuracy = {"held_out_exact_match": held_out.exact_match, "train_exact_match": training.exact_match}
     described = {"config": config, "vocabulary": list(task.tokenizer.vocabulary), "accuracy": accuracy}
     save_params(path / runs.MODEL, params, {**described, "versions": runs.versions()})
     try:
-        report.learning_curve(path / runs.CURVE, runs.read_metrics(path), log["watched"])
+        figures.learning_curve(path / runs.CURVE, runs.read_metrics(path), log["watched"])
     except OSError as error:
         raise InputError(f"cannot write {path / runs.CURVE}: {error.strerror}") from error
     summary = {

@@ -37,6 +37,7 @@ from jaxcalc.blame import (
 from jaxcalc.errors import InputError
 from jaxcalc.optimizers import OptimizerName
 from jaxcalc.runs import report
+from jaxcalc.runs.text import percent
 from jaxcalc.tasks.tokenizer import END, EQUALS
 
 LIKELIEST = 5
@@ -255,8 +256,8 @@ def print_replay(result: dict[str, Any], console: Console) -> None:
     for at in result["replay"]:
         best = at["predictions"][0]
         mark = "" if best["token"] == target else " ✗"
-        rows.append([f"{at['step']:,}", best["token"] + mark, report.percent(best["probability"]),
-                     report.percent(at["probability"]), f"{at['surprise_nats']:.4g}"])  # fmt: skip
+        rows.append([f"{at['step']:,}", best["token"] + mark, percent(best["probability"]),
+                     percent(at["probability"]), f"{at['surprise_nats']:.4g}"])  # fmt: skip
     columns = ["step", "next word", "p", f"p({target})", "surprise (nats)"]
     console.print(report.table(f"{text_of(result)} → {target}", columns, rows, text=(1,)))
     console.print(f"\nThis problem {WHERE[result['membership'], result['drawn']]}.")
@@ -290,7 +291,7 @@ def print_reading(result: dict[str, Any], console: Console) -> None:
     console.print(report.table("Text → tokens", ["position", "id", "token"], rows, text=(2,)))
     title = "\nForward: ‖output‖ of each stage at each position"
     console.print(*report.position_tables(title, {row["name"]: row["norm"] for row in result["forward"]}), sep="\n")
-    rows = [[word["token"], report.percent(word["probability"])] for word in result["predictions"]]
+    rows = [[word["token"], percent(word["probability"])] for word in result["predictions"]]
     console.print(report.table("\nLikeliest words", ["word", "probability"], rows))
     console.print(f"\nThe right word is {target}. Surprise = −ln p({target}) = −ln {p:.4g} = {nats:.4g} nats\n"
                   f"({result['surprise_bits']:.3g} bits); a uniform guess has {result['uniform_nats']:.2f} nats. "
@@ -356,10 +357,10 @@ def print_weight(result: dict[str, Any], console: Console) -> None:
 
 def print_after(result: dict[str, Any], console: Console) -> None:
     after, target = result["after"], result["target"]
-    rows = [[word["token"], report.percent(word["probability"])] for word in after["predictions"]]
+    rows = [[word["token"], percent(word["probability"])] for word in after["predictions"]]
     console.print(report.table("\nAfter the step", ["word", "probability"], rows))
-    console.print(f"\np({target}) went from {report.percent(result['probability'])} to "
-                  f"{report.percent(after['probability'])}, the surprise from {result['surprise_nats']:.4g} to "
+    console.print(f"\np({target}) went from {percent(result['probability'])} to "
+                  f"{percent(after['probability'])}, the surprise from {result['surprise_nats']:.4g} to "
                   f"{after['surprise_nats']:.4g} nats.")  # fmt: skip
 
 

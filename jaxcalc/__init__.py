@@ -12,7 +12,8 @@ from jaxcalc.optimizers import make_optimizer
 from jaxcalc.params import Params
 from jaxcalc.runs import checkpoint
 from jaxcalc.runs.folder import Run, load_run
-from jaxcalc.runs.share import export_answerer, load_metadata, load_params, save_params
+from jaxcalc.runs.share import load_metadata, load_params, save_params
+from jaxcalc.runs.stablehlo import export_answerer
 from jaxcalc.scale import cost, large, scaling, sharding
 from jaxcalc.tasks.drawn import Arithmetic, arithmetic
 from jaxcalc.tasks.problems import Expression, Problem, carry_chain

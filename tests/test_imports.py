@@ -15,7 +15,8 @@ ORDER = [
     "trees", "params", "model", "losses", "optimizers", "training", "decoding", "evaluation",
     "backprop", "blame", "lens", "landscape", "population",
     "scale.large", "scale.sharding", "scale.scaling", "scale.cost", "scale.processes", "scale",
-    "runs.checkpoint", "runs.share", "runs.folder", "runs.report", "runs",
+    "runs.text", "runs.files", "runs.manifest", "runs.checkpoint", "runs.share", "runs.stablehlo", "runs.folder",
+    "runs.figures", "runs.report", "runs",
     "explorer.page", "explorer",
 ]  # fmt: skip
 """Every module, each below those that may import it."""

@@ -24,7 +24,7 @@ from jaxcalc.optimizers import ADAM_BETAS
 from jaxcalc.params import Params
 from jaxcalc.runs import folder
 from jaxcalc.runs.folder import Run, calculator_of, load_run
-from jaxcalc.runs.report import percent
+from jaxcalc.runs.text import percent
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.trees import count, named_leaves
 

@@ -40,7 +40,8 @@ from jaxcalc.runs.folder import (
     write_json,
     writing,
 )
-from jaxcalc.runs.share import export_answerer, load_metadata, load_params, save_params
+from jaxcalc.runs.share import load_metadata, load_params, save_params
+from jaxcalc.runs.stablehlo import export_answerer
 
 __all__ = [
     "CHECKPOINTS",

@@ -1,60 +1,71 @@
-"""Checkpoints of a training run (host): Orbax, and what it takes to trust one.
+"""Checkpoints of a training run (host): Orbax writes them, and this module verifies them.
 
-A folder `checkpoints/` holds a folder for each step, such as `000040/`: what Orbax wrote of the parameters and the
-optimizer state, and `manifest.json`. The manifest is written last, after the checkpoint was read back and its
-fingerprints were those of the arrays on the device; without one, a checkpoint does not count. It holds
-the fingerprint of every leaf, size and hash of every file, what the run says of itself, and a hash of all that.
+A folder `checkpoints/` holds one folder per step, such as `000040/`: the parameters and the optimizer state, as Orbax
+writes them, and `manifest.json`. Saving ends by reading the checkpoint back and comparing its fingerprints with those
+of the arrays on the device. Only then is the manifest written, and a checkpoint without a manifest does not count.
 
-Order is by step number. No file's time is ever looked at.
+The step number alone decides which checkpoint is newer, never the time of a file.
 
-Of several processes each writes its own part. Process 0 alone verifies, writes manifests and deletes.
+If several processes train, each writes its part. Process 0 alone verifies, writes manifests and deletes.
 """
 
 import concurrent.futures
-import dataclasses
-import hashlib
-import json
-import os
 import shutil
-from collections.abc import Callable, Container
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import jax
 import numpy as np
 
 from jaxcalc.errors import InputError
+from jaxcalc.runs.files import PathLike
+from jaxcalc.runs.manifest import (
+    MANIFEST,
+    DamagedError,
+    Manifest,
+    check_files,
+    differences,
+    read_manifest,
+    step_path,
+    write_manifest,
+)
 from jaxcalc.scale import processes, sharding
 from jaxcalc.training import TrainState
 from jaxcalc.trees import fingerprint, named_leaves
 
-MANIFEST = "manifest.json"
 DAMAGED = ".damaged"
-"""What the name of a damaged checkpoint ends in, once it was found to be one."""
+"""The suffix that the folder of a damaged checkpoint gets when the damage is found."""
 
 
-class DamagedError(InputError):
-    """A checkpoint is not what was written: its files or its arrays have changed."""
-
-
-@dataclasses.dataclass
 class Writer:
-    """Saves checkpoints in the background, one at a time, verifies each and then deletes those not to be kept.
+    """Saves checkpoints in the background, one at a time: it verifies each, then deletes those no longer needed.
 
-    The newest verified checkpoint is never deleted. As a context manager it ends when its last save has ended.
+    The newest verified checkpoint is never deleted. Used as a context manager, the writer waits at the end for its
+    last save.
+
+    Args:
+      folder: where the checkpoints are; it is created if it does not exist.
+      info: JSON values about the run, for the manifest of each checkpoint.
+      kept: steps whose checkpoints are kept for good.
+      newest: how many of the newest checkpoints are kept, at least 1.
+
+    >>> import tempfile, optax
+    >>> from jaxcalc import ModelConfig, create_state, init
+    >>> state = create_state(init(jax.random.key(0), ModelConfig(35, 8, 2, 8, 1)), optax.sgd(0.1))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with Writer(folder, {"note": "untrained"}) as writer:
+    ...         writer.save(state)
+    ...     again, manifest = restore(folder, step=0, like=state)
+    >>> manifest["note"]
+    'untrained'
     """
 
-    folder: Path
-    info: dict[str, Any]
-    """What the manifest of each checkpoint says of the run: a JSON object."""
-    kept: Container[int] = ()
-    """Steps whose checkpoints are kept for good."""
-    newest: int = 2
-    """How many of the others are kept, at least 1."""
-
-    def __post_init__(self) -> None:
-        if self.newest < 1:
-            raise InputError(f"newest is {self.newest}; at least the newest checkpoint is kept")
+    def __init__(self, folder: PathLike, info: Mapping[str, object], kept: Iterable[int] = (), newest: int = 2) -> None:
+        _check_newest(newest)
+        self._folder, self._info = Path(folder), info
+        self._kept, self._newest = frozenset(kept), newest
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._pending: concurrent.futures.Future[None] | None = None
 
@@ -64,20 +75,22 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown()
 
-    def save(self, state: TrainState, **info: Any) -> None:
-        """Begin to save a state; returns as soon as its arrays are copied, so that they can be donated.
+    def save(self, state: TrainState, **info: object) -> None:
+        """Start to save a state, with more JSON values for its manifest.
 
-        Raises `InputError` as `wait` does, for the save before.
+        Returns as soon as the arrays are copied, so that the caller may donate them.
+
+        Raises `InputError` if the save before failed; see `wait`.
         """
         self.wait()
         step, arrays = int(state.step), _arrays(state)
-        path = _path(self.folder, step).absolute()
-        manifest = {"step": step, "leaves": fingerprint(arrays), **self.info, **info}
+        path = step_path(self._folder, step).absolute()
+        manifest = {"step": step, "leaves": fingerprint(arrays), **self._info, **info}
         n_bytes = sum(leaf.nbytes for leaf in arrays.values())
         checkpointer = _checkpointer()
         try:
             if processes.is_main():
-                self.folder.mkdir(exist_ok=True)
+                self._folder.mkdir(exist_ok=True)
                 remove(path)
             processes.wait(f"before {path.name}")
             checkpointer.save(path, arrays)
@@ -89,7 +102,7 @@ class Writer:
                 checkpointer.wait_until_finished()
                 if processes.is_main():
                     _complete(path, manifest)
-                    prune(self.folder, self.kept, self.newest)
+                    prune(self._folder, self._kept, self._newest)
             except _WRITE_ERRORS as error:
                 raise self._failure(path, n_bytes, error) from error
             finally:
@@ -100,121 +113,117 @@ class Writer:
     def wait(self) -> None:
         """Wait until the last save is complete.
 
-        Raises `InputError` where it could not be written, naming the file, its bytes and the checkpoints there are, and
-        where a leaf is not finite: such a state does not count as saved.
+        Raises `InputError` if it could not be written, with its path, its bytes and the intact checkpoints, and if a
+        leaf is not finite: such a state does not count as saved.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def failed(self) -> bool:
-        """Return whether a save that has ended failed; `wait` then says why."""
+        """Return whether the last save has ended in failure; `wait` then raises the reason."""
         return self._pending is not None and self._pending.done() and self._pending.exception() is not None
 
     def _failure(self, path: Path, n_bytes: int, error: Exception) -> InputError:
-        intact = ", ".join(f"{step:,}" for step in steps(self.folder) if _path(self.folder, step).name != path.name)
+        intact = ", ".join(f"{step:,}" for step in steps(self._folder) if step != int(path.name))
         reason = " ".join(str(error).split())
-        reason = reason if len(reason) <= 300 else f"…{reason[-300:]}"  # how it ends says why
+        reason = reason if len(reason) <= 300 else f"…{reason[-300:]}"  # a long message gives the reason at its end
         return InputError(
             f"cannot write {path} ({n_bytes:,} bytes of arrays): {reason}; "
-            f"intact are the checkpoints of steps {intact or '(none)'}; make room and go on with --resume"
+            f"the intact checkpoints are those of steps {intact or '(none)'}; make room and go on with --resume"
         )
 
 
-def steps(folder: Path) -> list[int]:
+def steps(folder: PathLike) -> list[int]:
     """Return the steps whose checkpoints are complete, ascending."""
-    return sorted(int(path.parent.name) for path in folder.glob(f"*/{MANIFEST}") if _is_of_a_step(path.parent))
+    return sorted(int(path.parent.name) for path in Path(folder).glob(f"*/{MANIFEST}") if _has_step_name(path.parent))
 
 
-def restore(folder: Path, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """Return the state of a checkpoint, bit for bit as it was, and its manifest.
+def restore(folder: PathLike, step: int, like: TrainState) -> tuple[TrainState, Manifest]:
+    """Return the state of a checkpoint, bit for bit as it was saved, and its manifest.
 
     Args:
-      like: a state of JAX arrays or, as `jax.eval_shape` makes one, of shapes and dtypes. A leaf with a sharding is
-        restored to it, whatever the sharding was when it was saved.
+      like: a state of JAX arrays, or of shapes and dtypes as `jax.eval_shape` returns it. A leaf with a sharding is
+        restored with that sharding, whatever sharding it was saved with.
 
-    Raises `InputError` that lists every leaf in which the checkpoint differs from `like`, and `DamagedError` for
-    one that is not what was written.
+    Raises `InputError` with every leaf that differs between the checkpoint and `like`, and `DamagedError` if the
+    checkpoint is not what was written.
     """
-    path = _path(folder, step).absolute()
+    path = step_path(folder, step).absolute()
     manifest = read_manifest(folder, step)
-    _check_files(path, manifest["files"])
-    wanted = {name: _array_type(leaf) for name, leaf in _arrays(like).items()}
+    check_files(path, manifest)
+    targets = _arrays(like)
+    expected = {name: f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}]" for name, leaf in targets.items()}
     found = {name: mark.split()[0] for name, mark in manifest["leaves"].items()}
-    if wanted != found:
-        listed = "; ".join(differences(found, wanted))
-        raise InputError(f"{path} is of another model, optimizer or dtype: {listed}")
+    if expected != found:
+        raise InputError(f"{path} is of another model, optimizer or dtype: {'; '.join(differences(found, expected))}")
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    arrays = _read(path, {
+    targets = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or device)
-        for name, leaf in _arrays(like).items()
-    })  # fmt: skip
-    if fingerprint(arrays) != manifest["leaves"]:
-        wrong = [name for name, mark in fingerprint(arrays).items() if mark != manifest["leaves"][name]]
-        raise DamagedError(f"{path} is damaged: the fingerprints of {', '.join(wrong)} are not those that were saved")
+        for name, leaf in targets.items()
+    }
+    arrays = _read(path, targets)
+    marks = fingerprint(arrays)
+    if marks != manifest["leaves"]:
+        wrong = [name for name, mark in marks.items() if mark != manifest["leaves"][name]]
+        raise DamagedError(f"{path} is damaged: the fingerprints of {', '.join(wrong)} do not match")
     saved = {"params": like.params, "opt_state": like.opt_state}
     leaves = [arrays[name] for name in named_leaves(saved)]
     step_array = sharding.put(np.int32(step), getattr(like.step, "sharding", None) or device)
     return like.replace(step=step_array, **jax.tree.unflatten(jax.tree.structure(saved), leaves)), manifest
 
 
-def restore_newest(folder: Path, like: TrainState, warn: Callable[[str], None]) -> tuple[TrainState, dict[str, Any]]:
-    """Return the state and the manifest of the newest checkpoint that is good.
+def restore_newest(folder: PathLike, like: TrainState, warn: Callable[[str], None]) -> tuple[TrainState, Manifest]:
+    """Return the state and the manifest of the newest good checkpoint.
 
-    A damaged one on the way is told to `warn`, and renamed so that it is not in the way again.
+    A newer one that is damaged is reported to `warn` and renamed, so that it is not tried again.
 
-    Raises `InputError` as `restore` does, and where no checkpoint is good.
+    Raises `InputError` as `restore` does, and if no checkpoint is good.
     """
     for step in reversed(steps(folder)):
         try:
             return restore(folder, step, like)
         except DamagedError as error:
-            aside = _path(folder, step).with_suffix(DAMAGED)
+            path = step_path(folder, step)
+            aside = path.with_suffix(DAMAGED)
             warn(f"{error}; kept as {aside.name}, going back to an earlier checkpoint")
             if processes.is_main():
                 shutil.rmtree(aside, ignore_errors=True)
-                _path(folder, step).rename(aside)
+                path.rename(aside)
     raise InputError(f"{folder} holds no checkpoint that is complete and undamaged; train again from the start")
 
 
-def read_manifest(folder: Path, step: int) -> dict[str, Any]:
-    """Return what a checkpoint says of itself.
+def prune(folder: PathLike, kept: Iterable[int], newest: int) -> None:
+    """Delete the complete checkpoints except the `newest` ones and those of the steps in `kept`.
 
-    Raises `DamagedError` where that is not what was written.
+    Orbax's preservation policies choose them. Its `CheckpointManager` is not used: it would delete old checkpoints
+    before the new one is verified.
     """
-    path = _path(folder, step) / MANIFEST
-    try:
-        data = path.read_bytes()
-        manifest = json.loads(data)
-        del manifest["checksum"]
-        good = data == _written(manifest) and manifest["step"] == step
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedError(f"{path} is damaged: {type(error).__name__} {error}") from error
-    if not good:
-        raise DamagedError(f"{path} is damaged: it is not of step {step:,}, or its checksum is wrong")
-    return manifest
+    _check_newest(newest)
+    policies = _orbax().checkpoint_managers
+    policy = policies.AnyPreservationPolicy([policies.LatestN(newest), policies.CustomSteps(list(kept))])
+    found = [SimpleNamespace(step=step) for step in steps(folder)]
+    preserved = policy.should_preserve(found, context=policies.PreservationContext())
+    for checkpoint, is_preserved in zip(found, preserved, strict=True):
+        if not is_preserved:
+            remove(step_path(folder, checkpoint.step))
 
 
-def prune(folder: Path, kept: Container[int], newest: int) -> None:
-    """Delete the complete checkpoints that are neither among the `newest` nor of a step that is `kept`."""
-    for step in steps(folder)[:-newest]:
-        if step not in kept:
-            remove(_path(folder, step))
-
-
-def remove(path: Path) -> None:
+def remove(path: PathLike) -> None:
     """Delete a checkpoint, its manifest first, so that half a checkpoint never counts as one."""
+    path = Path(path)
     (path / MANIFEST).unlink(missing_ok=True)
     if path.exists():
         shutil.rmtree(path)
 
 
-def clean(folder: Path) -> list[str]:
-    """Delete what a writer that was killed left behind, and return the names; only for one who has the lock."""
+def clean(folder: PathLike) -> list[str]:
+    """Delete what a killed writer left behind and return the names. Only the holder of the run's lock may call it."""
+    folder = Path(folder)
     left = [
         path
         for path in (sorted(folder.iterdir()) if folder.is_dir() else [])
-        if ".orbax-checkpoint-tmp" in path.name or (_is_of_a_step(path) and not (path / MANIFEST).is_file())
+        if ".orbax-checkpoint-tmp" in path.name or (_has_step_name(path) and not (path / MANIFEST).is_file())
     ]
     for path in left:
         shutil.rmtree(path)
@@ -223,14 +232,15 @@ def clean(folder: Path) -> list[str]:
     return [path.name for path in left]
 
 
-_WRITE_ERRORS = (OSError, ValueError, RuntimeError)  # the last two are how Orbax and TensorStore say it
+_WRITE_ERRORS = (OSError, ValueError, RuntimeError)  # Orbax and TensorStore raise the last two
 
 
-def _path(folder: Path, step: int) -> Path:
-    return folder / f"{step:06}"
+def _check_newest(newest: int) -> None:
+    if newest < 1:
+        raise InputError(f"newest is {newest}; at least the newest checkpoint is kept")
 
 
-def _is_of_a_step(path: Path) -> bool:
+def _has_step_name(path: Path) -> bool:
     return path.name.isdecimal() and path.name == f"{int(path.name):06}"
 
 
@@ -238,23 +248,15 @@ def _arrays(state: TrainState) -> dict[str, Any]:
     return named_leaves({"params": state.params, "opt_state": state.opt_state})
 
 
-def _array_type(leaf: Any) -> str:
-    return f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}]"
+def _orbax() -> Any:
+    import orbax.checkpoint  # takes a quarter of a second, which only reading and writing checkpoints should cost
 
-
-def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """Return a line for each name whose value is not the same in both."""
-    return [
-        f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
-        for name in {**there, **here}
-        if there.get(name) != here.get(name)
-    ]
+    return orbax.checkpoint
 
 
 def _checkpointer(alone: bool = False) -> Any:
-    """Return Orbax's checkpointer of all processes together, or of this one alone."""
-    import orbax.checkpoint as orbax  # imported where a checkpoint is read or written: a quarter of a second
-
+    """Return Orbax's checkpointer for all processes together, or for this one alone."""
+    orbax = _orbax()
     me = jax.process_index()
     if not alone or jax.process_count() == 1:
         return orbax.StandardCheckpointer()
@@ -265,7 +267,7 @@ def _checkpointer(alone: bool = False) -> Any:
 
 
 def _read(path: Path, target: dict[str, jax.ShapeDtypeStruct], alone: bool = False) -> dict[str, Any]:
-    """Return the arrays of a checkpoint as JAX's where `target` has a sharding and as NumPy's where it has none."""
+    """Return the arrays of a checkpoint: JAX arrays where `target` has a sharding, NumPy arrays elsewhere."""
     checkpointer = _checkpointer(alone)
     try:
         return checkpointer.restore(path, target)
@@ -275,7 +277,7 @@ def _read(path: Path, target: dict[str, jax.ShapeDtypeStruct], alone: bool = Fal
         checkpointer.close()
 
 
-def _complete(path: Path, manifest: dict[str, Any]) -> None:
+def _complete(path: Path, manifest: Manifest) -> None:
     """Verify a checkpoint that Orbax has written, and write its manifest."""
     types = {name: mark.split()[0].rstrip("]").split("[") for name, mark in manifest["leaves"].items()}
     target = {
@@ -288,37 +290,4 @@ def _complete(path: Path, manifest: dict[str, Any]) -> None:
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise InputError(f"{name} is not finite at step {manifest['step']:,}; such a state is not saved")
-    partial = path / f"{MANIFEST}.partial"
-    with partial.open("wb") as file:
-        file.write(_written({**manifest, "files": _files(path)}))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path / MANIFEST)
-
-
-def _written(manifest: dict[str, Any]) -> bytes:
-    """Return the bytes of a manifest's file: one way to write it, and the hash of that."""
-    text = json.dumps(manifest, sort_keys=True)
-    return json.dumps({**manifest, "checksum": hashlib.sha256(text.encode()).hexdigest()}, indent=1).encode()
-
-
-def _files(path: Path) -> dict[str, list[Any]]:
-    """Return size and SHA-256 of every file in a checkpoint but its manifest."""
-    found = {}
-    for file in sorted(path.rglob("*")):
-        name = file.relative_to(path).as_posix()
-        if file.is_file() and not name.startswith(MANIFEST):
-            data = file.read_bytes()
-            found[name] = [len(data), hashlib.sha256(data).hexdigest()]
-    return found
-
-
-def _check_files(path: Path, files: dict[str, list[Any]]) -> None:
-    try:
-        found = _files(path)
-    except OSError as error:
-        raise DamagedError(f"{path} cannot be read: {error}") from error
-    for name in {**files, **found}:
-        if found.get(name) != files.get(name):
-            what = "missing" if name not in found else "not of it" if name not in files else "changed"
-            raise DamagedError(f"{path} is damaged: its file {name} is {what}")
+    write_manifest(path, manifest)

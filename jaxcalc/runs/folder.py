@@ -36,7 +36,8 @@ from jaxcalc.model import ModelConfig, config_of, init
 from jaxcalc.optimizers import make_optimizer
 from jaxcalc.params import Params
 from jaxcalc.runs import checkpoint
-from jaxcalc.runs.share import load_params, write_whole
+from jaxcalc.runs.files import write_whole
+from jaxcalc.runs.share import load_params
 from jaxcalc.scale import processes
 from jaxcalc.tasks.drawn import arithmetic
 from jaxcalc.tasks.table import Calculator, calculator

@@ -1,9 +1,8 @@
-"""What people see (host): progress, tables, figures, and how a script ends on bad input."""
+"""What people read in the terminal (host): tables and progress, and how a script ends on bad input."""
 
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from rich.table import Table
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import Evaluation, answer_text, prompt_text
 from jaxcalc.params import Params
+from jaxcalc.runs.text import percent
 from jaxcalc.scale.cost import UTILISATION, size_text, step_seconds
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.task import Task
@@ -22,10 +22,8 @@ from jaxcalc.trees import count
 
 Options = TypeVar("Options")
 
-COLOURS = {"plus": "#4477aa", "minus": "#66ccee", "times": "#ee6677", "divided by": "#ccbb44"}
-"""Each operation's colour, in every figure."""
 QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
-"""Compiler options of a program that runs once, on one sentence: compiling it takes a thousand times as long as
+"""Compiler options for a program that runs once, on one sentence: compiling it takes a thousand times as long as
 running it."""
 
 
@@ -49,21 +47,8 @@ def run_script(
         return 2
 
 
-def percent(share: float | None) -> str:
-    """Return a share as a percentage that rounds nothing to 0 or 100 that is not, or "–" for None.
-
-    >>> percent(0.98765), percent(1.0), percent(0.99999), percent(1e-9)
-    ('98.77 %', '100 %', '99.99 %', '<0.01 %')
-    """
-    if share is None:
-        return "–"
-    if share in (0, 1):
-        return f"{share:.0%}".replace("%", " %")
-    return "<0.01 %" if share < 1e-4 else f"{min(100 * share, 99.99):.2f} %"
-
-
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[int] = (0,)) -> Table:
-    """Return a table whose columns `text` hold words and whose others hold numbers."""
+    """Return a table. The columns whose indices are in `text` hold words, the others numbers."""
     built = Table(title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
     for index, column in enumerate(columns):
         is_text = index in text
@@ -74,7 +59,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], tex
 
 
 def position_tables(title: str, rows: Mapping[str, Sequence[float]], most: int = 8) -> list[Table]:
-    """Return tables of a number for each row at each token position; `most` positions to a table fit 80 columns."""
+    """Return tables with one number per row and token position, at most `most` positions each: 8 fit 80 columns."""
 
     def cell(value: float) -> str:
         if 0.01 <= value < 1000:
@@ -105,10 +90,17 @@ def parameters_table(params: Params) -> Table:
 
 
 def cost_table(sizes: Mapping[str, int], available: int | None, flops: float, peak: float) -> Table:
-    """Return what a step is predicted to take on each device: bytes by what they are for, products, and seconds."""
-    there = "" if available is None else f" of {size_text(available)}"
+    """Return the predicted cost of a step on each device.
+
+    Args:
+      sizes: bytes, by what they are for.
+      available: bytes of memory, if known.
+      flops: floating-point operations in products.
+      peak: the device's highest speed, in operations per second.
+    """
+    limit = "" if available is None else f" of {size_text(available)}"
     rows = [[name, size_text(size)] for name, size in sizes.items()]
-    rows.append(["all of the memory", size_text(sum(sizes.values())) + there])
+    rows.append(["all of the memory", size_text(sum(sizes.values())) + limit])
     speed = f"{UTILISATION:.0%} of {peak / 1e9:,.0f} GFLOP/s".replace("%", " %")
     rows.append(["products", f"{flops / 1e9:,.2f} GFLOP at {speed}"])
     rows.append(["time", f"{1e3 * step_seconds(flops, peak):,.1f} ms"])
@@ -116,25 +108,29 @@ def cost_table(sizes: Mapping[str, int], available: int | None, flops: float, pe
 
 
 def problems_table(task: Task) -> Table:
-    """Return the number of problems of each kind, in training and held out, and of a table's lessons in an epoch."""
-    counts = [np.bincount(task.kind[np.asarray(rows)], minlength=len(task.kinds))
-              for rows in (task.train_rows, task.held_out_rows)]  # fmt: skip
+    """Return the number of problems of each kind in training and held out, and for a `Calculator` the lessons."""
+    sides = (task.train_rows, task.held_out_rows)
+    counts = [np.bincount(task.kind[np.asarray(rows)], minlength=len(task.kinds)) for rows in sides]
     columns = ["operation", "training", "held out"]
-    what = "A sample of the problems"
+    title = "A sample of the problems"
     if isinstance(task, Calculator):
         lessons = np.asarray(task.lessons)
         counts.append(np.array([(lessons == task.tokenizer.ids[name]).any(axis=1).sum() for name in task.kinds]))
         columns.append("lessons per epoch")
-        what = "The problems"
+        title = "The problems"
     rows = [
         [name, *(f"{n:,}" for n in row)] for name, row in zip(task.kinds, np.stack(counts, 1).tolist(), strict=True)
     ]
     total = ["all", *(f"{side.sum():,}" for side in counts)]
-    return table(f"{what} ({task.split} split, numbers up to {task.tokenizer.max_number:,})", columns, [*rows, total])
+    return table(f"{title} ({task.split} split, numbers up to {task.tokenizer.max_number:,})", columns, [*rows, total])
 
 
 def before_and_after_table(before: Evaluation, after: Evaluation, first_step: int = 0) -> Table:
-    """Return what the model of the first step and the trained one answer to the same problems, with probabilities."""
+    """Return the answers of the model before and after training to the same problems, with their probabilities.
+
+    Args:
+      first_step: the step of the model before, 0 if it was untrained.
+    """
     rows = []
     for index, row in enumerate(after.rows.tolist()):
         cells = [prompt_text(after.task, row)]
@@ -143,13 +139,13 @@ def before_and_after_table(before: Evaluation, after: Evaluation, first_step: in
             mark = "" if evaluation.correct[index] else " ✗"
             cells += [answer + mark, percent(float(evaluation.probability[index]))]
         rows.append(cells)
-    was = "that were held out" if after.rows[0] in np.asarray(after.task.held_out_rows) else "from training"
-    at_first = f"at step {first_step:,}" if first_step else "untrained answer"
-    columns = ["problem", at_first, "p", "trained answer", "p"]
-    return table(f"Before and after, on problems {was}", columns, rows, text=(0, 1, 3))
+    origin = "that were held out" if after.rows[0] in np.asarray(after.task.held_out_rows) else "from training"
+    first = f"at step {first_step:,}" if first_step else "untrained answer"
+    columns = ["problem", first, "p", "trained answer", "p"]
+    return table(f"Before and after, on problems {origin}", columns, rows, text=(0, 1, 3))
 
 
-def by_operation(held_out: Evaluation, training: Evaluation) -> dict[str, dict[str, Any]]:
+def by_operation(held_out: Evaluation, training: Evaluation) -> dict[str, dict[str, int | float | None]]:
     """Return for each operation its number of problems and exact match, held out and in training."""
     both = zip(held_out.by_operation().items(), training.by_operation().values(), strict=True)
     return {
@@ -163,19 +159,19 @@ def by_operation(held_out: Evaluation, training: Evaluation) -> dict[str, dict[s
     }
 
 
-def by_length(evaluation: Evaluation) -> dict[str, dict[int, dict[str, Any]]]:
-    """Return exact match with its 95 % interval, by number of digits and by carries in a row."""
+def by_length(evaluation: Evaluation) -> dict[str, Mapping[int, Mapping[str, Any]]]:
+    """Return exact match with its 95 % interval, by number of digits and by length of the carry chain."""
     return {"by_digits": evaluation.by_digits(), "by_carry_chain": evaluation.by_carry_chain()}
 
 
-def errors_of(held_out: Evaluation, training: Evaluation) -> list[dict[str, Any]]:
-    """Return the wrong answers of both, each with its "membership"."""
+def wrong_answers(held_out: Evaluation, training: Evaluation) -> list[Mapping[str, Any]]:
+    """Return the wrong answers of both evaluations, each with its "membership"."""
     sides = (("held out", held_out), ("training", training))
     return [{**error, "membership": side} for side, evaluation in sides for error in evaluation.errors()]
 
 
 def accuracy_table(held_out: Evaluation, training: Evaluation) -> Table:
-    """Return exact match by operation, held-out beside training problems."""
+    """Return exact match by operation, on held-out and on training problems."""
     rows = []
     both = zip(held_out.by_operation().items(), training.by_operation().values(), strict=True)
     for (operation, unseen), seen in both:
@@ -188,37 +184,39 @@ def accuracy_table(held_out: Evaluation, training: Evaluation) -> Table:
     return table("Exact match", ["operation", "held out", "", "training", ""], rows)
 
 
-def _share(row: dict[str, Any]) -> list[str]:
+def _share(row: Mapping[str, Any]) -> list[str]:
     return [f"{row['correct']:,} of {row['problems']:,}", percent(row["exact_match"])]
 
 
-def length_tables(evaluation: Evaluation, of: str = "Held out") -> list[Table]:
-    """Return exact match with its 95 % interval, by number of digits and by carries in a row."""
+def length_tables(evaluation: Evaluation, title: str = "Held out") -> list[Table]:
+    """Return exact match with its 95 % interval, by number of digits and by length of the carry chain."""
     names = {"by_digits": "digits", "by_carry_chain": "carries in a row"}
-    return [_interval_table(of, names[by], groups) for by, groups in by_length(evaluation).items() if groups]
+    tables = []
+    for key, groups in by_length(evaluation).items():
+        rows = [
+            [str(length), *_share(row), f"{percent(row['low'])} to {percent(row['high'])}"]
+            for length, row in groups.items()
+        ]
+        if rows:
+            tables.append(table(f"{title}, by {names[key]}", [names[key], "right", "", "95 % interval"], rows))
+    return tables
 
 
-def _interval_table(of: str, name: str, groups: dict[int, dict[str, Any]]) -> Table:
-    rows = [[str(key), *_share(row), f"{percent(row['low'])} to {percent(row['high'])}"]
-            for key, row in groups.items()]  # fmt: skip
-    return table(f"{of}, by {name}", [name, "right", "", "95 % interval"], rows)
-
-
-def errors_table(errors: Sequence[dict[str, Any]], most: int = 40) -> Table:
-    """Return the wrong answers, at most `most` of them, and how many more there are."""
+def errors_table(errors: Sequence[Mapping[str, Any]], most: int = 40) -> Table:
+    """Return the first `most` wrong answers; the title says how many there are."""
     rows = [[e["problem"], e["expected"], e["got"], percent(e["probability"]), e["membership"]] for e in errors[:most]]
     title = f"Wrong answers: {len(errors)}" + (f", of which the first {most}" if len(errors) > most else "")
     return table(title, ["problem", "expected", "got", "probability", "was in"], rows, text=(0, 1, 2))
 
 
 class ProgressLine:
-    """One line on stderr that says how training goes: live on a terminal, else a new line at each report."""
+    """The progress of training on stderr: one live line on a terminal, elsewhere a new line per evaluation."""
 
     def __init__(self, n_steps: int, batch_size: int, watched: str) -> None:
         self.n_steps, self.batch_size, self.watched = n_steps, batch_size, watched
         self.live = Progress(TextColumn("{task.description}"), console=Console(stderr=True), transient=True)
         self.is_live = self.live.console.is_terminal
-        self.task = self.live.add_task("compiling …", total=n_steps)
+        self.task = self.live.add_task("training …", total=n_steps)
         self.started: float | None = None
         self.first_step = 0
         self.match: float | None = None
@@ -227,14 +225,14 @@ class ProgressLine:
         if self.is_live:
             self.live.start()
         else:
-            print("compiling …", file=sys.stderr)
+            print("training …", file=sys.stderr)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.live.stop()
 
     def update(self, step: int, loss: float, match: float | None = None) -> None:
-        """Show a step; `match` is the newest exact match where it was measured after this step."""
+        """Show a step and its loss, with the exact match if it was measured after this step."""
         now = time.perf_counter()
         if self.started is None:
             self.started, self.first_step = now, step
@@ -247,37 +245,3 @@ class ProgressLine:
             self.live.update(self.task, completed=step, description=text)
         elif match is not None:
             print(text, file=sys.stderr)
-
-
-def learning_curve(path: Path, lines: Sequence[dict[str, Any]], watched: str) -> None:
-    """Write a figure: the loss of every step, and exact match by operation wherever it was measured.
-
-    Args:
-      lines: those of metrics.jsonl; with "step" and "loss" in nats, or with "step" and "by_operation" (shares).
-      watched: which problems the shares are on, for the axis.
-    """
-    from matplotlib.figure import Figure  # slow to import, and only this function needs it
-
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
-    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
-    checks = [line for line in lines if "by_operation" in line]
-    above.semilogy(list(losses), list(losses.values()), linewidth=0.6, color="#4477aa")
-    above.set_ylabel("surprise per answer token (nats)")
-    above.set_title("Loss on the training batches", loc="left")
-    steps = [check["step"] for check in checks]
-    for operation in checks[0]["by_operation"] if checks else ():
-        if checks[0]["by_operation"][operation] is None:
-            continue  # a small table may hold out no problem of an operation
-        shares = [100 * check["by_operation"][operation] for check in checks]
-        below.plot(steps, shares, marker=".", label=operation, color=COLOURS[operation])
-    below.set_ylim(-2, 102)
-    below.set_ylabel("exact match (%)")
-    below.set_xlabel("training step")
-    below.set_title(f"Whole answers right, on {watched} problems", loc="left")
-    if checks:
-        below.legend(loc="lower right", frameon=False)
-    for axes in (above, below):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)

@@ -20,7 +20,7 @@ import pytest
 import jaxcalc
 from jaxcalc import Explorer, InputError, Run, runs
 from jaxcalc.explorer import page
-from jaxcalc.runs import report
+from jaxcalc.runs.text import percent
 from jaxcalc.trees import named_leaves
 
 pytestmark = pytest.mark.slow
@@ -179,7 +179,7 @@ def test_it_answers_as_the_library_does(tab: Tab, run: Run) -> None:
     for index, row in enumerate(rows.tolist()):
         said = tab.ask(jaxcalc.evaluation.prompt_text(run.task, row))
         answer = jaxcalc.evaluation.answer_text(run.task, expected.generated[index])
-        assert f"→ {answer} {report.percent(float(expected.probability[index]))[:3]}" in said
+        assert f"→ {answer} {percent(float(expected.probability[index]))[:3]}" in said
         assert ("right" in said) == expected.correct[index]
         assert run.task.membership(run.task.problem(row)).replace("training", "was in training") in said
 

@@ -36,7 +36,7 @@ from harness import (
 from scripts import SMALL, STEPS, TINY
 
 from jaxcalc import InputError, runs
-from jaxcalc.runs import checkpoint, report, share
+from jaxcalc.runs import checkpoint, figures, share
 
 # Orbax leaves to the garbage what was still to be written when a save fails.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine")
@@ -100,7 +100,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_line_and_the_others_stay(
     with patched(checkpoint.Writer, "save", within_limit):
         ended = train("--resume", run)
     check_refused(
-        ended, f"cannot write {run / 'checkpoints'}/0000", "bytes of arrays): ", "intact are the checkpoints of"
+        ended, f"cannot write {run / 'checkpoints'}/0000", "bytes of arrays): ", "the intact checkpoints are those of"
     )
     assert "go on with --resume" in ended.err
     intact = runs.snapshot_steps(run)
@@ -178,7 +178,7 @@ def test_a_disk_that_fills_up_at_any_point_is_one_line(
     [
         (runs.Metrics, "write", "metrics.jsonl"),
         (share, "save_params", "model.safetensors"),
-        (report, "learning_curve", "learning_curve.png"),
+        (figures, "learning_curve", "learning_curve.png"),
         (runs, "write_json", "summary.json"),
         (checkpoint, "_complete", "manifest.json"),
         (runs, "save_nonfinite", "nonfinite"),

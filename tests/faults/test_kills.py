@@ -36,7 +36,8 @@ from harness import (
 from scripts import SMALL, TINY
 
 from jaxcalc import runs
-from jaxcalc.runs import checkpoint
+from jaxcalc.runs import checkpoint, manifest
+from jaxcalc.runs.manifest import check_files
 
 LAST = 240
 CHAIN = (*TINY, "--steps", str(LAST), "--checkpoint-every", "20", "--snapshots", "6")
@@ -218,7 +219,7 @@ def check_left(folder: Path, least: int) -> int:
     assert (told, step) == ([], there[-1])
     assert bits(state) == bits(saver.state_of(step))
     for other in there[:-1]:
-        checkpoint._check_files(checkpoints / f"{other:06}", checkpoint.read_manifest(checkpoints, other)["files"])
+        check_files(checkpoints / f"{other:06}", checkpoint.read_manifest(checkpoints, other))
     with runs.Metrics(folder / "metrics.jsonl", manifest["metrics"]):
         pass
     assert [row["step"] for row in runs.read_metrics(folder)] == list(range(1, step + 1))
@@ -297,8 +298,8 @@ def killed(*_: object, **__: object) -> None:
         (checkpoint, "_complete", False),
         (checkpoint, "_read", False),
         (checkpoint, "fingerprint", False),
-        (checkpoint, "_files", False),
-        (checkpoint, "_written", False),
+        (manifest, "_files", False),
+        (manifest, "_written", False),
         (os, "fsync", False),
         (Path, "replace", False),
         (checkpoint, "prune", True),

@@ -35,7 +35,7 @@ from scripts import SMALL, STEPS, TINY
 
 import jaxcalc
 from jaxcalc import runs
-from jaxcalc.runs import checkpoint, report, share
+from jaxcalc.runs import checkpoint, figures, report, share
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LAST = 240
@@ -55,7 +55,7 @@ def check_stopped(run: Path) -> None:
 def test_a_stopped_run_goes_on_bit_for_bit(stopped_run: Path, small_run: Path, tmp_path: Path) -> None:
     run = copied(stopped_run, tmp_path / "run")
     check_stopped(run)
-    with patched(report, "errors_of", before(nth(1, lambda: signal.raise_signal(signal.SIGINT)))):
+    with patched(report, "wrong_answers", before(nth(1, lambda: signal.raise_signal(signal.SIGINT)))):
         ended = train("--resume", run)  # and is stopped again, when it is being evaluated at its end
     assert ended.status == 128 + signal.SIGINT
     assert not (run / "summary.json").exists()
@@ -93,9 +93,9 @@ def test_a_signal_at_any_stage_ends_in_order(
         (checkpoint.Writer, "wait", 3),
         (checkpoint, "restore_newest", 1),
         (runs, "write_json", 1),
-        (report, "errors_of", 1),  # the run is complete, but for its evaluation
+        (report, "wrong_answers", 1),  # the run is complete, but for its evaluation
         (share, "save_params", 1),
-        (report, "learning_curve", 1),
+        (figures, "learning_curve", 1),
         (report, "by_operation", 1),
     ]
     done: list[str] = []

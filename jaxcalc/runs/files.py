@@ -1,0 +1,33 @@
+"""Files (host): the paths that callers may give, and writing a file whole or not at all."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxcalc.errors import InputError
+
+PathLike = str | os.PathLike[str]
+"""What every public function takes as a path."""
+
+
+def write_whole(path: PathLike, parts: Sequence[bytes]) -> None:
+    """Write `parts` one after the other into a file, which is then complete or does not exist.
+
+    An existing file is replaced only when the new one is on the disk.
+
+    Raises `InputError` with the path, the number of bytes and the reason if the file cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({sum(map(len, parts)):,} bytes): {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
