@@ -25,7 +25,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 ANSWERS = {
     "words": "the number in words",
     "digits": "the digits of the number, the highest first",
-    "reversed": "the digits of the number, the lowest first",
+    "digits-reversed": "the digits of the number, the lowest first",
 }
 
 

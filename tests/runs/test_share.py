@@ -336,8 +336,8 @@ def test_the_program_answers_every_problem_without_jaxcalc(exported: tuple[runs.
     run, path = exported
     rows = np.arange(len(run.task.tokens))
     problems = [run.task.problem(row) for row in rows.tolist()]
-    words = [[*jaxcalc.number_to_words(p.a).split(), p.operation, *jaxcalc.number_to_words(p.b).split(), "equals"]
-             for p in problems]  # fmt: skip
+    words = [[*jaxcalc.number_to_words(a).split(), operation, *jaxcalc.number_to_words(b).split(), "equals"]
+             for (a, b), (operation,) in problems]  # fmt: skip
     (path / "questions.json").write_text(json.dumps(words))
     command = [sys.executable, "-I", "-c", WITHOUT_JAXCALC, path]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
