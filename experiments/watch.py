@@ -31,7 +31,7 @@ from jaxcalc.backprop import Backward, check_finite, collect, message_strengths,
 from jaxcalc.blame import assign_blame, assign_credit, token_blame, token_grads
 from jaxcalc.errors import InputError
 from jaxcalc.optimizers import OptimizerName
-from jaxcalc.runs import cli, report
+from jaxcalc.runs import cli, placement
 from jaxcalc.steps import Step, take_step
 from jaxcalc.tasks.tokenizer import END, EQUALS
 from jaxcalc.weights import find_weight, weight_story
@@ -173,13 +173,13 @@ def make_step(
         name, schedule = config.optimizer.optimizer, config.make_schedule()
         tx, opt_state, origin = config.make_optimizer(), state.opt_state, "the run's own"
         unclipped = config.make_optimizer(clip=False) if config.optimizer.clip_norm else None
-    quick = jax.jit(take_step, static_argnums=(0, 4), compiler_options=report.QUICK_TO_COMPILE)
+    quick = jax.jit(take_step, static_argnums=(0, 4), compiler_options=placement.QUICK_TO_COMPILE)
     step = quick(tx, grads, opt_state, state.params, unclipped)
     rate_now = float(jax.jit(schedule)(state.step))
     return step, {"name": name, "of": origin, "learning_rate": rate_now}
 
 
-@functools.partial(jax.jit, compiler_options=report.QUICK_TO_COMPILE)
+@functools.partial(jax.jit, compiler_options=placement.QUICK_TO_COMPILE)
 def _study(params: jaxcalc.Params, batch: jaxcalc.Batch) -> tuple[list[Backward], jaxcalc.Params, jaxcalc.Params]:
     walked = list(walk(params, batch))
     bare = [stage._replace(name=None, stage=None) for stage in walked]

@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import io
 import json
+import os
 import re
 import runpy
 import shlex

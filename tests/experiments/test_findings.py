@@ -58,7 +58,7 @@ def test_findings_are_written_and_said(
     assert sum(one["holds"] for one in result["findings"]) > 10
     assert "seed 0 | seed 1" in out
     table = result["while_it_learns"]["snapshots"]
-    assert [row["step"] for row in table] == jaxcalc.runs.snapshot_steps(runs[0])
+    assert [row["step"] for row in table] == jaxcalc.runs.checkpoint_steps(runs[0])
     assert table[0]["loss"] > table[-1]["loss"]
     assert table[-1]["exact_match_all"] > 0.3
 

@@ -12,7 +12,8 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
-from harness import SMALL, bits, bits_at, check_unlocked, config_of, metrics, newest, patched, steps_of, train
+from harness import bits, bits_at, check_unlocked, config_of, metrics, newest, patched, steps_of, train
+from scripts import TINY
 
 import jaxcalc
 from jaxcalc import Batch, InputError, Params, Task, TrainState, named_leaves, runs
@@ -278,7 +279,7 @@ def test_no_state_with_a_bad_leaf_becomes_a_checkpoint(small: Task, tmp_path: Pa
 
 # The script.
 
-RUN = (*SMALL, "--steps", "40", "--checkpoint-every", "10")
+RUN = (*TINY, "--steps", "40", "--checkpoint-every", "10")
 
 
 def poisoned(*bad: int) -> Callable[[Any], Any]:
@@ -343,7 +344,7 @@ def test_bad_steps_stop_a_run_and_are_left_out_as_often_as_allowed(skipping: tup
         assert said["step"] == step
         assert said["first"] == {"stage": "batch", "what": "mask", "leaf": "mask"}
         assert set(said["metrics"].values()) == {"nan"}
-    for step in runs.snapshot_steps(run):
+    for step in runs.checkpoint_steps(run):
         state, _ = runs.load_checkpoint(run, config_of(run), step)
         assert is_finite((state.params, state.opt_state))
 
