@@ -10,14 +10,15 @@ import lens_findings
 import numpy as np
 import pytest
 import train
-from train_options import ModelOptions, TrainOptions
 
 import jaxcalc
 from jaxcalc.runs import cli
+from jaxcalc.runs.config import KeepingConfig, ScheduleConfig, SizesConfig, TaskConfig
+from jaxcalc.runs.options import TrainOptions
 
 pytestmark = pytest.mark.slow
 
-MODEL = ModelOptions(d_model=32, n_heads=2, d_ff=64, n_layers=1)
+MODEL = SizesConfig(d_model=32, n_heads=2, d_ff=64, n_layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +26,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("runs")
     paths = [folder / "one", folder / "two"]
     for seed, path in enumerate(paths):
-        assert train.main(TrainOptions(run_dir=path, seed=seed, ops=("plus", "minus"), max_number=30, steps=300,
-                                             batch_size=128, snapshots=4, model=MODEL)) == 0  # fmt: skip
+        options = TrainOptions(
+            run_dir=path,
+            task=TaskConfig(("plus", "minus"), 30),
+            model=MODEL,
+            schedule=ScheduleConfig(seed, steps=300, batch_size=128),
+            keeping=KeepingConfig(snapshots=4),
+        )
+        assert train.main(options) == 0
     return paths
 
 
@@ -100,8 +107,14 @@ def test_what_cannot_be_looked_at_is_one_line(
     runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other"
-    train.main(TrainOptions(run_dir=other, ops=("plus",), max_number=9, steps=1, batch_size=8, snapshots=0,
-                                  model=MODEL))  # fmt: skip
+    options = TrainOptions(
+        run_dir=other,
+        task=TaskConfig(("plus",), 9),
+        model=MODEL,
+        schedule=ScheduleConfig(steps=1, batch_size=8),
+        keeping=KeepingConfig(snapshots=0),
+    )
+    train.main(options)
     for arguments, message in (
         ([], "name at least one run folder"),
         ([tmp_path / "nowhere"], "there is no run folder"),

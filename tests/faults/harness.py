@@ -48,7 +48,7 @@ def steps_of(run: Path) -> list[int]:
     return [row["step"] for row in runs.read_metrics(run) if "loss" in row or "skipped" in row]
 
 
-def config_of(run: Path) -> dict[str, Any]:
+def config_of(run: Path) -> runs.RunConfig:
     return runs.read_config(run)
 
 
@@ -76,7 +76,7 @@ def names(run: Path) -> list[str]:
 
 def check_same_run(run: Path, reference: Path) -> None:
     """Check that a run that was interrupted is bit for bit one that was not, and that nothing is left behind."""
-    last = config_of(reference)["steps"]
+    last = config_of(reference).schedule.steps
     assert steps_of(run) == list(range(1, last + 1))
     assert metrics(run) == metrics(reference)
     assert names(run) == names(reference)

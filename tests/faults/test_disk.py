@@ -36,7 +36,7 @@ from harness import (
 from scripts import SMALL, STEPS, TINY
 
 from jaxcalc import InputError, runs
-from jaxcalc.runs import checkpoint, figures, share
+from jaxcalc.runs import checkpoint, figures, guard, results
 
 # Orbax leaves to the garbage what was still to be written when a save fails.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine")
@@ -177,11 +177,11 @@ def test_a_disk_that_fills_up_at_any_point_is_one_line(
     ("owner", "name", "file"),
     [
         (runs.MetricsFile, "write", "metrics.jsonl"),
-        (share, "save_params", "model.safetensors"),
+        (results, "save_params", "model.safetensors"),
         (figures, "learning_curve", "learning_curve.png"),
-        (runs, "write_json", "summary.json"),
+        (results, "write_json", "summary.json"),
         (checkpoint, "_complete", "manifest.json"),
-        (runs, "save_nonfinite", "nonfinite"),
+        (guard, "save_nonfinite", "nonfinite"),
     ],
 )
 def test_each_file_that_does_not_fit_is_named(
@@ -193,7 +193,7 @@ def test_each_file_that_does_not_fit_is_named(
     if file == "nonfinite":
         shutil.rmtree(run)
         arguments = ["--run-dir", run, *SMALL, "--optimizer", "sgd", "--learning-rate", "1e30"]
-    if file == "summary.json":  # config.json is written by the same function
+    if file == "summary.json":
 
         def only_summary(original: Any) -> Any:
             return lambda path, value: (limited(size)(original) if path.name == file else original)(path, value)
@@ -353,7 +353,7 @@ def test_the_newest_is_newest_by_its_step_whatever_the_clock_said(stopped_run: P
         scramble(run, random.Random(seed))
         for step, year in ((0, 2035), (40, 1999)):  # and in the opposite order
             os.utime(run / "checkpoints" / f"{step:06}", (year * 31_556_952.0 - 6.2e10,) * 2)
-        state, _ = checkpoint.restore_newest(run / "checkpoints", runs.state_like(runs.read_config(run)), pytest.fail)
+        state, _ = checkpoint.restore_newest(run / "checkpoints", runs.read_config(run).state_like(), pytest.fail)
         assert int(state.step) == 40
         checkpoint.prune(run / "checkpoints", kept={0}, newest=4 - seed // 2)
     assert runs.checkpoint_steps(run) == [0, 30, 40]

@@ -277,7 +277,7 @@ def test_a_kill_at_any_call_of_beginning_a_run_leaves_a_folder_in_which_it_can_b
     else:
         (tmp_path / "run").mkdir()
     with Moments(tmp_path / "run", tmp_path / "copies") as moments, runs.writing(tmp_path / "run"):
-        runs.start_run(tmp_path / "run", {}, overwrite)
+        runs.start_run(tmp_path / "run", runs.RunConfig(), overwrite)
     assert moments.n > 2
     for copy in sorted((tmp_path / "copies").iterdir()):
         runs.check_free(copy, overwrite=True)
