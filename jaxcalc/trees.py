@@ -11,8 +11,8 @@ from jax.core import Tracer
 
 from jaxcalc.errors import InputError
 
-Row = dict[str, float | int | str | None]
-"""One row of a table: a value for each column."""
+Row = dict[str, Any]
+"""One row of a table: a number, a text or None for each column."""
 
 
 def dotted(path: jax.tree_util.KeyPath) -> str:
