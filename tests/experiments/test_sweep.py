@@ -14,11 +14,10 @@ from train_options import ModelOptions, TrainOptions
 import jaxcalc
 from jaxcalc import InputError, runs
 
-pytestmark = pytest.mark.slow
-
 MODEL = ModelOptions(d_model=16, n_heads=2, d_ff=32, n_layers=1)
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_every_cell_and_judges_it_by_all_its_seeds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,8 +73,9 @@ def test_a_sweep_is_not_overwritten(tmp_path: Path) -> None:
         sweep.main(SweepOptions(out=tmp_path))
 
 
+@pytest.mark.slow
 def test_data_efficiency_trains_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = TrainOptions(max_number=6, ops=("plus", "times"), steps=20, batch_size=8, snapshots=0, model=MODEL)
+    small = TrainOptions(max_number=6, ops=("plus", "times"), steps=10, batch_size=8, snapshots=0, model=MODEL)
     options = DataEfficiencyOptions(out=tmp_path, json=True, held_out=(0.2, 0.6), seeds=(0, 1), train=small)
     assert data_efficiency.main(options) == 0
     first = json.loads(capsys.readouterr().out)
