@@ -15,11 +15,10 @@ from jaxcalc import InputError, runs
 from jaxcalc.runs.config import KeepingConfig, ScheduleConfig, SizesConfig, TaskConfig
 from jaxcalc.runs.options import TrainOptions
 
-pytestmark = pytest.mark.slow
-
 MODEL = SizesConfig(d_model=16, n_heads=2, d_ff=32, n_layers=1)
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_every_cell_and_judges_it_by_all_its_seeds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,8 +79,9 @@ def tiny_options(ops: tuple[str, ...], steps: int) -> TrainOptions:
     return TrainOptions(task=task, model=MODEL, schedule=schedule, keeping=KeepingConfig(snapshots=0))
 
 
+@pytest.mark.slow
 def test_data_efficiency_trains_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = tiny_options(("plus", "times"), steps=20)
+    small = tiny_options(("plus", "times"), steps=10)
     options = DataEfficiencyOptions(out=tmp_path, json=True, held_out=(0.2, 0.6), seeds=(0, 1), train=small)
     assert data_efficiency.main(options) == 0
     first = json.loads(capsys.readouterr().out)

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 import pytest
-from scripts import TINY, run_script
+from scripts import EXPERIMENTS, TINY, run_script
 
 from jaxcalc import runs
 

@@ -4,8 +4,6 @@ import base64
 import json
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scripts import run_script
 
 import jaxcalc
 from jaxcalc import Explorer, InputError, Run, runs
@@ -27,7 +26,6 @@ pytestmark = pytest.mark.slow
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'")
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 QUIET = [
     "--no-sandbox",
@@ -39,12 +37,10 @@ QUIET = [
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of the default model, cut short."""
+def run(default_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of the default model, cut short, under a name that HTML must escape."""
     path = tmp_path_factory.mktemp("runs") / "a run & <more>"
-    command = [sys.executable, EXPERIMENTS / "train.py", "--run-dir", path, "--steps", "120", "--batch-size", "256",
-               "--snapshots", "4"]  # fmt: skip
-    subprocess.run(command, capture_output=True, check=True)
+    shutil.copytree(default_run, path)
     return jaxcalc.load_run(path)
 
 
@@ -72,22 +68,22 @@ def browser() -> Iterator[Any]:
 
 
 class Tab:
-    """The page in a browser without a network, and all that its console said."""
+    """The page in a browser without a network, and every message of its console."""
 
     def __init__(self, browser: Any, file: Path, **options: Any) -> None:
-        self.said: list[str] = []
+        self.messages: list[str] = []
         context = browser.new_context(offline=True, **options)
         self.page = context.new_page()
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
         self.page.goto(file.as_uri())
         self.wait("globalThis.jaxcalc !== undefined")
 
     def wait(self, condition: str) -> None:
-        """Wait until an expression is true; Playwright's own way is `eval`, which the page's policy forbids."""
+        """Wait until an expression is true. Playwright's own way uses `eval`, which the policy of the page forbids."""
         deadline = time.monotonic() + 20
         while not self.page.evaluate(condition):
-            assert time.monotonic() < deadline, (condition, self.said)
+            assert time.monotonic() < deadline, (condition, self.messages)
             time.sleep(0.02)
 
     def text(self, selector: str) -> str:
@@ -105,7 +101,7 @@ class Tab:
 def tab(browser: Any, file: Path) -> Iterator[Tab]:
     opened = Tab(browser, file)
     yield opened
-    assert not opened.said
+    assert not opened.messages
     opened.page.context.close()
 
 
@@ -126,7 +122,7 @@ def test_a_whole_run_fits_into_six_megabytes(run: Run, monkeypatch: pytest.Monke
     assert len(whole.html.encode()) < page.MOST_BYTES
 
 
-def test_what_does_not_fit_is_left_out_and_said(run: Run, explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_is_left_out_and_named(run: Run, explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "MOST_BYTES", len(explorer.html.encode()) - 1)
     smaller = jaxcalc.explore(run)
     assert len(smaller.html.encode()) <= page.MOST_BYTES
@@ -177,11 +173,11 @@ def test_it_answers_as_the_library_does(tab: Tab, run: Run) -> None:
     rows = np.concatenate([run.task.held_out_rows[::100], run.task.train_rows[::1500]])
     expected = jaxcalc.evaluate(run.params, run.task, rows)
     for index, row in enumerate(rows.tolist()):
-        said = tab.ask(jaxcalc.evaluation.prompt_text(run.task, row))
+        shown = tab.ask(jaxcalc.evaluation.prompt_text(run.task, row))
         answer = jaxcalc.evaluation.answer_text(run.task, expected.generated[index])
-        assert f"→ {answer} {percent(float(expected.probability[index]))[:3]}" in said
-        assert ("right" in said) == expected.correct[index]
-        assert run.task.membership(run.task.problem(row)).replace("training", "was in training") in said
+        assert f"→ {answer} {percent(float(expected.probability[index]))[:3]}" in shown
+        assert ("right" in shown) == expected.correct[index]
+        assert run.task.membership(run.task.problem(row)).replace("training", "was in training") in shown
 
 
 def test_its_numbers_are_those_of_jax(tab: Tab, run: Run) -> None:
@@ -368,18 +364,18 @@ def test_every_control_has_a_name_and_every_part_its_help(tab: Tab) -> None:
 def test_nothing_sticks_out_of_the_page(browser: Any, file: Path, width: int, scheme: Any) -> None:
     tab = Tab(browser, file, viewport={"width": width, "height": 800}, color_scheme=scheme)
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
-    assert not tab.said
+    assert not tab.messages
     tab.page.context.close()
 
 
 def test_the_script_writes_the_page(run: Run, tmp_path: Path) -> None:
-    command = [sys.executable, EXPERIMENTS / "explore.py", run.path, "--no-open", "--json", "--output"]
-    result = subprocess.run([*command, tmp_path / "a page.html"], capture_output=True, text=True, check=True)
-    told = json.loads(result.stdout)
-    assert told["bytes"] == (tmp_path / "a page.html").stat().st_size < 6_000_000
-    assert told["steps"] == runs.checkpoint_steps(run.path)
-    nowhere = tmp_path / "no" / "where.html"
-    refused = subprocess.run([*command, nowhere], capture_output=True, text=True, check=False)
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("error: cannot write")
-    assert refused.stderr.count("\n") == 1
+    options = [run.path, "--no-open", "--json", "--output"]
+    written = run_script("explore", *options, tmp_path / "a page.html")
+    assert written.status == 0
+    result = json.loads(written.out)
+    assert result["bytes"] == (tmp_path / "a page.html").stat().st_size < 6_000_000
+    assert result["steps"] == runs.checkpoint_steps(run.path)
+    refused = run_script("explore", *options, tmp_path / "no" / "where.html")
+    assert refused.status == 2
+    assert refused.err.startswith("error: cannot write")
+    assert refused.err.count("\n") == 1

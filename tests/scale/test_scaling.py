@@ -1,4 +1,4 @@
-"""The paper model: a compiled program exchanges the bytes that it predicts, and its seconds follow from them."""
+"""The model of a step on paper: it predicts the bytes that the compiled program exchanges, and seconds follow."""
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +25,15 @@ ANSWER = 3
 )
 def test_what_is_predicted_to_be_exchanged_is_what_the_program_exchanges(data: int, model: int, rules: Rules) -> None:
     mesh = make_mesh(data, model)
-    params = jaxcalc.init(jax.random.key(0), CONFIG)
-    state = place(jaxcalc.create_state(params, optax.sgd(0.1), sharded(mesh, rules)), mesh, rules)
+    apply_fn = sharded(mesh, rules)
+    shapes = jax.eval_shape(
+        lambda: jaxcalc.create_state(jaxcalc.init(jax.random.key(0), CONFIG), optax.sgd(0.1), apply_fn)
+    )
     batch = jaxcalc.Batch(jnp.zeros((16, CONFIG.context_length + 1), int), jnp.ones((16, ANSWER)))
-    found = exchanged(jaxcalc.train_step.lower(state, batch).compile().as_text())
+    found = exchanged(jaxcalc.train_step.lower(place(shapes, mesh, rules), batch).compile().as_text())
     sent = traffic(CONFIG, 16, ANSWER, data, model, rules)
-    # The compiler for CPU adds up whole gradients and keeps a part, where others add up in parts. Attention's norm is
-    # used twice, by queries and by keys and values, and the gradient of each use is added up by itself.
+    # The compiler for CPU sums whole gradients and keeps a part of them; others sum only that part. Queries use the
+    # norm of attention, and so do keys and values; the compiler sums the gradient of each use by itself.
     twice = 4 * CONFIG.n_layers * CONFIG.d_model * (data > 1)
     assert found.pop("all-reduce") == sent.gradients + sent.activations + twice
     assert found.pop("all-gather", 0) == sent.gathered
