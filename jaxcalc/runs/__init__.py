@@ -2,8 +2,13 @@
 
 folder      the files of a run
 checkpoint  the whole training state at a step
+manifest    what a checkpoint says about itself, and finding damage
 share       the file in which a trained model is shared
-report      tables and figures
+stablehlo   a trained model as a program that needs no jaxcalc
+report      tables and progress in the terminal
+figures     the learning curve
+text        numbers for people
+files       paths, and writing a file whole or not at all
 cli         how a script reads its options and ends
 """
 
