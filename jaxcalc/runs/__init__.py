@@ -2,16 +2,21 @@
 
 config      the configuration: what tyro parses and config.json stores
 configfile  config.json, in the format that is written now and the one before
-folder      the files of a run
-metrics     metrics.jsonl
-checkpoint  the whole training state at a step
+options     the command line of train.py
 session     what makes a training loop survive
 placement   the devices of a run, and its compiled steps
 guard       steps that are not finite
+folder      the files of a run
+metrics     metrics.jsonl
+checkpoint  the whole training state at a step
+manifest    what a checkpoint says about itself, and finding damage
 results     the end of a run: evaluation, summary, what is printed
 share       the file in which a trained model is shared
-report      tables and figures
-options     the command line of train.py
+stablehlo   a trained model as a program that needs no jaxcalc
+report      tables and progress in the terminal
+figures     the learning curve
+text        numbers for people
+files       paths, and writing a file whole or not at all
 cli         how a script reads its command line and ends
 """
 

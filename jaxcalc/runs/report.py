@@ -53,7 +53,7 @@ def position_tables(title: str, rows: Mapping[str, Sequence[float]], most: int =
 
 def parameters_table(params: Params) -> Table:
     """Return the number of parameters in each stage."""
-    stages: dict[str, Any] = {"embeddings": params["embed"]}
+    stages: dict[str, object] = {"embeddings": params["embed"]}
     for index, block in enumerate(params["blocks"]):
         stages |= {f"block {index} attention": block["attention"], f"block {index} feed-forward": block["mlp"]}
     stages["output"] = params["output"]
