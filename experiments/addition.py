@@ -17,7 +17,6 @@ import tyro
 from rich.console import Console
 
 import jaxcalc
-from jaxcalc import Expression
 from jaxcalc.errors import InputError
 from jaxcalc.runs import report
 from jaxcalc.runs.text import percent
@@ -55,7 +54,7 @@ def main(options: AdditionOptions) -> int:
     }
     evaluations = {}
     for name, pairs in sets.items():
-        listed = task.of([Expression(pair, ("plus",)) for pair in pairs])
+        listed = task.with_problems([jaxcalc.Problem(pair, ("plus",)) for pair in pairs])
         evaluations[name] = jaxcalc.evaluate(run.params, listed, np.arange(len(pairs)))
     if options.json:
         print(json.dumps({name: result(evaluation) for name, evaluation in evaluations.items()}))

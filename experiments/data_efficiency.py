@@ -57,7 +57,7 @@ def main(options: DataEfficiencyOptions) -> int:
         raise InputError("--train.split none holds nothing out; choose another split")
     for share in options.held_out:  # before hours of training
         task = runs.task_of(task_config_of(dataclasses.replace(options.train, held_out=share), 0))
-        held_out = np.bincount(task.kind[np.asarray(task.held_out_rows)], minlength=len(task.kinds))
+        held_out = np.bincount(task.kind_ids[np.asarray(task.held_out_rows)], minlength=len(task.kind_names))
         for operation, count in zip(task.tokenizer.operations, held_out, strict=True):
             if not count:
                 raise InputError(f"--held-out {share:g} holds out no problem of {operation!r}; take a larger share")

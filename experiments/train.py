@@ -395,8 +395,8 @@ def finish(
 def examples(task: Task, most: int = 12) -> np.ndarray:
     """Return a dozen rows, spread over the held-out problems (over all of them where none is held out)."""
     rows = np.asarray(task.held_out_rows if task.held_out_rows.size else task.train_rows)
-    kind = task.kind[rows]
-    groups = [rows[kind == index] for index in np.unique(kind)]
+    kind_ids = task.kind_ids[rows]
+    groups = [rows[kind_ids == index] for index in np.unique(kind_ids)]
     each = -(-most // len(groups))
     picked = [group[np.linspace(0, len(group) - 1, min(each, len(group)) + 2).astype(int)[1:-1]] for group in groups]
     return np.unique(np.concatenate(picked))[:most]

@@ -19,9 +19,8 @@ from jaxcalc.model import SIZES, SizeName
 from jaxcalc.optimizers import DEFAULT_LEARNING_RATE, DEFAULT_WEIGHT_DECAY, OptimizerName
 from jaxcalc.runs import checkpoint
 from jaxcalc.scale import large, processes, sharding
-from jaxcalc.tasks.drawn import Notation
 from jaxcalc.tasks.task import Split
-from jaxcalc.tasks.tokenizer import Output
+from jaxcalc.tasks.tokenizer import Notation
 from jaxcalc.training import check_microbatches
 
 RARE = ("times", "divided by")  # operations with few problems in the table
@@ -51,8 +50,8 @@ class TaskOptions:
     reversed: for numbers up to 999,999,999 in words, of 30 digits in digits."""
     terms: int = 2
     """Numbers in a problem that is drawn."""
-    output: Output = "words"
-    """How answers are written: in words, in digits, or in digits reversed."""
+    output: Notation = "words"
+    """How answers are written: in words, in digits, or in digits with the lowest first."""
     split: Split = "orbit"
     """What stays together when problems are held out: a + b with b + a (orbit), all problems of one fact
     (family), or nothing (random). Or hold nothing out (none)."""

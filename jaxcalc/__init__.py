@@ -16,7 +16,7 @@ from jaxcalc.runs.share import load_metadata, load_params, save_params
 from jaxcalc.runs.stablehlo import export_answerer
 from jaxcalc.scale import cost, large, scaling, sharding
 from jaxcalc.tasks.drawn import Arithmetic, arithmetic
-from jaxcalc.tasks.problems import Expression, Problem, carry_chain
+from jaxcalc.tasks.problems import Problem, carry_chain
 from jaxcalc.tasks.table import Calculator, calculator
 from jaxcalc.tasks.task import Task
 from jaxcalc.tasks.tokenizer import Tokenizer
@@ -31,7 +31,6 @@ __all__ = [
     "Calculator",
     "Evaluation",
     "Explorer",
-    "Expression",
     "InputError",
     "Metrics",
     "ModelConfig",

@@ -13,7 +13,7 @@ from jaxcalc.decoding import generate
 from jaxcalc.losses import ApplyFn, answer_logits, example_cross_entropy
 from jaxcalc.model import apply
 from jaxcalc.params import Params
-from jaxcalc.tasks.problems import Expression, Problem, carry_chain
+from jaxcalc.tasks.problems import Problem, carry_chain
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.task import Task
 from jaxcalc.tasks.tokenizer import END, PAD
@@ -49,8 +49,8 @@ class Evaluation:
 
     def by_operation(self) -> dict[str, dict[str, Any]]:
         """Return for each operation the number of "problems", how many are "correct", and their share "exact_match"."""
-        kind = self.task.kind[self.rows]
-        return {name: _share(self.correct[kind == index]) for index, name in enumerate(self.task.kinds)}
+        kind_ids = self.task.kind_ids[self.rows]
+        return {name: _share(self.correct[kind_ids == index]) for index, name in enumerate(self.task.kind_names)}
 
     def by_digits(self) -> dict[int, dict[str, Any]]:
         """Return `total` for each number of digits that a problem's longest number has."""
@@ -60,7 +60,7 @@ class Evaluation:
         """Return `total` by `jaxcalc.carry_chain`; problems of times and divided by are left out."""
         return self._by([carry_chain(problem) for problem in self._problems()])
 
-    def _problems(self) -> list[Problem | Expression]:
+    def _problems(self) -> list[Problem]:
         return [self.task.problem(int(row)) for row in self.rows]
 
     def _by(self, groups: list[int] | list[int | None]) -> dict[int, dict[str, Any]]:

@@ -10,8 +10,8 @@ import jaxcalc
 PACKAGE = Path(jaxcalc.__file__).parent
 ORDER = [
     "errors", "batch",
-    "tasks.words", "tasks.tokenizer", "tasks.problems", "tasks.task", "tasks.hashing", "tasks.table", "tasks.digits",
-    "tasks.drawn", "tasks",
+    "tasks.words", "tasks.tokenizer", "tasks.problems", "tasks.questions", "tasks.task", "tasks.hashing", "tasks.table",
+    "tasks.digits", "tasks.drawing", "tasks.drawn", "tasks",
     "trees", "params", "model", "losses", "optimizers", "training", "decoding", "evaluation",
     "backprop", "blame", "lens", "landscape", "population",
     "scale.large", "scale.sharding", "scale.scaling", "scale.cost", "scale.processes", "scale",

@@ -1,4 +1,4 @@
-// Text → tokens with the words and the errors of tokenizer.py, words.py and Task.parse.
+// Text → tokens, with the words and the errors of words.py, tokenizer.py and questions.py.
 
 export class InputError extends Error {}
 
@@ -56,10 +56,17 @@ export function numberToWords(number, joiner = []) {
   return [TENS[Math.floor(number / 10) - 2], ...(number % 10 ? [ONES[number % 10]] : [])];
 }
 
-// The integer that words state, or an error where they are not exactly how a number is said.
+// The integer that words state, or an error if they are not exactly the words of a number.
 export function wordsToNumber(words) {
   const unknown = words.find((word) => !NUMBER_WORDS.includes(word) && word !== "and");
   if (unknown) throw new InputError(`${quote(unknown)} is not a number word (in ${shorten(words.join(" "))})`);
+  const number = valueOf(words);
+  if (number === null) throw new InputError(`${shorten(words.join(" "))} is not a number in words`);
+  return number;
+}
+
+// The integer that words state, or null.
+function valueOf(words) {
   let total = 0,
     group = 0;
   for (const word of words) {
@@ -70,12 +77,10 @@ export function wordsToNumber(words) {
     else if (word !== "and") group += ONES.includes(word) ? ONES.indexOf(word) : 10 * (TENS.indexOf(word) + 2);
   }
   const number = total + group;
-  if (number > LARGEST_NUMBER || !spells(words, number))
-    throw new InputError(`${shorten(words.join(" "))} is not a number in words`);
-  return number;
+  return number <= LARGEST_NUMBER && spells(words, number) ? number : null;
 }
 
-// Whether words are those of a number, every "and" of British English there or not.
+// Whether words spell a number, with or without each "and" of British English.
 function spells(words, number) {
   let next = 0;
   for (const expected of numberToWords(number, ["and"])) {
@@ -85,14 +90,14 @@ function spells(words, number) {
   return next === words.length;
 }
 
-// What `canonical` and `parse` need to know: {vocabulary, operations, max_number, output, prompt_length}.
+// Text ↔ tokens for a task, {vocabulary, operations, max_number, output, prompt_length}.
 export class Tokenizer {
   constructor(task) {
     Object.assign(this, task);
     this.ids = Object.fromEntries(task.vocabulary.map((word, id) => [word, id]));
   }
 
-  // The tokens of a text: digits and symbols as words, numbers in canonical form; a question gets its "equals".
+  // The tokens of a text: symbols as words, numbers in canonical form; a question gets its "equals".
   canonical(text) {
     if (text.length > LONGEST_TEXT) {
       const length = Array.from(text).length; // in characters, as Python counts them
@@ -120,38 +125,37 @@ export class Tokenizer {
     return tokens;
   }
 
-  // A question, and the words with which its answer begins, if it has any: {a, operation, b, answer, begun, tokens}.
+  // A question and the words, if any, with which its answer begins: {a, operation, b, answer, begun, tokens}.
   parse(text) {
     const all = this.canonical(text);
     const middle = all.includes(EQUALS) ? all.indexOf(EQUALS) + 1 : all.length;
     const tokens = all.slice(0, middle),
       begun = all.slice(middle);
-    const example = "ask for example 'two plus three'";
+    const [four, two] = [4, 2].map((number) => numberToWords(Math.min(number, this.max_number)).join(" "));
+    const hint = `ask for example '${four} ${this.operations[0]} ${two}'`;
     const operations = tokens.filter((token) => this.operations.includes(token));
-    if (!tokens.length) throw new InputError(`the prompt is empty; ${example}`);
+    if (!tokens.length) throw new InputError(`the prompt is empty; ${hint}`);
     if (operations.length > 1) {
       throw new InputError(
-        `the prompt has ${operations.length} operations (${operations.slice(0, 4).join(", ")}); ${example}`,
+        `the prompt has ${operations.length} operations (${operations.slice(0, 4).join(", ")}), not 1; ${hint}`,
       );
     }
     if (!operations.length || tokens.at(-1) !== EQUALS) {
-      const said = quote(tokens.join(" ").slice(0, 60));
-      throw new InputError(`the prompt is not 'number operation number': ${said}; ${example}`);
+      throw new InputError(`the prompt is not 'number operation number': ${quoteStart(tokens)}; ${hint}`);
     }
-    const at = tokens.indexOf(operations[0]);
-    const left = tokens.slice(0, at),
-      right = tokens.slice(at + 1, -1);
-    if (!left.length || !right.length) {
-      throw new InputError(
-        `there is no number ${left.length ? "after" : "before"} ${quote(operations[0])}; ${example}`,
-      );
-    }
-    const [a, b] = [left, right].map(wordsToNumber);
-    for (const number of [a, b]) {
+    const split = tokens.indexOf(operations[0]);
+    const [a, b] = [tokens.slice(0, split), tokens.slice(split + 1, -1)].map((words, index) => {
+      const side = index ? "after" : "before";
+      if (!words.length) throw new InputError(`there is no number ${side} ${quote(operations[0])}; ${hint}`);
+      const number = valueOf(words);
+      if (number === null) throw new InputError(`${quoteStart(words)} is not a number; ${hint}`);
       if (number > this.max_number) {
-        throw new InputError(`number out of range: ${number}; this vocabulary goes from 0 to ${this.max_number}`);
+        throw new InputError(
+          `number out of range: ${quoteStart(words)}; this vocabulary goes from 0 to ${this.max_number}`,
+        );
       }
-    }
+      return number;
+    });
     if (operations[0] === "divided by" && b === 0) {
       throw new InputError("division by zero has no answer; divide by another number");
     }
@@ -172,19 +176,19 @@ export class Tokenizer {
     return padded.map((token) => this.ids[token]);
   }
 
-  // How a number is written as an answer.
+  // A number's tokens as an answer.
   spell(number) {
     if (this.output === "words") return numberToWords(number);
     const digits = [...String(number)];
-    return this.output === "reversed" ? digits.reverse() : digits;
+    return this.output === "digits-reversed" ? digits.reverse() : digits;
   }
 
   #number(words, before) {
     if (!words.length) return [];
-    const said = words.join(" ");
+    const joined = words.join(" ");
     const range = `this vocabulary goes from 0 to ${this.max_number}`;
-    const isDigits = /^[0-9]+$/.test(said);
-    const text = isDigits ? said.replace(/^0+(?=.)/, "") : said;
+    const isDigits = /^[0-9]+$/.test(joined);
+    const text = isDigits ? joined.replace(/^0+(?=.)/, "") : joined;
     if (isDigits && text.length > 9) {
       throw new InputError(`number out of range: ${quote(text.slice(0, 20))} has ${text.length} digits; ${range}`);
     }
@@ -208,7 +212,7 @@ export class Tokenizer {
   }
 }
 
-// The answer of a problem, or null where none from 0 to the largest number is right.
+// The answer of a problem, or null if no number from 0 to the largest is right.
 export function answerOf(a, operation, b, maxNumber) {
   const exact = { plus: a + b, minus: a - b, times: a * b, "divided by": a % b ? null : a / b }[operation];
   return exact !== null && exact >= 0 && exact <= maxNumber ? exact : null;
@@ -225,7 +229,7 @@ function closest(word, words, cutoff = 0.6) {
   return score >= cutoff ? best : null;
 }
 
-// Characters in the longest common run, and, left and right of it, in theirs.
+// Characters in the longest common run, plus those in the common runs left and right of it.
 function matching(a, b) {
   let best = { size: 0, i: 0, j: 0 };
   for (let i = 0; i < a.length; i++) {
@@ -255,5 +259,6 @@ function quote(text) {
   return mark + escaped.join("") + mark;
 }
 
+const quoteStart = (tokens) => quote(tokens.join(" ").slice(0, 60));
 const shorten = (text) => quote(text.length <= 60 ? text : `${text.slice(0, 57)}...`);
 const thousands = (number) => number.toLocaleString("en-US");

@@ -166,7 +166,7 @@ def restore(folder: PathLike, step: int, like: TrainState) -> tuple[TrainState, 
     marks = fingerprint(arrays)
     if marks != manifest["leaves"]:
         wrong = [name for name, mark in marks.items() if mark != manifest["leaves"][name]]
-        raise DamagedError(f"{path} is damaged: {', '.join(wrong)} differ from what was saved, by their fingerprints")
+        raise DamagedError(f"{path} is damaged: the fingerprints of {', '.join(wrong)} do not match")
     saved = {"params": like.params, "opt_state": like.opt_state}
     leaves = [arrays[name] for name in named_leaves(saved)]
     step_array = sharding.put(np.int32(step), getattr(like.step, "sharding", None) or device)

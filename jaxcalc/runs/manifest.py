@@ -1,7 +1,7 @@
-"""The manifest of a checkpoint (host): how a checkpoint that is not what was written is found out.
+"""The manifest of a checkpoint (host): it reveals whether the checkpoint is still what was written.
 
 `manifest.json` lies in the folder of its checkpoint, such as `000040/`, and is written last. It holds the step, the
-fingerprint of every leaf, size and hash of every file, what the run said of itself, and a hash of all that.
+fingerprint of every leaf, size and hash of every file, values about the run, and a hash of all that.
 """
 
 import hashlib
@@ -29,8 +29,9 @@ def step_path(folder: PathLike, step: int) -> Path:
     return Path(folder) / f"{step:06}"
 
 
-def write_manifest(path: Path, manifest: Mapping[str, object]) -> None:
+def write_manifest(path: PathLike, manifest: Mapping[str, object]) -> None:
     """Write the manifest of a checkpoint whose files are complete. Raises `InputError` if it cannot be written."""
+    path = Path(path)
     write_whole(path / MANIFEST, [_written({**manifest, "files": _files(path)})])
 
 
@@ -49,11 +50,11 @@ def read_manifest(folder: PathLike, step: int) -> Manifest:
     return manifest
 
 
-def check_files(path: Path, manifest: Manifest) -> None:
+def check_files(path: PathLike, manifest: Manifest) -> None:
     """Raise `DamagedError` if the files of a checkpoint are not those in its manifest."""
     expected = manifest["files"]
     try:
-        found = _files(path)
+        found = _files(Path(path))
     except OSError as error:
         raise DamagedError(f"{path} cannot be read: {error}") from error
     for name in {**expected, **found}:

@@ -110,17 +110,16 @@ def cost_table(sizes: Mapping[str, int], available: int | None, flops: float, pe
 def problems_table(task: Task) -> Table:
     """Return the number of problems of each kind in training and held out, and for a `Calculator` the lessons."""
     sides = (task.train_rows, task.held_out_rows)
-    counts = [np.bincount(task.kind[np.asarray(rows)], minlength=len(task.kinds)) for rows in sides]
+    counts = [np.bincount(task.kind_ids[np.asarray(rows)], minlength=len(task.kind_names)) for rows in sides]
     columns = ["operation", "training", "held out"]
     title = "A sample of the problems"
     if isinstance(task, Calculator):
         lessons = np.asarray(task.lessons)
-        counts.append(np.array([(lessons == task.tokenizer.ids[name]).any(axis=1).sum() for name in task.kinds]))
+        counts.append(np.array([(lessons == task.tokenizer.ids[name]).any(axis=1).sum() for name in task.kind_names]))
         columns.append("lessons per epoch")
         title = "The problems"
-    rows = [
-        [name, *(f"{n:,}" for n in row)] for name, row in zip(task.kinds, np.stack(counts, 1).tolist(), strict=True)
-    ]
+    named = zip(task.kind_names, np.stack(counts, 1).tolist(), strict=True)
+    rows = [[name, *(f"{n:,}" for n in row)] for name, row in named]
     total = ["all", *(f"{side.sum():,}" for side in counts)]
     return table(f"{title} ({task.split} split, numbers up to {task.tokenizer.max_number:,})", columns, [*rows, total])
 

@@ -75,7 +75,7 @@ def load_params(path: PathLike) -> Params:
         found = fingerprint(arrays)
         changed = [name for name, mark in metadata.get(_FINGERPRINT, found).items() if mark != found[name]]
         if changed:
-            raise InputError(f"it is damaged: {', '.join(changed):.200} differ from the fingerprints in its header")
+            raise InputError(f"it is damaged: the fingerprints of {', '.join(changed):.200} do not match")
         for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise InputError(f"{name} is not finite; expected finite float32")

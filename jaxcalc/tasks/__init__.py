@@ -1,17 +1,19 @@
-"""What is learned: problems in words and digits, encoded, split into training and held out, and drawn step by step.
+"""What the model learns: problems in words and digits, encoded, split into training and held out, and drawn in batches.
 
 words      whole numbers as English words, both ways
 tokenizer  text as token ids, both ways
 problems   single problems, as exact integers
+questions  questions in text: one parser and one encoder
 task       what every task has
+hashing    hashes and permutations without a table
 table      a calculator's complete table of problems
-drawn      problems too many to list
 digits     numbers of any length as arrays, on the device
-hashing    which problem comes when, and on which side it is, without a list
+drawing    problems drawn on the device, and which of them are held out
+drawn      tasks with too many problems to list
 """
 
 from jaxcalc.tasks.drawn import Arithmetic, arithmetic
-from jaxcalc.tasks.problems import Expression, Problem, carry_chain
+from jaxcalc.tasks.problems import Problem, carry_chain
 from jaxcalc.tasks.table import Calculator, calculator
 from jaxcalc.tasks.task import Task
 from jaxcalc.tasks.tokenizer import Tokenizer
@@ -20,7 +22,6 @@ from jaxcalc.tasks.words import number_to_words, words_to_number
 __all__ = [
     "Arithmetic",
     "Calculator",
-    "Expression",
     "Problem",
     "Task",
     "Tokenizer",

@@ -1,7 +1,7 @@
-"""Whole numbers as arrays of decimal digits, lowest first: exact arithmetic and spelling of any length, on the device.
+"""Whole numbers of any length as arrays of decimal digits, lowest first: exact arithmetic and spelling on the device.
 
 An int32 array `[..., n]` holds numbers below 10ⁿ; the last axis is the place: ones, tens, hundreds, … All functions
-are integer operations without a branch, so that they run inside jit, for every number of a batch at once.
+use integer operations without a branch, so they run inside jit, on all numbers of a batch at once.
 """
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcalc.batch import PAD_ID
-from jaxcalc.tasks.tokenizer import END_ID, Output, Tokenizer
+from jaxcalc.tasks.tokenizer import END_ID, Notation, Tokenizer
 from jaxcalc.tasks.words import ONES, TENS
 
 
@@ -32,10 +32,10 @@ def to_int(digits: jax.Array | np.ndarray) -> int:
 
 
 def carry(columns: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return digits `[..., n]` of the number Σ columns[i] · 10ⁱ, and what is carried beyond them, `[...]`.
+    """Return the digits `[..., n]` of the number Σ columns[i] · 10ⁱ, and the carry beyond them, `[...]`.
 
-    What is carried is negative where the number is, and 0 where the digits are the whole number. So
-    `carry(a + b)` adds and `carry(a - b)` subtracts.
+    The carry is negative for a negative number, and 0 where the digits are the whole number. So `carry(a + b)` adds
+    and `carry(a - b)` subtracts.
 
     >>> digits, beyond = carry(jnp.array([7, 9]) + jnp.array([5, 0]))  # 97 + 5
     >>> digits.tolist(), int(beyond)
@@ -51,7 +51,7 @@ def carry(columns: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def multiply(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the digits `[..., n]` of a times b, and whether the product has more than those, bool `[...]`.
+    """Return the last n digits `[..., n]` of a times b, and whether the product has more digits, bool `[...]`.
 
     >>> digits, overflow = multiply(jnp.array([2, 1, 0]), jnp.array([3, 1, 0]))  # 12 times 13
     >>> digits.tolist(), bool(overflow)
@@ -74,7 +74,7 @@ def at_most(digits: jax.Array, limit: jax.Array) -> jax.Array:
 
 
 def length(digits: jax.Array) -> jax.Array:
-    """Return how many digits each number is written with, int32 `[...]`; 1 for zero.
+    """Return how many digits each number has, int32 `[...]`; 1 for zero.
 
     >>> length(jnp.array([[2, 4, 0], [0, 0, 0]])).tolist()
     [2, 1]
@@ -83,10 +83,10 @@ def length(digits: jax.Array) -> jax.Array:
     return jnp.maximum(1, jnp.where(digits > 0, places, 0).max(axis=-1))
 
 
-def spell(digits: jax.Array, tokenizer: Tokenizer, notation: Output, width: int) -> tuple[jax.Array, jax.Array]:
-    """Return the token ids of each number, int32 `[..., width]`, padded on the right, and how many they are, `[...]`.
+def spell(digits: jax.Array, tokenizer: Tokenizer, notation: Notation, width: int) -> tuple[jax.Array, jax.Array]:
+    """Return the token ids of each number, int32 `[..., width]`, padded on the right, and their count, `[...]`.
 
-    As `Tokenizer.spell` does it, one number at a time, on the host. The width must hold the longest.
+    The tokens are those of `Tokenizer.spell`. The width must hold the longest number.
 
     >>> tokenizer = Tokenizer(max_number=999)
     >>> ids, n = spell(jnp.array(from_int(342, 3)), tokenizer, "words", 5)
@@ -97,48 +97,52 @@ def spell(digits: jax.Array, tokenizer: Tokenizer, notation: Output, width: int)
         return _pack(*_words(digits, tokenizer), width)
     n = length(digits)[..., None]
     places = jnp.arange(width)
-    place = places if notation == "reversed" else n - 1 - places
+    place = places if notation == "digits-reversed" else n - 1 - places
     place = jnp.broadcast_to(jnp.clip(place, 0, digits.shape[-1] - 1), (*digits.shape[:-1], width))
     ids = tokenizer.ids["0"] + jnp.take_along_axis(digits, place, axis=-1)
     return jnp.where(places < n, ids, PAD_ID), n[..., 0]
 
 
 def flush_right(ids: jax.Array, n: jax.Array) -> jax.Array:
-    """Return ids `[..., width]`, of which n are there and the others padding, with the padding in front."""
+    """Return ids `[..., width]`, padded behind their first n, with the padding in front instead."""
     width = ids.shape[-1]
     place = jnp.arange(width) - (width - n[..., None])
     return jnp.where(place >= 0, jnp.take_along_axis(ids, jnp.maximum(place, 0), axis=-1), PAD_ID)
 
 
 def with_end(ids: jax.Array, n: jax.Array) -> jax.Array:
-    """Return ids `[..., width]`, of which n are there, with the end token behind them, `[..., width + 1]`."""
+    """Return ids `[..., width]`, padded behind their first n, with the end token after those, `[..., width + 1]`."""
     longer = jnp.pad(ids, [(0, 0)] * (ids.ndim - 1) + [(0, 1)], constant_values=PAD_ID)
     return jnp.where(jnp.arange(longer.shape[-1]) == n[..., None], END_ID, longer)
 
 
 def _words(digits: jax.Array, tokenizer: Tokenizer) -> tuple[jax.Array, jax.Array]:
-    """Return every word that a number may have, in order, and whether this one has it: both `[..., most words]`."""
+    """Return every word that a number may have, in order, and whether each number has it: both `[..., W]`."""
 
-    def ids(words: list[str]) -> jax.Array:  # a word that is not in the vocabulary is in no number up to the largest
+    def ids(words: list[str]) -> jax.Array:  # no number up to the largest has a word that the vocabulary lacks
         return jnp.array([tokenizer.ids.get(word, PAD_ID) for word in words])
 
-    ones_, tens_ = ids(ONES), ids(["", "", *TENS])
+    ones_ids, tens_ids = ids(ONES), ids(["", "", *TENS])
     digits = jnp.pad(digits, [(0, 0)] * (digits.ndim - 1) + [(0, -digits.shape[-1] % 3)])
     words, there = [], []
     for group in reversed(range(digits.shape[-1] // 3)):
         ones, tens, hundreds = jnp.moveaxis(digits[..., 3 * group : 3 * group + 3], -1, 0)
         is_teen = tens == 1
-        scale = (ids([name])[0] for name in ("hundred", ["", "thousand", "million"][group]))
-        hundred, thousands = (jnp.full_like(ones, name) for name in scale)
-        words += [ones_[hundreds], hundred, jnp.where(is_teen, ones_[10 + ones], tens_[tens]), ones_[ones], thousands]
+        hundred, scale = (
+            jnp.full_like(ones, ids([name])[0]) for name in ("hundred", ("", "thousand", "million")[group])
+        )
+        ten = jnp.where(is_teen, ones_ids[10 + ones], tens_ids[tens])
+        words += [ones_ids[hundreds], hundred, ten, ones_ids[ones], scale]
         there += [hundreds > 0, hundreds > 0, tens > 0, ~is_teen & (ones > 0)]
         there += [(ones + tens + hundreds > 0) & (group > 0)]
     is_zero = (digits == 0).all(axis=-1)
-    return jnp.stack([*words, jnp.full_like(is_zero, ones_[0], ones_.dtype)], -1), jnp.stack([*there, is_zero], -1)
+    return jnp.stack([*words, jnp.full_like(is_zero, ones_ids[0], ones_ids.dtype)], -1), jnp.stack(
+        [*there, is_zero], -1
+    )
 
 
 def _pack(ids: jax.Array, there: jax.Array, width: int) -> tuple[jax.Array, jax.Array]:
-    """Return those of the ids that are there, without the gaps between them, and how many they are."""
+    """Return the ids that are there, without gaps and padded on the right, `[..., width]`, and their count."""
     place = jnp.cumsum(there, axis=-1) - 1
     here = there[..., None] & (place[..., None] == jnp.arange(width))  # [..., candidate, place]
-    return (ids[..., None] * here).sum(axis=-2), there.sum(axis=-1)  # nothing adds up to 0, the padding
+    return (ids[..., None] * here).sum(axis=-2), there.sum(axis=-1)  # an empty sum is 0, the padding

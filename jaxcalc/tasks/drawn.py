@@ -1,15 +1,9 @@
-"""Arithmetic tasks without a table: problems too many to list are drawn, encoded and split on the device.
-
-A batch is a function of (task, seed, step). Which problems are held out is a function of the problem alone, so no list
-is kept and none is looked up: a hash that does not change when terms or factors change places. Hence a problem and its
-commuted twins are always on the same side, whatever the largest number is and however numbers are written.
-"""
+"""Tasks without a table: problems too many to list are drawn, encoded and split on the device."""
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import flax.struct
 import jax
@@ -18,34 +12,26 @@ import numpy as np
 
 from jaxcalc.errors import InputError
 from jaxcalc.tasks import digits
-from jaxcalc.tasks.hashing import mix
-from jaxcalc.tasks.problems import Expression
-from jaxcalc.tasks.task import Split, Task
-from jaxcalc.tasks.tokenizer import EQUALS, OPERATIONS, PAD, Output, Tokenizer
+from jaxcalc.tasks.drawing import Problems, Rules, Side, draw, is_held_out
+from jaxcalc.tasks.problems import Problem
+from jaxcalc.tasks.task import Split, Task, check_held_out, check_max_number, check_operations
+from jaxcalc.tasks.tokenizer import EQUALS, OPERATIONS, Notation, Tokenizer
 from jaxcalc.tasks.words import LARGEST_NUMBER
 
-Notation = Literal["words", "digits", "digits-reversed"]
-Side = Literal["training", "held out"]
 MOST_DIGITS, MOST_TERMS = 30, 4
-SAMPLE = 2048  # problems of each side to evaluate on
-ATTEMPTS = 20_000  # to find one of them, before a side is taken to have none
-
-
-class Problems(NamedTuple):
-    """Problems on the device: digits of the numbers `[B, terms, n]`, kinds `[B]`, digits of the answers `[B, n]`."""
-
-    numbers: jax.Array
-    kinds: jax.Array
-    answers: jax.Array
+SAMPLE = 2048
+"""Problems of each side that a task lists, to evaluate on."""
+ATTEMPTS = 20_000
+"""Draws without a problem of one side after which that side counts as empty."""
 
 
 @flax.struct.dataclass
 class Arithmetic(Task):
-    """A task whose problems are drawn, and a sample of 2,048 problems of each side to evaluate on.
+    """A task that draws its problems, and lists a sample of 2,048 problems of each side to evaluate on.
 
-    Every number stands in a slot as wide as the longest, so that a place such as the ones is always at the same
-    position: `a operation b equals | answer <end> [padding]`. Padding stands before a number, and behind one that is
-    written lowest digit first.
+    Every number takes as many tokens as the longest one, so that a place such as the ones is always at the same
+    position: `a operation b equals | answer <end> [padding]`. Padding stands before a number, or behind it where the
+    lowest digit comes first.
     """
 
     tokens: jax.Array
@@ -59,132 +45,93 @@ class Arithmetic(Task):
     tokenizer: Tokenizer = flax.struct.field(pytree_node=False)
     prompt_length: int = flax.struct.field(pytree_node=False)
     terms: int = flax.struct.field(pytree_node=False)
-    """How many numbers a problem has."""
+    """Numbers in a problem."""
     held_out: float = flax.struct.field(pytree_node=False)
     """The share of all problems that training never draws."""
     seed: int = flax.struct.field(pytree_node=False)
-    """Chooses which."""
+    """Chooses which problems are held out."""
     split: Split = flax.struct.field(pytree_node=False, default="orbit")
 
     @property
-    def n_digits(self) -> int:
-        """Digits of the largest number."""
-        return len(str(self.tokenizer.max_number))
+    def rules(self) -> Rules:
+        """Which problems there are, and which of them are held out."""
+        return Rules(self.tokenizer.operations, self.tokenizer.max_number, self.terms, self.held_out, self.seed)
 
     @property
     def slot(self) -> int:
-        """Tokens of the longest number."""
+        """Tokens that every number of a prompt takes, padding included: those of the longest number."""
         return self.prompt_length // self.terms - 1
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """What kinds of problems there are: the operations or, with more than two numbers, all sequences of them."""
-        return tuple(map(" ".join, _names(self)))
+    def kind_names(self) -> tuple[str, ...]:
+        """The kinds of problems: the operations or, with more than two numbers, all sequences of them."""
+        return tuple(map(" ".join, self.rules.kinds))
 
     @property
-    def kind(self) -> np.ndarray:
-        """The index of the kind of each problem of the sample, int `[N]`."""
-        return np.asarray(self.problems.kinds)
+    def kind_ids(self) -> np.ndarray:
+        """The kind of each problem of the sample, an index into `kind_names`, int `[N]`."""
+        return np.asarray(self.problems.kind_ids)
 
-    def problem(self, row: int) -> Expression:
+    def problem(self, row: int) -> Problem:
         """Return the problem in one row of the sample."""
-        numbers, kind = np.asarray(self.problems.numbers)[row], int(self.kind[row])
-        return Expression(tuple(map(digits.to_int, numbers)), _names(self)[kind])
+        numbers = np.asarray(self.problems.numbers)[row]
+        return Problem(tuple(map(digits.to_int, numbers)), self.rules.kinds[self.kind_ids[row]])
 
-    def parse(self, text: str) -> Expression:
-        """Return the problem that a question states; anything but one question raises `InputError`.
-
-        >>> arithmetic(max_number=999).parse("three hundred twelve + 5")
-        Expression(numbers=(312, 5), operations=('plus',))
-        """
-        tokens = self.tokenizer.canonical(text)
-        example = f"ask for example {Expression((2,) * self.terms, self.tokenizer.operations[:1] * (self.terms - 1))}"
-        if not tokens or tokens[-1] != EQUALS or tokens.count(EQUALS) > 1:
-            raise InputError(f"not a question: {' '.join(tokens)[:60]!r}; {example}")
-        is_number = [token not in self.tokenizer.operations for token in tokens[:-1]]
-        groups = [list(group) for _, group in itertools.groupby(zip(is_number, tokens, strict=False), lambda x: x[0])]
-        words = [[token for _, token in group] for group in groups]
-        operations = tuple(" ".join(group) for group in words[1::2])
-        if len(words) != 2 * self.terms - 1 or not is_number[0] or not set(operations) <= {*self.tokenizer.operations}:
-            raise InputError(
-                f"not {self.terms} numbers with an operation between: {' '.join(tokens)[:60]!r}; {example}"
-            )
-        numbers = [self.tokenizer.read(group, self.tokenizer.notation) for group in words[::2]]
-        largest = self.tokenizer.max_number
-        for number, group in zip(numbers, words[::2], strict=True):
-            if number is None or number > largest:  # words that were read one by one, such as "twenty 8"
-                raise InputError(f"not a number from 0 to {largest}: {' '.join(group)!r}")
-        problem = Expression(tuple(number for number in numbers if number is not None), operations)
-        if "divided by" in operations and 0 in problem.numbers[1:]:
-            raise InputError("division by zero has no answer; divide by another number")
-        return problem
-
-    def encode(self, text: str) -> np.ndarray:
-        """Return a question as int32 `[prompt_length]`.
-
-        >>> arithmetic(max_number=999, notation="digits").encode("312 + 5").tolist()
-        [10, 8, 9, 3, 0, 0, 12, 2]
-        """
-        return np.array(self._prompt(self.parse(text)), np.int32)
-
-    def membership(self, problem: Expression) -> Literal["training", "held out", "outside"]:
-        """Say whether a problem is one that training may draw, is held out, or is not of this task at all."""
-        if not self._is_inside(problem):
+    def membership(self, problem: Problem) -> Literal["training", "held out", "outside"]:
+        """Say whether training may draw a problem, whether it is held out, or whether the task does not contain it."""
+        if not self.contains(problem):
             return "outside"
-        return "held out" if bool(is_held_out(self, *self._device(problem))) else "training"
+        numbers, kind_ids, _ = self._arrays([problem])
+        return "held out" if bool(is_held_out(self.rules, numbers, kind_ids)[0]) else "training"
 
-    def of(self, problems: Sequence[Expression]) -> "Arithmetic":
-        """Return the same task with these problems in the place of its sample.
-
-        Raises `InputError` for a problem that is not of this task.
-
-        >>> task = arithmetic(max_number=999, operations=("plus",))
-        >>> task.of([Expression((999, 0), ("plus",))]).tokens.shape
-        (1, 15)
-        """
-        for problem in problems:
-            if not self._is_inside(problem):
-                raise InputError(
-                    f"{problem} is not a problem of this task: {self.terms} numbers, and every result on the way, from "
-                    f"0 to {self.tokenizer.max_number}; operations {', '.join(self.kinds)}"
-                )
-        numbers, kinds = map(np.stack, zip(*map(self._device, problems), strict=True))
-        answers = np.stack([digits.from_int(problem.answer or 0, self.n_digits) for problem in problems])
-        return self._with_sample(Problems(jnp.asarray(numbers), jnp.asarray(kinds), jnp.asarray(answers)))
-
-    def sequences_at(self, seed: int | jax.Array, step: int | jax.Array, size: int) -> jax.Array:
-        """Return the sequences of one training step, int32 `[size, L]`; see `jaxcalc.batch_at`."""
-        if size < 1:
-            raise InputError(f"batch size is {size}; it must be at least 1")
-        return encode(self, draw(self, jax.random.fold_in(jax.random.key(seed), step), size, "training")[0])
-
-    def _is_inside(self, problem: Expression) -> bool:
-        """Whether a problem is of this task, and so is every result on the way to its answer."""
+    def contains(self, problem: Problem) -> bool:
+        """Return whether a problem is one of this task: its kind is, and every number and result is in range."""
         numbers, operations = problem
-        if len(numbers) != self.terms or " ".join(operations) not in self.kinds:
+        if operations not in self.rules.kinds or len(numbers) != self.terms:
             return False
         if "divided by" in operations and 0 in numbers[1:]:
             return False
         values = (*numbers, *problem.results)
         return all(value is not None and 0 <= value <= self.tokenizer.max_number for value in values)
 
-    def _device(self, problem: Expression) -> tuple[np.ndarray, np.ndarray]:
-        numbers = np.stack([digits.from_int(number, self.n_digits) for number in problem.numbers])
-        return numbers, np.array(self.kinds.index(" ".join(problem.operations)), np.int32)
+    def with_problems(self, problems: Sequence[Problem]) -> "Arithmetic":
+        """Return the same task with these problems instead of its sample.
 
-    def _prompt(self, problem: Expression) -> list[int]:
-        words: list[str] = []
-        for number, after in zip(problem.numbers, (*problem.operations, EQUALS), strict=True):
-            spelled = self.tokenizer.spell(number, self.tokenizer.notation)
-            padding = [PAD] * (self.slot - len(spelled))
-            words += [*spelled, *padding] if self.tokenizer.notation == "reversed" else [*padding, *spelled]
-            words.append(after)
-        return [self.tokenizer.ids[word] for word in words]
+        Raises `InputError` for a problem that the task does not contain.
+
+        >>> task = arithmetic(max_number=99, operations=("plus",))
+        >>> task.with_problems([Problem((98, 1), ("plus",))]).tokens.shape
+        (1, 9)
+        """
+        for problem in problems:
+            if not self.contains(problem):
+                raise InputError(
+                    f"{problem} is not a problem of this task; its problems have {self.terms} numbers, every number "
+                    f"and result from 0 to {self.tokenizer.max_number}, and the operations {', '.join(self.kind_names)}"
+                )
+        return self._with_sample(self._arrays(problems))
+
+    def sequences_at(self, seed: int | jax.Array, step: int | jax.Array, size: int) -> jax.Array:
+        """Return the sequences of one training step, int32 `[size, L]`; see `jaxcalc.batch_at`."""
+        if size < 1:
+            raise InputError(f"batch size is {size}; it must be at least 1")
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        return encode_problems(self, draw(self.rules, key, size, "training")[0])
+
+    def _arrays(self, problems: Sequence[Problem]) -> Problems:
+        """Return problems of the task as arrays."""
+        n_digits, kinds = self.rules.n_digits, self.rules.kinds
+        numbers = [[digits.from_int(number, n_digits) for number in problem.numbers] for problem in problems]
+        answers = [digits.from_int(problem.answer or 0, n_digits) for problem in problems]
+        kind_ids = [kinds.index(problem.operations) for problem in problems]
+        return Problems(jnp.asarray(np.array(numbers)), jnp.array(kind_ids, jnp.int32), jnp.asarray(np.array(answers)))
 
     def _with_sample(self, sample: Problems) -> "Arithmetic":
-        tokens, held_out = _encoded(self, sample)
-        sides = (~np.asarray(held_out), np.asarray(held_out))
-        train_rows, held_out_rows = (jnp.asarray(np.flatnonzero(side).astype(np.int32)) for side in sides)
+        tokens, held_out = _encode_and_split(self, sample)
+        held_out = np.asarray(held_out)
+        train_rows, held_out_rows = (
+            jnp.asarray(np.flatnonzero(side).astype(np.int32)) for side in (~held_out, held_out)
+        )
         return dataclasses.replace(
             self, tokens=tokens, problems=sample, train_rows=train_rows, held_out_rows=held_out_rows
         )
@@ -201,18 +148,18 @@ def arithmetic(
     """Return a task that draws its problems: "a operation b equals c", or more terms.
 
     Numbers, answers and every result on the way are integers from 0 to `max_number`; division is exact and never by
-    zero. All kinds of problems are drawn about equally often. Half of them are drawn evenly by value: every problem of
-    the kind is as likely as every other. The other half are drawn evenly by length: first how many digits each
-    number has, then its value. (Of times and divided by, two factors are drawn whose product is in range.)
+    zero. All kinds of problems are drawn about equally often. Half of the problems are drawn evenly by value: every
+    problem of a kind is as likely as every other. The other half are drawn evenly by length: first how many digits
+    each number has, then its value. (For times and divided by, two factors are drawn whose product is in range.)
 
     Args:
       max_number: the largest number; up to 999,999,999 in words, up to 10³⁰ − 1 in digits.
       operations: some of "plus", "minus", "times", "divided by".
-      terms: numbers in a problem, 2 to 4; more than 2 only of "plus" and "minus", which are read from left to right.
-      notation: how all numbers are written: in "words", as one token a digit with the highest first
-        ("digits"), or with the lowest first ("digits-reversed").
+      terms: numbers in a problem, 2 to 4; more than 2 only with "plus" and "minus", which are read from left to right.
+      notation: how all numbers are written: in "words", or as one token per digit with the highest first ("digits") or
+        the lowest first ("digits-reversed").
       held_out: the share of problems that training never draws, above 0 and below 1.
-      seed: chooses which.
+      seed: chooses which problems are held out.
 
     Raises `InputError` for an argument outside these.
 
@@ -220,174 +167,69 @@ def arithmetic(
     >>> task.tokens.shape
     (4096, 93)
     """
+    tokenizer = Tokenizer(tuple(operations), max_number, output=notation, notation=notation)  # checks the notation
     _check_arguments(max_number, operations, terms, notation, held_out)
-    written: Output = "reversed" if notation == "digits-reversed" else notation
-    tokenizer = Tokenizer(tuple(operations), max_number, output=written, notation=written)
     nothing = jnp.zeros(0, jnp.int32)
-    task = Arithmetic(nothing, Problems(nothing, nothing, nothing), nothing, nothing, tokenizer,
-                      terms * (_longest(tokenizer) + 1), terms, held_out, seed)  # fmt: skip
+    task = Arithmetic(
+        tokens=nothing,
+        problems=Problems(nothing, nothing, nothing),
+        train_rows=nothing,
+        held_out_rows=nothing,
+        tokenizer=tokenizer,
+        prompt_length=terms * (_longest(tokenizer) + 1),
+        terms=terms,
+        held_out=held_out,
+        seed=seed,
+    )
     sample, found = _sample(task)
     if not found:
-        raise InputError(f"held_out={held_out} of problems up to {max_number} leaves one side without any; take a "
-                         "larger max_number, or another share")  # fmt: skip
+        raise InputError(
+            f"held_out={held_out} of problems up to {max_number} leaves one side without any; take a larger "
+            "max_number or another share"
+        )
     return task._with_sample(sample)
 
 
-def draw(task: Arithmetic, key: jax.Array, size: int, side: Side, most: int = 2**31 - 1) -> tuple[Problems, jax.Array]:
-    """Return problems of one side, problem i a function of the task, the key and i alone, and whether all were found.
-
-    What is drawn and is not a problem of the task, or not of the side, is drawn again, `most` times.
-    """
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(size))
-    share = task.held_out if side == "held out" else 1 - task.held_out
-    patience = min(most, max(1, round(_PATIENCE * (1 - task.held_out) / share)))
-
-    def attempt(carried: tuple[Problems, jax.Array, jax.Array]) -> tuple[Problems, jax.Array, jax.Array]:
-        problems, found, n = carried
-        new, is_one = _propose(task, keys, n, patience)
-        is_one &= is_held_out(task, new.numbers, new.kinds) == (side == "held out")
-        take = is_one & ~found
-        problems = jax.tree.map(lambda x, old: jnp.where(take.reshape(-1, *[1] * (x.ndim - 1)), x, old), new, problems)
-        return problems, found | is_one, n + 1
-
-    def is_missing(carried: tuple[Problems, jax.Array, jax.Array]) -> jax.Array:
-        return ~carried[1].all() & (carried[2] < most)
-
-    blank = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: _propose(task, keys, jnp.int32(0), patience)[0]))
-    problems, found, _ = jax.lax.while_loop(is_missing, attempt, (blank, jnp.zeros(size, bool), jnp.int32(0)))
-    return problems, found.all()
-
-
-def encode(task: Arithmetic, problems: Problems) -> jax.Array:
-    """Return problems as sequences, int32 `[B, L]`: by integer operations what `Arithmetic.encode` does on the host."""
+def encode_problems(task: Arithmetic, problems: Problems) -> jax.Array:
+    """Return problems as sequences, int32 `[B, L]`, on the device; the prompts are those of `Task.encode`."""
     tokenizer, slot = task.tokenizer, task.slot
     numbers, n = digits.spell(problems.numbers, tokenizer, tokenizer.notation, slot)  # [B, terms, slot]
-    if tokenizer.notation != "reversed":
+    if tokenizer.notation != "digits-reversed":
         numbers = digits.flush_right(numbers, n)
-    between = jnp.array([tokenizer.ids[name] for name in tokenizer.operations])[_sequences(task)[problems.kinds]]
+    operations = jnp.array([tokenizer.ids[name] for name in tokenizer.operations])
+    between = operations[task.rules.operation_ids(problems.kind_ids)]
     between = jnp.pad(between, ((0, 0), (0, 1)), constant_values=tokenizer.ids[EQUALS])
     prompts = jnp.concatenate([numbers, between[..., None]], axis=-1).reshape(len(numbers), -1)
     answers = digits.with_end(*digits.spell(problems.answers, tokenizer, tokenizer.output, slot))
     return jnp.concatenate([prompts, answers], axis=-1).astype(jnp.int32)
 
 
-def is_held_out(task: Arithmetic, numbers: jax.Array | np.ndarray, kinds: jax.Array | np.ndarray) -> jax.Array:
-    """Return which problems are held out, bool `[...]`, of digits `[..., terms, n]` and kinds `[...]`.
-
-    A hash of the number's digits that are not 0 and their places (Zobrist 1970), of what each number does (is added, is
-    subtracted, is a factor, …), and of the sum of these over the terms; so neither the order of what
-    is added or multiplied nor leading zeros count. Held out is what hashes below the share.
-    """
-    numbers, kinds = jnp.asarray(numbers), jnp.asarray(kinds)
-    place = jnp.arange(numbers.shape[-1]) * 16
-    by_digit = mix((place + numbers).astype(jnp.uint32), jnp.uint32(task.seed))
-    by_number = mix(jnp.where(numbers > 0, by_digit, 0).sum(axis=-1, dtype=jnp.uint32), jnp.uint32(0x5BF03635))
-    doing = [[_DOES[name][0], *(_DOES[name][1] for name in sequence)] for sequence in _names(task)
-             for name in sequence[:1]]  # fmt: skip
-    by_term = mix(by_number, jnp.array(doing, jnp.uint32)[kinds])
-    return mix(by_term.sum(axis=-1, dtype=jnp.uint32), jnp.uint32(task.seed)) < jnp.uint32(task.held_out * 2**32)
+# These programs run once per task, so compiling them costs more than they save by LLVM's optimization.
+_compile_quickly = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-# What the first number of an operation does, and the second. Equal where they may change places.
-_DOES = {
-    "plus": (0x165667B1, 0x165667B1),
-    "minus": (0x165667B1, 0x27D4EB2F),
-    "times": (0x2545F491, 0x2545F491),
-    "divided by": (0x7FEB352D, 0x846CA68B),
-}
-_PATIENCE = 8  # attempts before kind and lengths of a training problem are drawn anew; of rarer ones it takes more
+@_compile_quickly
+def _encode_and_split(task: Arithmetic, problems: Problems) -> tuple[jax.Array, jax.Array]:
+    """Return the sequences of problems, and which problems are held out."""
+    return encode_problems(task, problems), is_held_out(task.rules, problems.numbers, problems.kind_ids)
 
 
-def _propose(task: Arithmetic, keys: jax.Array, attempt: jax.Array, patience: int) -> tuple[Problems, jax.Array]:
-    """Return a problem for each key, and whether it is one: all results in range, no division by zero.
-
-    Its kind and lengths are the same for `patience` attempts, so that those that rarely fit are as frequent.
-    """
-    n, terms, operations = task.n_digits, task.terms, np.array(task.tokenizer.operations)
-    limit = jnp.asarray(digits.from_int(task.tokenizer.max_number, n))
-    fold_in = jax.vmap(jax.random.fold_in, (0, None))
-    bits = jax.vmap(lambda key: jax.random.bits(key, (3 + terms,)))(fold_in(keys, 2 * (attempt // patience)))
-    kinds = (bits[:, 0] % len(task.kinds)).astype(jnp.int32)
-    by_value, swap = bits[:, 1] % 2 == 0, bits[:, 2] % 2 == 0
-    lengths = 1 + (bits[:, 3:] % n).astype(jnp.int32)
-    first, second = jnp.moveaxis(lengths[:, :2], -1, 0)
-    of_kind = _sequences(task)[kinds]  # [B, terms - 1]
-    has_factors = jnp.asarray(np.isin(operations, ("times", "divided by")))[of_kind[:, 0]]
-    subtracts = jnp.asarray(operations == "minus")[of_kind]
-
-    # Of a difference the first number is the longer one. Two factors have together n + 1 digits at most.
-    longer, shorter = jnp.maximum(first, second), jnp.minimum(first, second)
-    room = n + 1 - first
-    of_factors = jnp.stack(
-        [first, jnp.where(by_value, room, 1 + (bits[:, 4] % room.astype(jnp.uint32)).astype(int))], 1
-    )
-    of_terms = lengths.at[:, :2].set(jnp.where(subtracts[:, :1], jnp.stack([longer, shorter], 1), lengths[:, :2]))
-    of_terms = jnp.where(by_value[:, None], n, of_terms)
-    if terms == 2:
-        of_terms = jnp.where(has_factors[:, None], of_factors, of_terms)
-    # A number with a length of its own begins with another digit than 0.
-    exact = jnp.where(by_value[:, None], has_factors[:, None] & (jnp.arange(terms) == 0), True)
-    numbers = _numbers(fold_in(keys, 2 * attempt + 1), of_terms, exact, limit)
-
-    answers, good = numbers[:, 0], digits.at_most(numbers, limit).all(axis=1)
-    for term in range(1, terms):
-        sign = jnp.where(subtracts[:, term - 1, None], -1, 1)
-        answers, beyond = digits.carry(answers + sign * numbers[:, term])
-        good &= (beyond == 0) & digits.at_most(answers, limit)
-    if np.isin(operations, ("times", "divided by")).any():
-        numbers = jnp.where((has_factors & swap)[:, None, None], numbers[:, ::-1], numbers)
-        product, overflow = digits.multiply(numbers[:, 0], numbers[:, 1])
-        fits = ~overflow & digits.at_most(product, limit) & digits.at_most(numbers, limit).all(axis=1)
-        divides = jnp.asarray(operations == "divided by")[of_kind[:, 0]]
-        good = jnp.where(has_factors, fits & ~(divides & (numbers[:, 1] == 0).all(axis=1)), good)
-        answers = jnp.where((has_factors & ~divides)[:, None], product, answers)
-        answers = jnp.where(divides[:, None], numbers[:, 0], answers)
-        numbers = numbers.at[:, 0].set(jnp.where(divides[:, None], product, numbers[:, 0]))
-    return Problems(numbers, kinds, answers), good
-
-
-def _numbers(keys: jax.Array, lengths: jax.Array, exact: jax.Array, limit: jax.Array) -> jax.Array:
-    """Return digits `[B, terms, n]` of numbers of at most so many digits, or exactly as many; some exceed the limit."""
-    n, terms = limit.shape[0], lengths.shape[1]
-    bits = jax.vmap(lambda key: jax.random.bits(key, (terms, n)))(keys)
-    place, lengths = jnp.arange(n), lengths[..., None]
-    lowest = (exact[..., None] & (place == lengths - 1) & (lengths > 1)).astype(jnp.uint32)
-    highest = jnp.where(place == n - 1, limit, 9).astype(jnp.uint32)
-    return jnp.where(place < lengths, lowest + bits % (highest - lowest + 1), 0).astype(jnp.int32)
-
-
-_once = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiling is what costs
-
-
-@_once
-def _encoded(task: Arithmetic, problems: Problems) -> tuple[jax.Array, jax.Array]:
-    """Return the sequences of problems, and which are held out."""
-    return encode(task, problems), is_held_out(task, problems.numbers, problems.kinds)
-
-
-@_once
+@_compile_quickly
 def _sample(task: Arithmetic) -> tuple[Problems, jax.Array]:
-    """Return as many problems of either side, from two streams that no training step draws from, if there are any."""
+    """Return `SAMPLE` problems of each side, and whether there are any. No training step draws from their keys."""
     keys = [jax.random.fold_in(jax.random.key(task.seed), np.uint32(2**32 - 1 - i)) for i in range(2)]
-    drawn = [draw(task, key, SAMPLE, side, ATTEMPTS) for key, side in zip(keys, get_args(Side), strict=True)]
-    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *[d[0] for d in drawn]), drawn[0][1] & drawn[1][1]
-
-
-def _names(task: Arithmetic) -> list[tuple[str, ...]]:
-    """Return the sequence of operations of each kind."""
-    return list(itertools.product(task.tokenizer.operations, repeat=task.terms - 1))
-
-
-def _sequences(task: Arithmetic) -> jax.Array:
-    """Return the same as indices of operations, int32 `[kinds, terms - 1]`."""
-    return jnp.array(list(itertools.product(range(len(task.tokenizer.operations)), repeat=task.terms - 1)), jnp.int32)
+    sides = [draw(task.rules, key, SAMPLE, side, ATTEMPTS) for key, side in zip(keys, get_args(Side), strict=True)]
+    (training, has_training), (held_out, has_held_out) = sides
+    both = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), training, held_out)
+    return both, has_training & has_held_out
 
 
 @functools.cache
 def _longest(tokenizer: Tokenizer) -> int:
-    """Return the tokens of the longest number up to the largest.
+    """Return how many tokens the longest number takes.
 
-    Below a number whose first digits are those of the largest and whose next is smaller, all others may be 9.
+    A number below the largest has some of its first digits, then a smaller digit. Every digit after that may be 9, and
+    no other digit needs more tokens.
     """
     largest = str(tokenizer.max_number)
     heads = [largest[:i] + str(d) for i in range(len(largest)) for d in range(int(largest[i]))]
@@ -395,19 +237,17 @@ def _longest(tokenizer: Tokenizer) -> int:
     return max(len(tokenizer.spell(number)) for number in [tokenizer.max_number, *numbers])
 
 
-def _check_arguments(max_number: int, operations: tuple[str, ...], terms: int, notation: str, held_out: float) -> None:
-    known = ", ".join(map(repr, OPERATIONS))
-    if not operations or len(set(operations)) < len(operations) or not set(operations) <= set(OPERATIONS):
-        raise InputError(f"operations are {operations}; name each at most once and at least one of {known}")
-    if notation not in get_args(Notation):
-        raise InputError(f"notation is {notation!r}; it must be one of {', '.join(map(repr, get_args(Notation)))}")
+def _check_arguments(
+    max_number: int, operations: tuple[str, ...], terms: int, notation: Notation, held_out: float
+) -> None:
+    check_operations(operations)
     largest = LARGEST_NUMBER if notation == "words" else 10**MOST_DIGITS - 1
-    if not 9 <= max_number <= largest:
-        raise InputError(f"max_number is {max_number}; with notation={notation!r} it must be from 9 to {largest}")
+    check_max_number(max_number, 9, largest, f"with notation={notation!r}")
+    check_held_out(held_out)
     if not 2 <= terms <= MOST_TERMS:
         raise InputError(f"terms is {terms}; it must be from 2 to {MOST_TERMS}")
     if terms > 2 and not set(operations) <= {"plus", "minus"}:
-        raise InputError(f"terms is {terms} and operations are {operations}; more than 2 terms are read from left to "
-                         "right, so only plus and minus are possible")  # fmt: skip
-    if not 0 < held_out < 1:
-        raise InputError(f"held_out is {held_out}; it must be above 0 and below 1")
+        raise InputError(
+            f"terms is {terms} and operations are {operations}; more than 2 terms are read from left to right, so only "
+            "plus and minus are possible"
+        )

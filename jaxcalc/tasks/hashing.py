@@ -1,16 +1,22 @@
-"""Hashes and permutations of whole numbers, on the device, that need no table."""
+"""Hashes and permutations of whole numbers on the device, all without a table."""
 
 import jax
 import jax.numpy as jnp
 
 ROUNDS = 4
+"""Rounds of `shuffle`, each with a key of its own."""
 
 
 def shuffle(keys: jax.Array, index: jax.Array, n: int) -> jax.Array:
-    """Return where a pseudo-random permutation of range(n) sends each index; `keys` is uint32 `[B, rounds]`.
+    """Return where a pseudo-random permutation of range(n) sends each index, uint32 `[B]`.
 
-    A Feistel network permutes the next power of two, and what falls outside range(n) walks on until it
-    falls inside (Black and Rogaway 2002). It costs O(B) where sorting all n costs 100 times as much.
+    A Feistel network permutes the numbers below a power of two. A result that is n or more is permuted again until it
+    falls below n (Black and Rogaway 2002). This costs O(B); sorting all n costs 100 times as much.
+
+    Args:
+      keys: uint32 `[B, ROUNDS]`; equal keys mean the same permutation.
+      index: int `[B]`, each from 0 to n − 1.
+      n: the length of what is permuted.
     """
     bits = max(2, (n - 1).bit_length())
 
@@ -30,7 +36,25 @@ def shuffle(keys: jax.Array, index: jax.Array, n: int) -> jax.Array:
 
 
 def mix(value: jax.Array, key: jax.Array) -> jax.Array:
-    """Return uint32 in which each bit of value and key, uint32 too, counts."""
+    """Return a hash, uint32, that depends on every bit of a value and a key, both uint32."""
     value = (value ^ key) * jnp.uint32(0x9E3779B1)
     value = (value ^ (value >> 15)) * jnp.uint32(0x85EBCA77)
     return value ^ (value >> 13)
+
+
+def hash_problem(numbers: jax.Array, roles: jax.Array, seed: int) -> jax.Array:
+    """Return a hash of each problem, uint32 `[...]`, that does not depend on the order of numbers with equal roles.
+
+    Each number is hashed by its digits and their places (Zobrist 1970), then with its role, and the sum over the
+    numbers is hashed again. A digit 0 adds nothing, so leading zeros do not count.
+
+    Args:
+      numbers: digits, int32 `[..., terms, n]`.
+      roles: what each number does in the problem, any uint32 `[..., terms]`.
+      seed: chooses the hash.
+    """
+    place = jnp.arange(numbers.shape[-1]) * 16
+    by_digit = mix((place + numbers).astype(jnp.uint32), jnp.uint32(seed))
+    by_number = mix(jnp.where(numbers > 0, by_digit, 0).sum(axis=-1, dtype=jnp.uint32), jnp.uint32(0x5BF03635))
+    by_term = mix(by_number, roles)
+    return mix(by_term.sum(axis=-1, dtype=jnp.uint32), jnp.uint32(seed))

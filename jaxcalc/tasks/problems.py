@@ -5,54 +5,30 @@ from typing import NamedTuple
 
 COMMUTATIVE = ("plus", "times")
 EXACT = {"plus": operator.add, "minus": operator.sub, "times": operator.mul}
+"""The operations whose result is always an integer."""
 
 
 class Problem(NamedTuple):
-    """One question, such as "two plus three"."""
+    """A question of two or more numbers, read from left to right: `numbers[0] operations[0] numbers[1] …`.
 
-    a: int
-    operation: str
-    b: int
-
-    @property
-    def answer(self) -> int | None:
-        """The integer result, or None where a division is not exact. Never asked for a division by zero."""
-        if self.operation == "divided by":
-            quotient, remainder = divmod(self.a, self.b)
-            return None if remainder else quotient
-        return EXACT[self.operation](self.a, self.b)
-
-    def __str__(self) -> str:
-        """Return it as one would type it, such as "2 plus 3"."""
-        return f"{self.a} {self.operation} {self.b}"
-
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        """Both numbers."""
-        return self.a, self.b
-
-    @property
-    def operations(self) -> tuple[str, ...]:
-        """The one operation."""
-        return (self.operation,)
-
-
-class Expression(NamedTuple):
-    """A question of two or more numbers, such as "two plus three minus one", read from left to right."""
+    >>> problem = Problem((2, 3), ("plus",))
+    >>> str(problem), problem.answer
+    ('2 plus 3', 5)
+    """
 
     numbers: tuple[int, ...]
     operations: tuple[str, ...]
 
     @property
     def results(self) -> tuple[int | None, ...]:
-        """The first number, and the result after each operation: None from where a division is not exact.
+        """The first number, then the result after each operation; None from the first division that is not exact.
 
-        Never asked for a division by zero.
+        Raises `ZeroDivisionError` for a division by zero, which no task and no parsed question contains.
         """
         results: list[int | None] = [self.numbers[0]]
         for operation, number in zip(self.operations, self.numbers[1:], strict=True):
             before = results[-1]
-            results.append(None if before is None else Problem(before, operation, number).answer)
+            results.append(None if before is None else _result(before, operation, number))
         return tuple(results)
 
     @property
@@ -61,20 +37,24 @@ class Expression(NamedTuple):
         return self.results[-1]
 
     def __str__(self) -> str:
-        """Return it as one would type it.
-
-        >>> str(Expression((2, 3), ("plus",)))
-        '2 plus 3'
-        """
+        """Return the question as one would type it, such as "2 plus 3"."""
         pairs = zip(self.operations, self.numbers[1:], strict=True)
         return " ".join([str(self.numbers[0]), *(f"{operation} {number}" for operation, number in pairs)])
 
 
-def carry_chain(problem: Problem | Expression) -> int | None:
-    """Return over how many places in a row a carry, or what is borrowed, runs at most; None with times or divided by.
+def _result(a: int, operation: str, b: int) -> int | None:
+    """Return the result of one operation, or None where a division is not exact."""
+    if operation == "divided by":
+        quotient, remainder = divmod(a, b)
+        return None if remainder else quotient
+    return EXACT[operation](a, b)
 
-    >>> carry_chain(Problem(95, "plus", 17)), carry_chain(Problem(1000, "minus", 1)), carry_chain(Problem(2, "plus", 3))
-    (2, 3, 0)
+
+def carry_chain(problem: Problem) -> int | None:
+    """Return the largest number of places in a row that carry or borrow; None for problems of times and divided by.
+
+    >>> carry_chain(Problem((95, 17), ("plus",))), carry_chain(Problem((1000, 1), ("minus",)))
+    (2, 3)
     """
     if not set(problem.operations) <= {"plus", "minus"}:
         return None
@@ -82,7 +62,7 @@ def carry_chain(problem: Problem | Expression) -> int | None:
     for operation, number in zip(problem.operations, problem.numbers[1:], strict=True):
         result = EXACT[operation](total, number)
         larger, smaller = (result, number) if operation == "plus" else (total, number)
-        # A place borrows, or in larger = smaller + rest carries, where the places up to it of larger are the smaller.
+        # In larger = smaller + rest a place carries if larger has a smaller number than smaller up to that place.
         moduli = (10**place for place in range(1, len(str(larger)) + 1))
         carries = "".join("1" if larger % modulus < smaller % modulus else "0" for modulus in moduli)
         longest = max(longest, *map(len, carries.split("0")))

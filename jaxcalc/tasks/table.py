@@ -1,4 +1,4 @@
-"""Tasks: the full table of a calculator's problems, leak-free splits, and batches as a function of (seed, step)."""
+"""A calculator's complete table of problems, its split into training and held-out ones, and its batches."""
 
 from collections.abc import Mapping
 from typing import Literal, get_args
@@ -12,18 +12,17 @@ from jaxcalc.batch import PAD_ID
 from jaxcalc.errors import InputError
 from jaxcalc.tasks.hashing import ROUNDS, shuffle
 from jaxcalc.tasks.problems import COMMUTATIVE, EXACT, Problem
-from jaxcalc.tasks.task import Split, Task
-from jaxcalc.tasks.tokenizer import END, EQUALS, OPERATIONS, PAD, Output, Tokenizer
-from jaxcalc.tasks.words import number_to_words, words_to_number
+from jaxcalc.tasks.task import Split, Task, check_held_out, check_max_number, check_operations
+from jaxcalc.tasks.tokenizer import END, EQUALS, OPERATIONS, Notation, Tokenizer
+from jaxcalc.tasks.words import number_to_words
 
 
 @flax.struct.dataclass
 class Calculator(Task):
     """A table of problems, encoded, and its split into training and held-out rows.
 
-    Every sequence is `[padding] a operation b equals | answer <end> [padding]`: the
-    prompt is padded on the left, so that "equals" always stands at position
-    `prompt_length - 1` and the answer behind it.
+    Every sequence is `[padding] a operation b equals | answer <end> [padding]`. The prompt is padded on the left, so
+    "equals" is always at position `prompt_length - 1` and the answer follows it.
     """
 
     tokens: jax.Array
@@ -31,57 +30,18 @@ class Calculator(Task):
     problems: jax.Array
     """int32 `[N, 4]`: a, index of the operation, b, answer."""
     answers: jax.Array
-    """int32 `[max_number + 1, answer_length]`: how each number is written as an answer, its end included."""
+    """int32 `[max_number + 1, answer_length]`: each number as an answer, its end included."""
     train_rows: jax.Array
     """int32 `[n]`: the rows that training may see."""
     held_out_rows: jax.Array
     """int32 `[m]`: the other rows, which training never sees."""
     lessons: jax.Array
-    """int32 `[E, L]`: the sequences that one epoch visits: the training rows, and with them their
-    inverse questions, each as often as the copies of its operation say."""
+    """int32 `[E, L]`: the sequences that one epoch visits, each as often as it has copies: the training rows
+    and their inverse questions."""
     tokenizer: Tokenizer = flax.struct.field(pytree_node=False)
     prompt_length: int = flax.struct.field(pytree_node=False)
     split: Split = flax.struct.field(pytree_node=False)
-
-    def parse(self, text: str) -> Problem:
-        """Return the problem that a question states; anything but one question raises `InputError`.
-
-        >>> calculator().parse("forty two / 6")
-        Problem(a=42, operation='divided by', b=6)
-        """
-        tokens = self.tokenizer.canonical(text)
-        operations = [token for token in tokens if token in self.tokenizer.operations]
-        example = "ask for example 'two plus three'"
-        if not tokens:
-            raise InputError(f"the prompt is empty; {example}")
-        if len(operations) > 1:
-            raise InputError(f"the prompt has {len(operations)} operations ({', '.join(operations[:4])}); {example}")
-        if not operations or tokens[-1] != EQUALS or tokens.count(EQUALS) > 1:
-            raise InputError(f"the prompt is not 'number operation number': {' '.join(tokens)[:60]!r}; {example}")
-        middle = tokens.index(operations[0])
-        left, right = tokens[:middle], tokens[middle + 1 : -1]
-        if not left or not right:
-            side = "before" if not left else "after"
-            raise InputError(f"there is no number {side} {operations[0]!r}; {example}")
-        problem = Problem(words_to_number(" ".join(left)), operations[0], words_to_number(" ".join(right)))
-        largest = self.tokenizer.max_number
-        for number in (problem.a, problem.b):
-            if number > largest:  # words that the tokenizer read one by one, such as "twenty 8"
-                raise InputError(f"number out of range: {number}; this vocabulary goes from 0 to {largest}")
-        if problem.operation == "divided by" and problem.b == 0:
-            raise InputError("division by zero has no answer; divide by another number")
-        return problem
-
-    def encode(self, text: str) -> np.ndarray:
-        """Return a question as int32 `[prompt_length]`, padded on the left.
-
-        >>> calculator().encode("2 + 3")
-        array([ 0,  0,  9,  3, 10,  2], dtype=int32)
-        """
-        problem = self.parse(text)
-        words = [*number_to_words(problem.a).split(), problem.operation, *number_to_words(problem.b).split(), EQUALS]
-        padded = [PAD] * (self.prompt_length - len(words)) + words
-        return np.array([self.tokenizer.ids[word] for word in padded], np.int32)
+    terms = 2
 
     def sequences_at(self, seed: int | jax.Array, step: int | jax.Array, size: int) -> jax.Array:
         """Return the sequences of one training step, int32 `[size, L]`; see `jaxcalc.batch_at`."""
@@ -90,9 +50,10 @@ class Calculator(Task):
             raise InputError(f"batch size is {size}; it must be from 1 to {n_train:,}, the number of training problems")
         if epoch_length * size >= 2**31:
             raise InputError(
-                f"batch size {size} times {epoch_length:,} lessons an epoch does not fit 32 bits; take a smaller one"
+                f"batch size is {size}; with {epoch_length:,} lessons per epoch it must be at most "
+                f"{(2**31 - 1) // epoch_length:,}, as their product must fit 32 bits"
             )
-        # step * size, divided by the epoch length, without ever holding step * size itself.
+        # This divides step * size by the epoch length without computing step * size, which overflows.
         epochs, remainder = jnp.divmod(jnp.asarray(step), epoch_length)
         carry, index = jnp.divmod(remainder * size + jnp.arange(size), epoch_length)
         key = jax.random.key(seed)
@@ -100,38 +61,41 @@ class Calculator(Task):
         return self.lessons[shuffle(keys, index, epoch_length)]
 
     def row(self, problem: Problem) -> int | None:
-        """Return the row of a problem in the table, or None where the table does not hold it."""
-        key = (problem.a, self.tokenizer.operations.index(problem.operation), problem.b)
+        """Return the row of a problem in the table, or None where the table does not contain it."""
+        if len(problem.operations) != 1 or problem.operations[0] not in self.tokenizer.operations:
+            return None
+        a, b = problem.numbers
+        key = (a, self.tokenizer.operations.index(problem.operations[0]), b)
         found = np.flatnonzero((np.asarray(self.problems)[:, :3] == key).all(axis=1))
         return int(found[0]) if found.size else None
 
     def membership(self, problem: Problem) -> Literal["training", "held out", "outside"]:
-        """Say whether a problem was in training, was held out, or is not in the table at all."""
+        """Say whether training may see a problem, whether it is held out, or whether the table does not contain it."""
         row = self.row(problem)
         if row is None:
             return "outside"
         return "held out" if row in np.asarray(self.held_out_rows) else "training"
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """What kinds of problems there are: the operations."""
+    def kind_names(self) -> tuple[str, ...]:
+        """The kinds of problems: the operations."""
         return self.tokenizer.operations
 
     @property
-    def kind(self) -> np.ndarray:
-        """The index of the kind of each problem, int `[N]`."""
+    def kind_ids(self) -> np.ndarray:
+        """The kind of each problem, an index into `kind_names`, int `[N]`."""
         return np.asarray(self.problems)[:, 1]
 
     def problem(self, row: int) -> Problem:
         """Return the problem in one row of the table."""
         a, operation, b, _ = np.asarray(self.problems)[row].tolist()
-        return Problem(a, self.tokenizer.operations[operation], b)
+        return Problem((a, b), (self.tokenizer.operations[operation],))
 
 
 def calculator(
     operations: tuple[str, ...] = OPERATIONS,
     max_number: int = 99,
-    output: Output = "words",
+    output: Notation = "words",
     split: Split = "orbit",
     held_out: float = 0.1,
     seed: int = 0,
@@ -140,30 +104,29 @@ def calculator(
 ) -> Calculator:
     """Return the complete table of problems "a operation b equals c", encoded and split.
 
-    Operands and answers are all integers in 0 to `max_number`; division is exact
-    and never by zero. In every mode the held-out share is taken of each
-    operation (in "family" of each kind of fact) alike:
+    Operands and answers are integers from 0 to `max_number`; division is exact and never by zero. The split holds out
+    the same share of each operation ("family": of each pair of inverse operations):
 
     - "orbit": a problem and its commuted twin (a + b, b + a) are on the same side;
     - "family": all problems that state one fact (3 + 4 = 7, 7 − 3 = 4) are on the same side;
-    - "random": rows at random, twins not kept together, for comparison with others;
+    - "random": rows at random, without regard to twins, for comparison with other work;
     - "none": nothing is held out.
 
     A training problem can also be asked from its other sides. The inverse questions of 54 / 6 = 9 are
-    "nine equals fifty four divided by" → "six" and "nine equals divided by six" → "fifty four". They are made
-    of training problems only, and only where their answer is unique. Mind what "orbit" allows: where 6 × 9 is held
-    out and 54 / 6 is not, the latter states the fact that the former asks for, and its inverse question
-    makes that fact usable. Only "family" keeps whole facts apart.
+    "nine equals fifty four divided by" → "six" and "nine equals divided by six" → "fifty four". Only training problems
+    have them, and only where the answer is unique. With "orbit" they can state a held-out fact: if 6 × 9 is held out
+    and 54 / 6 is not, an inverse question of 54 / 6 states that 6 × 9 is 54. Only "family" keeps whole facts apart.
 
     Args:
       operations: some of "plus", "minus", "times", "divided by".
       max_number: the largest operand and answer.
-      output: how an answer is written: in "words", in "digits", or in digits "reversed".
+      output: how an answer is written: in "words", or as one token per digit with the highest first ("digits") or the
+        lowest first ("digits-reversed").
       split: see above.
       held_out: the share of each operation's rows that is held out, above 0 and below 1.
       seed: chooses which problems are held out.
-      copies: how often an epoch visits each training problem of an operation; 1 where not said.
-      inverse_copies: how often it visits each of their inverse questions; 0 where not said.
+      copies: how often an epoch visits each training problem, by operation; 1 by default.
+      inverse_copies: how often it visits each of their inverse questions, by operation; 0 by default.
 
     Raises `InputError` for an argument outside these.
 
@@ -175,41 +138,59 @@ def calculator(
     inverse_copies = dict.fromkeys(operations, 0) | dict(inverse_copies or {})
     _check_arguments(operations, max_number, split, held_out, copies, inverse_copies)
     tokenizer = Tokenizer(tuple(operations), max_number, output)
+    answers = _answers(tokenizer)
     problems = _table(operations, max_number)
     is_held_out = _held_out(problems, operations, split, held_out, seed)
-    tokens, from_a, from_b = _sequences(problems, tokenizer)
-
-    # What an epoch visits: of each training problem its own sequence and its inverse questions, slot by slot.
-    a, index, b, _ = problems.T
-    name = np.array(operations)[index]
-    n_copies, n_inverse = (np.array([counts[op] for op in operations])[index] for counts in (copies, inverse_copies))
-    slots = [(tokens, n_copies > i) for i in range(max(n_copies))]
-    for i in range(max(n_inverse)):  # 0 times b is 0 for every b, and so is 0 divided by b: no unique answer
-        slots.append((from_a, (n_inverse > i) & ((a > 0) | np.isin(name, ("plus", "minus")))))
-        slots.append((from_b, (n_inverse > i) & ((b > 0) | (name != "times"))))
-    visited = np.stack([rows & ~is_held_out for _, rows in slots], axis=1)
-    lessons = np.stack([sequences for sequences, _ in slots], axis=1)[visited]
+    sequences = _sequences(problems, tokenizer, answers)
+    lessons = _lessons(problems, is_held_out, operations, sequences, copies, inverse_copies)
 
     def int32(array: np.ndarray) -> jax.Array:
-        return jnp.asarray(array.astype(np.int32))  # converted on the host: there is nothing to compile
+        return jnp.asarray(array.astype(np.int32))  # NumPy converts, so that JAX compiles nothing
 
     return Calculator(
-        tokens=int32(tokens),
+        tokens=int32(sequences[0]),
         problems=int32(problems),
-        answers=int32(_answers(tokenizer)),
+        answers=int32(answers),
         train_rows=int32(np.flatnonzero(~is_held_out)),
         held_out_rows=int32(np.flatnonzero(is_held_out)),
         lessons=int32(lessons),
         tokenizer=tokenizer,
-        prompt_length=tokens.shape[1] - _answers(tokenizer).shape[1],
+        prompt_length=sequences[0].shape[1] - answers.shape[1],
         split=split,
     )
 
 
-def _sequences(problems: np.ndarray, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _lessons(
+    problems: np.ndarray,
+    is_held_out: np.ndarray,
+    operations: tuple[str, ...],
+    sequences: tuple[np.ndarray, np.ndarray, np.ndarray],
+    copies: Mapping[str, int],
+    inverse_copies: Mapping[str, int],
+) -> np.ndarray:
+    """Return what an epoch visits, int `[E, L]`: by training problem, its own sequence and its inverse questions.
+
+    Args:
+      sequences: as `_sequences` returns them.
+    """
+    tokens, from_a, from_b = sequences
+    a, index, b, _ = problems.T
+    name = np.array(operations)[index]
+    n_copies, n_inverse = (np.array([counts[op] for op in operations])[index] for counts in (copies, inverse_copies))
+    slots = [(tokens, n_copies > i) for i in range(max(n_copies))]
+    for i in range(max(n_inverse)):  # 0 times b is 0 for every b, and so is 0 divided by b: the answer is not unique
+        slots.append((from_a, (n_inverse > i) & ((a > 0) | np.isin(name, ("plus", "minus")))))
+        slots.append((from_b, (n_inverse > i) & ((b > 0) | (name != "times"))))
+    visited = np.stack([rows & ~is_held_out for _, rows in slots], axis=1)
+    return np.stack([sequence for sequence, _ in slots], axis=1)[visited]
+
+
+def _sequences(
+    problems: np.ndarray, tokenizer: Tokenizer, answers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return "a op b equals" → c, "c equals a op" → b and "c equals op b" → a, each int `[N, L]`."""
     a, index, b, c = problems.T
-    ids, answers = tokenizer.ids, _answers(tokenizer)
+    ids = tokenizer.ids
     words = _padded([[ids[word] for word in number_to_words(n).split()] for n in range(tokenizer.max_number + 1)])
     operation = np.array([[ids[name]] for name in tokenizer.operations])[index]
     equals = np.full_like(operation, ids[EQUALS])
@@ -227,9 +208,9 @@ def _sequences(problems: np.ndarray, tokenizer: Tokenizer) -> tuple[np.ndarray, 
 
 
 def _answers(tokenizer: Tokenizer) -> np.ndarray:
-    """Return how each number is written as an answer, its end included: int `[max_number + 1, answer_length]`."""
-    return _padded([[tokenizer.ids[token] for token in (*tokenizer.spell(n), END)]
-                    for n in range(tokenizer.max_number + 1)])  # fmt: skip
+    """Return each number as an answer, its end included, int `[max_number + 1, answer_length]`."""
+    answers = ([*tokenizer.spell(number), END] for number in range(tokenizer.max_number + 1))
+    return _padded([[tokenizer.ids[token] for token in answer] for answer in answers])
 
 
 def _padded(rows: list[list[int]]) -> np.ndarray:
@@ -254,7 +235,7 @@ def _table(operations: tuple[str, ...], max_number: int) -> np.ndarray:
 
 
 def _held_out(problems: np.ndarray, operations: tuple[str, ...], split: Split, share: float, seed: int) -> np.ndarray:
-    """Return which rows are held out, bool `[N]`: whole groups, drawn in each stratum until its share is full."""
+    """Return which rows are held out, bool `[N]`: in each stratum, whole groups in random order up to the share."""
     chosen = np.zeros(len(problems), bool)
     if split == "none":
         return chosen
@@ -264,14 +245,14 @@ def _held_out(problems: np.ndarray, operations: tuple[str, ...], split: Split, s
         group, sizes = np.arange(len(problems)), np.ones(len(problems), int)
     stratum = groups[:, 0]
     rng = np.random.default_rng(seed)
-    for kind in np.unique(stratum):
-        rows = stratum == kind
+    for value in np.unique(stratum):
+        rows = stratum == value
         order = rng.permutation(np.unique(group[rows]))
         full = np.searchsorted(np.cumsum(sizes[order]), round(share * rows.sum()), side="right")
         chosen |= np.isin(group, order[:full])
     if not chosen.any() or chosen.all():
         raise InputError(
-            f"held_out={share} leaves {chosen.sum()} of {len(problems):,} problems held out; choose another"
+            f"held_out={share} leaves {chosen.sum()} of {len(problems):,} problems held out; choose another share"
         )
     return chosen
 
@@ -286,23 +267,21 @@ def _group(split: Split, operation: str, numbers: tuple[int, int, int]) -> tuple
     return (OPERATIONS.index(operation), *pair)
 
 
-def _check_arguments(operations: tuple[str, ...], max_number: int, split: Split, held_out: float,
-                     copies: Mapping[str, int], inverse_copies: Mapping[str, int]) -> None:  # fmt: skip
-    known = ", ".join(map(repr, OPERATIONS))
-    for operation in (*operations, *copies, *inverse_copies):
-        if operation not in OPERATIONS:
-            raise InputError(f"unknown operation {operation!r}; the operations are {known}")
-    if not operations or len(set(operations)) < len(operations):
-        raise InputError(f"operations are {operations}; name each at most once and at least one of {known}")
+def _check_arguments(
+    operations: tuple[str, ...],
+    max_number: int,
+    split: Split,
+    held_out: float,
+    copies: Mapping[str, int],
+    inverse_copies: Mapping[str, int],
+) -> None:
+    check_operations(operations, others=(*copies, *inverse_copies))
     for name, counts, least in (("copies", copies, 1), ("inverse_copies", inverse_copies, 0)):
         for operation, count in counts.items():
             if count < least:
                 raise InputError(f"{name}[{operation!r}] is {count}; it must be at least {least}")
-    if not 1 <= max_number <= 999:
-        raise InputError(f"max_number is {max_number}; a complete table is made for 1 to 999")
+    check_max_number(max_number, 1, 999, "in a complete table")
     if split not in get_args(Split):
         raise InputError(f"split is {split!r}; it must be one of {', '.join(map(repr, get_args(Split)))}")
-    if split != "none" and not 0 < held_out < 1:
-        raise InputError(
-            f"held_out is {held_out}; it must be above 0 and below 1 (or split='none' to hold nothing out)"
-        )
+    if split != "none":
+        check_held_out(held_out, " (or take split='none' to hold nothing out)")

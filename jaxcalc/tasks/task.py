@@ -1,34 +1,39 @@
-"""What every task has: problems, encoded and split, and the sequences of each training step."""
+"""What a task is: problems, encoded and split, and the sequences of each training step."""
 
 import abc
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 import jax
 import numpy as np
 
-from jaxcalc.tasks.problems import Expression, Problem
-from jaxcalc.tasks.tokenizer import Tokenizer
+from jaxcalc.errors import InputError
+from jaxcalc.tasks import questions
+from jaxcalc.tasks.problems import Problem
+from jaxcalc.tasks.tokenizer import OPERATIONS, Tokenizer
 
 Split = Literal["orbit", "family", "random", "none"]
 
 
 class Task(abc.ABC):
-    """What is to be learned: problems, encoded and split into training and held-out ones, and the batch of each step.
+    """What a model learns: problems, encoded and split into training and held-out ones, and the batch of each step.
 
-    A `Calculator` lists all its problems; a `jaxcalc.Arithmetic` draws them, and lists a sample.
+    A `Calculator` lists all its problems. An `Arithmetic` draws its problems and lists a sample of them.
     """
 
     tokens: jax.Array
-    """int32 `[N, L]`: the problems that it lists, each as a sequence "prompt equals | answer <end> [padding]"."""
+    """int32 `[N, L]`: the listed problems, each as a sequence "prompt equals | answer <end> [padding]"."""
     train_rows: jax.Array
-    """int32 `[n]`: the rows of them that training may see."""
+    """int32 `[n]`: the rows that training may see."""
     held_out_rows: jax.Array
     """int32 `[m]`: the other rows, which training never sees."""
     tokenizer: Tokenizer
     prompt_length: int
     """Tokens up to "equals", padding included."""
     split: Split
-    """What is kept together on one side; see `calculator`."""
+    """Which problems stay together on one side; see `calculator`."""
+    terms: int
+    """Numbers in a problem."""
 
     @property
     def vocab_size(self) -> int:
@@ -46,31 +51,75 @@ class Task(abc.ABC):
         return self.tokens.shape[1] - self.prompt_length
 
     @property
-    @abc.abstractmethod
-    def kinds(self) -> tuple[str, ...]:
-        """What kinds of problems there are: the operations or, with more than two numbers, all sequences of them."""
+    def slot(self) -> int:
+        """Tokens that every number of a prompt takes, padding included; 0 where numbers are not padded."""
+        return 0
 
     @property
     @abc.abstractmethod
-    def kind(self) -> np.ndarray:
-        """The index of the kind of each problem that it lists, int `[N]`."""
+    def kind_names(self) -> tuple[str, ...]:
+        """The kinds of problems: the operations or, with more than two numbers, all sequences of them."""
+
+    @property
+    @abc.abstractmethod
+    def kind_ids(self) -> np.ndarray:
+        """The kind of each listed problem, an index into `kind_names`, int `[N]`."""
+
+    def parse(self, text: str) -> Problem:
+        """Return the problem that a question states.
+
+        Raises `InputError` for a text that is not exactly one question, with an example of one.
+
+        >>> from jaxcalc import calculator
+        >>> calculator().parse("forty two / 6")
+        Problem(numbers=(42, 6), operations=('divided by',))
+        """
+        return questions.parse(text, self.tokenizer, self.terms)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Return the tokens of a question, int32 `[prompt_length]`. Raises as `parse` does.
+
+        >>> from jaxcalc import calculator
+        >>> calculator().encode("2 + 3")
+        array([ 0,  0,  9,  3, 10,  2], dtype=int32)
+        """
+        return questions.encode(self.parse(text), self.tokenizer, self.prompt_length, self.slot)
 
     @abc.abstractmethod
-    def problem(self, row: int) -> Problem | Expression:
+    def problem(self, row: int) -> Problem:
         """Return the problem in one row."""
 
     @abc.abstractmethod
-    def parse(self, text: str) -> Problem | Expression:
-        """Return the problem that a question states; anything but one question raises `InputError`."""
-
-    @abc.abstractmethod
-    def encode(self, text: str) -> np.ndarray:
-        """Return a question as int32 `[prompt_length]`. Raises as `parse` does."""
-
-    @abc.abstractmethod
-    def membership(self, problem: Any) -> Literal["training", "held out", "outside"]:
-        """Say whether training may see a problem, whether it is held out, or whether it is not of this task at all."""
+    def membership(self, problem: Problem) -> Literal["training", "held out", "outside"]:
+        """Say whether training may see a problem, whether it is held out, or whether the task does not contain it."""
 
     @abc.abstractmethod
     def sequences_at(self, seed: int | jax.Array, step: int | jax.Array, size: int) -> jax.Array:
         """Return the sequences of one training step, int32 `[size, L]`; see `batch_at`."""
+
+
+def check_operations(operations: tuple[str, ...], others: Iterable[str] = ()) -> None:
+    """Raise `InputError` for an operation that is unknown or named twice, and where there is none.
+
+    Args:
+      operations: those of a task.
+      others: names that must be known too.
+    """
+    known = ", ".join(map(repr, OPERATIONS))
+    for operation in (*operations, *others):
+        if operation not in OPERATIONS:
+            raise InputError(f"unknown operation {operation!r}; the operations are {known}")
+    if not operations or len(set(operations)) < len(operations):
+        raise InputError(f"operations are {operations}; name at least one of {known}, and each at most once")
+
+
+def check_max_number(max_number: int, smallest: int, largest: int, where: str) -> None:
+    """Raise `InputError` for a largest number that is out of range."""
+    if not smallest <= max_number <= largest:
+        raise InputError(f"max_number is {max_number}; {where} it must be from {smallest} to {largest}")
+
+
+def check_held_out(held_out: float, hint: str = "") -> None:
+    """Raise `InputError` for a held-out share that is not between 0 and 1."""
+    if not 0 < held_out < 1:
+        raise InputError(f"held_out is {held_out}; it must be above 0 and below 1{hint}")

@@ -1,8 +1,7 @@
-"""The closed vocabulary: text ↔ token ids, one token a word.
+"""The closed vocabulary: text ↔ token ids, one token per word.
 
-"divided by" is one token. Its "by" would carry no information, and with one
-token an operation every problem puts its operation and its "equals" at the
-same distance from the answer.
+"divided by" is one token. Its "by" would carry no information, and with one token per operation "equals" and the
+operation are at the same distance from the answer in every problem.
 """
 
 import dataclasses
@@ -19,9 +18,10 @@ PAD, END, EQUALS = "<pad>", "<end>", "equals"
 END_ID = 1
 OPERATIONS = ("plus", "minus", "times", "divided by")
 DIGITS = tuple("0123456789")
-Output = Literal["words", "digits", "reversed"]
+Notation = Literal["words", "digits", "digits-reversed"]
+"""How a number is written: in words, or as one token per digit with the highest or the lowest digit first."""
 LONGEST_TEXT = 1_000
-"""Characters; the longest text that is read at all."""
+"""Characters of the longest text that the tokenizer reads."""
 
 _SYMBOLS = {
     "+": "plus",
@@ -39,7 +39,7 @@ _WORD = re.compile(r"[0-9]+|divided\s+by\b|<pad>|<end>|[^\W\d_]+|\S")
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """Text ↔ ids over the words that `operations`, numbers up to `max_number` and answers in `output` need.
+    """Text ↔ ids, over the words that the operations and the numbers up to `max_number` need.
 
     There is no unknown-word token: a word outside the vocabulary is an error.
 
@@ -52,17 +52,16 @@ class Tokenizer:
 
     operations: tuple[str, ...] = OPERATIONS
     max_number: int = 99
-    output: Output = "words"
-    """How the number after "equals" is written: in words, or as one token a digit,
-    the highest first ("digits") or the lowest first ("reversed")."""
-    notation: Output = "words"
+    output: Notation = "words"
+    """How the number after "equals" is written."""
+    notation: Notation = "words"
     """How the numbers before "equals" are written."""
 
     def __post_init__(self) -> None:
-        for name in ("output", "notation"):
+        for name in ("notation", "output"):
             value = getattr(self, name)
-            if value not in get_args(Output):
-                raise InputError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, get_args(Output)))}")
+            if value not in get_args(Notation):
+                raise InputError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, get_args(Notation)))}")
 
     @functools.cached_property
     def vocabulary(self) -> tuple[str, ...]:
@@ -80,16 +79,13 @@ class Tokenizer:
         return {word: index for index, word in enumerate(self.vocabulary)}
 
     def canonical(self, text: str) -> list[str]:
-        """Return the tokens of a text: digits and symbols as words, numbers in canonical form.
+        """Return the tokens of a text: symbols as words, numbers in canonical form.
 
-        A question, which is a text with an operation and no "equals", gets its
-        "equals". Where `output` is not "words", digits after "equals" are
-        tokens as they stand. Before it, "42" is a number, whose digits stand in the order
-        of `notation`.
+        A text with an operation but no "equals" is a question and gets its "equals". Before "equals", "42" is a
+        number and is written in `notation`. After it, and unless `output` is "words", each digit is one token.
 
-        Raises `InputError` for a word that is not in the vocabulary (with its
-        nearest neighbour), a number that is malformed or above `max_number`, or
-        a text of more than 1,000 characters.
+        Raises `InputError` for a word outside the vocabulary (with its nearest neighbour), for a number that is
+        malformed or above `max_number`, and for a text of more than 1,000 characters.
         """
         if len(text) > LONGEST_TEXT:
             raise InputError(f"the text has {len(text):,} characters; at most {LONGEST_TEXT:,} are read")
@@ -113,7 +109,7 @@ class Tokenizer:
         return tokens
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of the canonical tokens of `text`; see `canonical` for what may be written.
+        """Return the ids of the tokens of a text. Raises as `canonical` does.
 
         >>> Tokenizer().encode("two plus three equals five")
         [9, 3, 10, 2, 12]
@@ -137,43 +133,47 @@ class Tokenizer:
             raise InputError(f"token id {index} is outside the vocabulary of {len(self.vocabulary)} words")
         return self.vocabulary[index]
 
-    def spell(self, number: int, notation: Output | None = None) -> list[str]:
-        """Return the tokens of a number in a notation, that of answers where none is given.
+    def spell(self, number: int, notation: Notation | None = None) -> list[str]:
+        """Return the tokens of a number in a notation, by default that of answers.
 
-        >>> Tokenizer(output="reversed").spell(42)
+        >>> Tokenizer(output="digits-reversed").spell(42)
         ['2', '4']
         """
         notation = notation or self.output
         if notation == "words":
             return number_to_words(number).split()
-        return list(str(number)[:: -1 if notation == "reversed" else 1])
+        return list(str(number)[:: -1 if notation == "digits-reversed" else 1])
 
-    def read(self, tokens: list[str], notation: Output | None = None) -> int | None:
-        """Return the number that the tokens state exactly as `spell` would, else None."""
+    def read(self, tokens: list[str], notation: Notation | None = None) -> int | None:
+        """Return the number whose tokens, as `spell` returns them, these are; None if there is no such number."""
         notation = notation or self.output
         text = " ".join(tokens)
         try:
-            digits = "".join(tokens[:: -1 if notation == "reversed" else 1])
+            digits = "".join(tokens[:: -1 if notation == "digits-reversed" else 1])
             number = words_to_number(text) if notation == "words" else int(digits)
         except ValueError:
             return None
         return number if self.spell(number, notation) == tokens else None
 
     def _number(self, words: list[str], before: list[str]) -> list[str]:
+        """Return the tokens of a number that stands after the tokens `before`."""
         if not words:
             return []
         text = " ".join(words)
         if text.isdigit():
             text = text.lstrip("0") or "0"
-        if text.isdigit() and len(text) > max(9, len(str(self.max_number))):  # slow to convert
-            raise InputError(f"number out of range: {text[:20]!r} has {len(text)} digits; "
-                             f"this vocabulary goes from 0 to {self.max_number}")  # fmt: skip
+        if text.isdigit() and len(text) > max(9, len(str(self.max_number))):  # int() is slow on it
+            raise InputError(
+                f"number out of range: {text[:20]!r} has {len(text)} digits; this vocabulary goes from 0 to "
+                f"{self.max_number}"
+            )
         value = int(text) if text.isdigit() else words_to_number(text)
         if value > self.max_number:
             raise InputError(f"number out of range: {text!r}; this vocabulary goes from 0 to {self.max_number}")
         return self.spell(value, self.output if EQUALS in before else self.notation)
 
     def _word(self, word: str) -> str:
+        """Return the token of a word that is no number."""
         token = "times" if word == "x" else _SYMBOLS.get(word, re.sub(r"\s+", " ", word))
         if token in self.ids:
             return token

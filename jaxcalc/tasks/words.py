@@ -1,7 +1,7 @@
-"""Integers and English number words, both ways, strictly.
+"""Integers as English number words, both ways, strictly.
 
-The canonical form has single spaces, no hyphen and no "and":
-1,234,042 is "one million two hundred thirty four thousand forty two".
+The canonical form has single spaces, no hyphen and no "and": 1,234,042 is
+"one million two hundred thirty four thousand forty two".
 """
 
 import re
@@ -10,10 +10,10 @@ from jaxcalc.errors import InputError
 
 LARGEST_NUMBER = 999_999_999
 
-ONES = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
-    "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-]  # fmt: skip
+_UNITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+_TEENS = ["eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+ONES = [*_UNITS, "ten", *_TEENS]
+"""The words of the numbers below twenty, in order."""
 TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 NUMBER_WORDS = (*ONES, *TENS, "hundred", "thousand", "million")
 
@@ -36,8 +36,7 @@ def split_compounds(text: str) -> str:
 def number_to_words(number: int) -> str:
     """Return the canonical English words of an integer.
 
-    Raises `InputError` outside −999,999,999 to 999,999,999 and `TypeError` for
-    anything but an `int`.
+    Raises `InputError` outside −999,999,999 to 999,999,999, and `TypeError` for anything but an `int`.
 
     >>> number_to_words(42)
     'forty two'
@@ -47,7 +46,7 @@ def number_to_words(number: int) -> str:
     if not isinstance(number, int) or isinstance(number, bool):
         raise TypeError(f"expected an int, got {number!r} of type {type(number).__name__}")
     if abs(number) > LARGEST_NUMBER:
-        raise InputError(f"{number} is out of range: numbers go up to {LARGEST_NUMBER:,} either way")
+        raise InputError(f"{number} is out of range; number words go from -{LARGEST_NUMBER:,} to {LARGEST_NUMBER:,}")
     words = " ".join(_words(abs(number), joiner=()))
     return f"minus {words}" if number < 0 else words
 
@@ -55,9 +54,8 @@ def number_to_words(number: int) -> str:
 def words_to_number(text: str) -> int:
     """Return the integer that English number words state.
 
-    Any case; compounds may be spaced, hyphenated or glued; an "and" may stand wherever
-    British English puts one. Everything else that is not exactly how a number is
-    said raises `InputError`.
+    Upper and lower case count the same. Compounds may be spaced, hyphenated or glued, and an "and" may stand wherever
+    British English puts one. Raises `InputError` for every other text.
 
     >>> words_to_number("Forty-two"), words_to_number("fortytwo")
     (42, 42)
@@ -75,7 +73,7 @@ def words_to_number(text: str) -> int:
     if unknown:
         raise InputError(f"{_shorten(unknown[0])} is not a number word (in {_shorten(text)})")
     number = _evaluate(digits)
-    # Reading is lenient and spelling is exact, so spelling what was read is the check.
+    # `_evaluate` accepts words in any order, so the number's own spelling is the check.
     if number > LARGEST_NUMBER or not _spells(digits, number):
         raise InputError(f"{_shorten(text)} is not a number in words")
     if negative and number == 0:
@@ -96,7 +94,7 @@ def _evaluate(words: list[str]) -> int:
 
 
 def _spells(words: list[str], number: int) -> bool:
-    """Whether the words are those of a number, every "and" of British English there or not."""
+    """Return whether the words spell a number, with or without each "and" of British English."""
     rest = iter(words)
     word = next(rest, None)
     for expected in _words(number, ("and",)):
@@ -108,7 +106,7 @@ def _spells(words: list[str], number: int) -> bool:
 
 
 def _words(number: int, joiner: tuple[str, ...]) -> list[str]:
-    """Spell a non-negative number, with `joiner` between hundreds or more and the rest below 100."""
+    """Return the words of a non-negative number, with `joiner` between the hundreds and a rest below 100."""
     for scale, name in ((1_000_000, "million"), (1_000, "thousand"), (100, "hundred")):
         if number >= scale:
             head, rest = divmod(number, scale)
@@ -123,4 +121,4 @@ def _words(number: int, joiner: tuple[str, ...]) -> list[str]:
 
 def _shorten(text: str) -> str:
     shown = repr(text if len(text) <= 60 else text[:57] + "...")
-    return shown if len(shown) <= 80 else f"{shown[:57]}...'"  # where much of it is escaped
+    return shown if len(shown) <= 80 else f"{shown[:57]}...'"  # escapes made it long

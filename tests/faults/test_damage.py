@@ -20,9 +20,9 @@ def like(run: Path) -> TrainState:
 
 
 @pytest.fixture(scope="module")
-def saved(stopped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(stopped_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run's checkpoints, of which each test leaves every file as it was."""
-    return copied(stopped, tmp_path_factory.mktemp("saved") / "run") / "checkpoints"
+    return copied(stopped_run, tmp_path_factory.mktemp("saved") / "run") / "checkpoints"
 
 
 def is_found(folder: Path, step: int, like: TrainState) -> bool:
@@ -134,11 +134,11 @@ def test_a_checkpoint_under_the_name_of_another_step_is_found(saved: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["40", "0000050", "²", "٤٠"])
-def test_a_folder_that_no_writer_names_so_is_not_in_the_way(stopped: Path, tmp_path: Path, name: str) -> None:
-    folder = copied(stopped / "checkpoints", tmp_path / "checkpoints")
+def test_a_folder_that_no_writer_names_so_is_not_in_the_way(stopped_run: Path, tmp_path: Path, name: str) -> None:
+    folder = copied(stopped_run / "checkpoints", tmp_path / "checkpoints")
     copied(folder / "000020", folder / name)
     told: list[str] = []
-    state, _ = checkpoint.restore_newest(folder, like(stopped), told.append)
+    state, _ = checkpoint.restore_newest(folder, like(stopped_run), told.append)
     assert int(state.step) == 40
 
 
@@ -163,16 +163,16 @@ def damage(folder: Path, how: str, step: int) -> None:
 
 @pytest.mark.parametrize("how", ["flip", "cut", "missing", "manifest", "unreadable", "exchanged"])
 def test_the_newest_good_one_comes_back_and_the_bad_ones_are_kept_aside(
-    stopped: Path, tmp_path: Path, how: str
+    stopped_run: Path, tmp_path: Path, how: str
 ) -> None:
-    folder = copied(stopped, tmp_path / "run") / "checkpoints"
+    folder = copied(stopped_run, tmp_path / "run") / "checkpoints"
     for step in (30, 40):
         damage(folder, how, step)
     bad = files(folder / "000040")
     told: list[str] = []
-    state, manifest = checkpoint.restore_newest(folder, like(stopped), told.append)
+    state, manifest = checkpoint.restore_newest(folder, like(stopped_run), told.append)
     assert (int(state.step), manifest["step"]) == (20, 20)
-    assert bits(state) == bits_at(stopped, 20)
+    assert bits(state) == bits_at(stopped_run, 20)
     assert len(told) == 2
     for text, step in zip(told, (40, 30), strict=True):
         assert f"{step:06} " in text or f"{step:06}/" in text
@@ -182,8 +182,8 @@ def test_the_newest_good_one_comes_back_and_the_bad_ones_are_kept_aside(
     assert files(folder / "000040.damaged") == bad
 
 
-def test_a_run_goes_on_from_before_the_damage_bit_for_bit(stopped: Path, whole: Path, tmp_path: Path) -> None:
-    run = copied(stopped, tmp_path / "run")
+def test_a_run_goes_on_from_before_the_damage_bit_for_bit(stopped_run: Path, small_run: Path, tmp_path: Path) -> None:
+    run = copied(stopped_run, tmp_path / "run")
     damage(run / "checkpoints", "flip", 40)
     bad = files(run / "checkpoints" / "000040")
     ended = train("--resume", run)
@@ -192,20 +192,20 @@ def test_a_run_goes_on_from_before_the_damage_bit_for_bit(stopped: Path, whole: 
     assert "kept as 000040.damaged, going back to an earlier checkpoint" in ended.err
     assert files(run / "checkpoints" / "000040.damaged") == bad
     shutil.rmtree(run / "checkpoints" / "000040.damaged")
-    check_same_run(run, whole)
+    check_same_run(run, small_run)
 
 
-def test_a_checkpoint_that_is_damaged_twice_is_kept_once(stopped: Path, tmp_path: Path) -> None:
-    folder = copied(stopped, tmp_path / "run") / "checkpoints"
+def test_a_checkpoint_that_is_damaged_twice_is_kept_once(stopped_run: Path, tmp_path: Path) -> None:
+    folder = copied(stopped_run, tmp_path / "run") / "checkpoints"
     copied(folder / "000040", folder / "000040.damaged")
     damage(folder, "cut", 40)
     bad = files(folder / "000040")
-    checkpoint.restore_newest(folder, like(stopped), lambda _: None)
+    checkpoint.restore_newest(folder, like(stopped_run), lambda _: None)
     assert files(folder / "000040.damaged") == bad
 
 
-def test_without_a_good_checkpoint_nothing_is_deleted(stopped: Path, tmp_path: Path) -> None:
-    run = copied(stopped, tmp_path / "run")
+def test_without_a_good_checkpoint_nothing_is_deleted(stopped_run: Path, tmp_path: Path) -> None:
+    run = copied(stopped_run, tmp_path / "run")
     for step in runs.snapshot_steps(run):
         damage(run / "checkpoints", "missing", step)
     found = sorted(files(run).values())
@@ -217,8 +217,8 @@ def test_without_a_good_checkpoint_nothing_is_deleted(stopped: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("how", ["flipped", "shorter", "gone", "a line less"])
-def test_metrics_that_are_damaged_are_refused_and_nothing_is_lost(stopped: Path, tmp_path: Path, how: str) -> None:
-    run = copied(stopped, tmp_path / "run")
+def test_metrics_that_are_damaged_are_refused_and_nothing_is_lost(stopped_run: Path, tmp_path: Path, how: str) -> None:
+    run = copied(stopped_run, tmp_path / "run")
     path = run / "metrics.jsonl"
     good = path.read_bytes()
     if how == "gone":
@@ -235,13 +235,13 @@ def test_metrics_that_are_damaged_are_refused_and_nothing_is_lost(stopped: Path,
         assert f"the first {len(good):,} bytes of {path} are not those that were written; put back" in ended.err
     assert files(run) == found
     path.write_bytes(good)
-    assert bits_at(run, 40) == bits_at(stopped, 40)
-    assert metrics(run) == metrics(stopped)
+    assert bits_at(run, 40) == bits_at(stopped_run, 40)
+    assert metrics(run) == metrics(stopped_run)
 
 
-def test_what_was_written_to_the_metrics_after_the_newest_checkpoint_is_cut_off(stopped: Path, tmp_path: Path) -> None:
-    config = runs.read_config(stopped)
-    run = copied(stopped, tmp_path / "run")
+def test_metrics_after_the_newest_checkpoint_are_cut_off(stopped_run: Path, tmp_path: Path) -> None:
+    config = runs.read_config(stopped_run)
+    run = copied(stopped_run, tmp_path / "run")
     for more in (b'{"step": 41, "loss": 1.0}\n', b'{"step": 42, "lo', b"\0\0\0\0"):
         with (run / "metrics.jsonl").open("ab") as file:
             file.write(more)
@@ -249,7 +249,7 @@ def test_what_was_written_to_the_metrics_after_the_newest_checkpoint_is_cut_off(
         _, manifest = runs.resume(run, config, pytest.fail)
         with runs.Metrics(run / "metrics.jsonl", manifest["metrics"]):
             pass
-    assert metrics(run) == metrics(stopped)
+    assert metrics(run) == metrics(stopped_run)
 
 
 CHANGES = [
@@ -263,8 +263,8 @@ CHANGES = [
 ]
 
 
-def test_a_configuration_in_which_digits_are_others_is_refused_with_each(stopped: Path, tmp_path: Path) -> None:
-    run = copied(stopped, tmp_path / "run")
+def test_a_configuration_in_which_digits_are_others_is_refused_with_each(stopped_run: Path, tmp_path: Path) -> None:
+    run = copied(stopped_run, tmp_path / "run")
     text = (run / "config.json").read_text()
     for old, new, message in CHANGES:
         assert old in text
@@ -284,10 +284,10 @@ def test_a_configuration_in_which_digits_are_others_is_refused_with_each(stopped
 @pytest.mark.faults
 @pytest.mark.filterwarnings("ignore:The field .* is annotated with type:UserWarning")
 def test_a_configuration_of_which_a_bit_is_flipped_is_refused_in_one_line_or_means_the_same(
-    stopped: Path, tmp_path: Path, record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch
+    stopped_run: Path, tmp_path: Path, record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is no JSON, no option, no number, another number: never a traceback, and never another run unnoticed."""
-    run = copied(stopped, tmp_path / "run")
+    run = copied(stopped_run, tmp_path / "run")
     good, chance = (run / "config.json").read_bytes(), random.Random(5)
     before = files(run)
     n_refused, n_same, n = 0, 0, 250
@@ -324,8 +324,8 @@ def test_a_configuration_of_which_a_bit_is_flipped_is_refused_in_one_line_or_mea
     tell(record_property, flips=n, refused=n_refused, of_what_may_change=n_same)
 
 
-def test_a_lost_configuration_is_one_line(stopped: Path, tmp_path: Path) -> None:
-    run = copied(stopped, tmp_path / "run")
+def test_a_lost_configuration_is_one_line(stopped_run: Path, tmp_path: Path) -> None:
+    run = copied(stopped_run, tmp_path / "run")
     (run / "config.json").unlink()
     ended = train("--resume", run)
     assert (ended.status, ended.out) == (2, "")

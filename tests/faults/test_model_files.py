@@ -30,7 +30,9 @@ MOST_SECONDS = 0.1
 
 @pytest.fixture(scope="module")
 def small() -> Params:
-    return jaxcalc.init(jax.random.key(0), jaxcalc.ModelConfig(7, 4, 2, 4, 1, 4))
+    shapes = jax.eval_shape(lambda: jaxcalc.init(jax.random.key(0), jaxcalc.ModelConfig(7, 4, 2, 4, 1, 4)))
+    numbers = np.random.default_rng(0)
+    return jax.device_put(jax.tree.map(lambda leaf: numbers.normal(size=leaf.shape).astype(leaf.dtype), shapes))
 
 
 @pytest.fixture(scope="module")
@@ -142,12 +144,13 @@ def memory_of(call: Callable[[], Any]) -> int:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_files_are_refused_in_little_memory(name: str, path: Path) -> None:
     path.write_bytes(HOSTILE[name])
-    message = refusal(path).removeprefix(f"cannot read {path}: ")
+    messages: list[str] = []
+    assert memory_of(lambda: messages.append(refusal(path))) < MOST_MEMORY
+    message = messages[0].removeprefix(f"cannot read {path}: ")
     assert len(message) < 300
     assert message.isprintable()
     with pytest.raises(InputError, match="cannot read"):
         load_metadata(path)
-    assert memory_of(lambda: refusal(path)) < MOST_MEMORY
 
 
 @pytest.mark.parametrize("header", [b"", made({"embed.token": leaf(0, 64, [2, 8])}), made(b'{"embed.token":')])
@@ -200,7 +203,7 @@ def check_damage(good: bytes, path: Path, number: int, seed: int) -> None:
 
 
 def test_damage_is_found(good: bytes, path: Path) -> None:
-    check_damage(good, path, 400, seed=0)
+    check_damage(good, path, 150, seed=0)
 
 
 @pytest.mark.faults
@@ -308,8 +311,8 @@ def check_fuzz(good: bytes, path: Path, number: int, seed: int) -> tuple[int, in
 
 
 def test_fuzzed_files_are_refused_or_right(good: bytes, path: Path) -> None:
-    refused, loaded = check_fuzz(good, path, 400, seed=0)
-    assert refused > 200
+    refused, loaded = check_fuzz(good, path, 200, seed=0)
+    assert refused > 100
     assert loaded > 0
 
 

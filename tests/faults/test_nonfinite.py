@@ -12,7 +12,8 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
-from harness import SMALL, bits, bits_at, check_unlocked, config_of, metrics, newest, patched, steps_of, train
+from harness import bits, bits_at, check_unlocked, config_of, metrics, newest, patched, steps_of, train
+from scripts import TINY
 
 import jaxcalc
 from jaxcalc import Batch, InputError, Params, Task, TrainState, named_leaves, runs
@@ -278,7 +279,7 @@ def test_no_state_with_a_bad_leaf_becomes_a_checkpoint(small: Task, tmp_path: Pa
 
 # The script.
 
-RUN = (*SMALL, "--steps", "40", "--checkpoint-every", "10")
+RUN = (*TINY, "--steps", "40", "--checkpoint-every", "10")
 
 
 def poisoned(*bad: int) -> Callable[[Any], Any]:

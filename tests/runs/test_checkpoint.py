@@ -135,7 +135,7 @@ def test_arrays_that_read_back_wrong_are_found_by_their_fingerprints(
         return arrays | {"params.up": jnp.asarray(arrays["params.up"]).at[2, 3].multiply(-1)}
 
     monkeypatch.setattr(checkpoint, "_read", flipped)
-    with pytest.raises(checkpoint.DamagedError, match=r"000010 is damaged: params\.up differ"):
+    with pytest.raises(checkpoint.DamagedError, match=r"damaged: the fingerprints of params\.up do not match"):
         checkpoint.restore(tmp_path, 10, new_state())
     with pytest.raises(InputError, match=r"000020 .*does not read back as it was written; .* those of steps 10;"):
         save(tmp_path, 20)

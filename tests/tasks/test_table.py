@@ -43,10 +43,10 @@ def test_the_table_has_the_known_sizes(task: Task) -> None:
 def test_every_row_reads_as_its_problem(task: Task) -> None:
     for row in range(0, len(task.tokens), 37):
         problem = task.problem(row)
-        a, b, c = (number_to_words(number) for number in (problem.a, problem.b, int(task.problems[row, 3])))
+        a, b, c = map(number_to_words, (*problem.numbers, int(task.problems[row, 3])))
         text = task.tokenizer.decode(task.tokens[row]).replace("<pad>", "").strip()
-        assert text == f"{a} {problem.operation} {b} equals {c} <end>"
-        assert task.encode(f"{problem.a} {problem.operation} {problem.b}").tolist() == task.tokens[row, :6].tolist()
+        assert text == f"{a} {problem.operations[0]} {b} equals {c} <end>"
+        assert task.encode(str(problem)).tolist() == task.tokens[row, :6].tolist()
     assert (np.asarray(task.tokens)[:, task.prompt_length - 1] == task.tokenizer.ids["equals"]).all()
 
 
@@ -169,7 +169,7 @@ def test_late_steps_are_where_exact_arithmetic_says() -> None:
 
 
 def test_the_mask_is_the_answer_and_its_end_or_everything_before_it(task: Task) -> None:
-    row = task.row(Problem(40, "plus", 2))
+    row = task.row(Problem((40, 2), ("plus",)))
     assert row is not None
     answer, everything = (
         batch_of(task, task.tokens[np.array([row])]),
@@ -177,7 +177,7 @@ def test_the_mask_is_the_answer_and_its_end_or_everything_before_it(task: Task) 
     )
     assert answer.mask.tolist() == [[1, 1, 1]]
     assert everything.mask.shape == (1, 8)
-    row = task.row(Problem(2, "plus", 3))
+    row = task.row(Problem((2, 3), ("plus",)))
     assert row is not None
     assert batch_of(task, task.tokens[np.array([row])]).mask.tolist() == [[1, 1, 0]]
     assert batch_of(task, task.tokens[np.array([row])], "all").mask.tolist() == [[0, 1, 1, 1, 1, 1, 1, 0]]
@@ -188,7 +188,12 @@ def test_membership(task: Task) -> None:
     training = task.problem(int(task.train_rows[0]))
     assert task.membership(held_out) == "held out"
     assert task.membership(training) == "training"
-    for outside in (Problem(99, "plus", 1), Problem(1, "minus", 2), Problem(7, "divided by", 2)):
+    for outside in (
+        Problem((99, 1), ("plus",)),
+        Problem((1, 2), ("minus",)),
+        Problem((7, 2), ("divided by",)),
+        Problem((1, 2, 3), ("plus", "plus")),
+    ):
         assert task.membership(outside) == "outside"
 
 
