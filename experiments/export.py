@@ -89,7 +89,7 @@ def prompt_layout(task: jaxcalc.Task) -> str:
     if not isinstance(task, Arithmetic):
         return f"number, operation, number, equals_id; {numbers}; padded on the left with pad_id"
     order = ", operation, ".join(["number"] * task.terms)
-    side = "right" if notation == "reversed" else "left"
+    side = "right" if notation == "digits-reversed" else "left"
     return f"{order}, equals_id; {numbers}; each number padded on the {side} with pad_id to {task.slot} tokens"
 
 

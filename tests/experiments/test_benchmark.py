@@ -68,6 +68,7 @@ def test_the_scanned_steps_go_on_learning(small: tuple[Params, Batch]) -> None:
     assert cost["memory_mib"] > 0
 
 
+@pytest.mark.slow
 def test_a_population_goes_on_learning() -> None:
     call, _ = benchmark_systems.population_steps(CONFIG, TASK, n_models=3, size=16)
     first, later = call()["loss"], [call() for _ in range(4)][-1]["loss"]

@@ -241,15 +241,15 @@ def test_javascript_finds_the_gradient_by_finite_differences_too(errors: Errors)
 def test_the_comparison_notices_a_weight_that_is_three_percent_off(
     ask: Ask, models: dict[str, Params], golden: Golden
 ) -> None:
-    at = next(index for index, lesson in enumerate(golden.lessons) if lesson.model == "trained")
+    chosen = next(index for index, lesson in enumerate(golden.lessons) if lesson.model == "trained")
     quantities = ("logits", "loss", "gradient")
-    expected = {name: leaf for name, leaf in golden.expected[at].items() if name.split("/")[0] in quantities}
+    expected = {name: leaf for name, leaf in golden.expected[chosen].items() if name.split("/")[0] in quantities}
     changed = {}
     for name, index in heaviest(expected).items():
         leaves = {leaf: np.array(value, np.float64) for leaf, value in named_leaves(models["trained"]).items()}
         leaves[name].flat[index] *= 1.03
         changed[name] = jax.tree.unflatten(jax.tree.structure(models["trained"]), leaves.values())
-    lessons = [golden.lessons[at]._replace(model=name, n_points=0) for name in changed]
+    lessons = [golden.lessons[chosen]._replace(model=name, n_points=0) for name in changed]
     for name, error in zip(changed, compare(ask, changed, Golden(lessons, [expected] * len(lessons))), strict=True):
         for quantity in quantities:
             assert largest([error], quantity)[0] > 1000 * BOUND, (name, quantity)
