@@ -19,13 +19,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import jaxcalc
-from jaxcalc import checkpoint, runs
+from jaxcalc import runs
 from jaxcalc.errors import InputError
-from jaxcalc.runs import report
+from jaxcalc.runs.cli import run_script
+from jaxcalc.runs.figures import COLOURS
+from jaxcalc.runs.text import percent
 from jaxcalc.tasks.words import NUMBER_WORDS
 
 DARK, GREY, PALE, GREEN = "#222222", "#8a8f98", "#e4e6ea", "#2a9d4a"
-PALETTE = ("#ffffff", DARK, GREY, PALE, GREEN, *report.COLOURS.values(), "#595959", "#b3b3b3", "#d4d4d4", "#94cea4")
+PALETTE = ("#ffffff", DARK, GREY, PALE, GREEN, *COLOURS.values(), "#595959", "#b3b3b3", "#d4d4d4", "#94cea4")
 FRAME_MS, LAST_MS = 220, 5_000
 
 
@@ -46,7 +48,7 @@ def main(options: AnimateOptions) -> int:
     task = run.task
     if not isinstance(task, jaxcalc.Calculator):
         raise InputError(f"{run.path} draws its problems; only a run with a table of problems can be animated")
-    steps = checkpoint.steps(run.path / runs.CHECKPOINTS)
+    steps = runs.checkpoint_steps(run.path)
     prompt = jnp.asarray(task.encode(options.question))[None]
     target = int(task.tokens[task.row(task.parse(options.question)), task.prompt_length])
     next_word = jax.jit(lambda params: jax.nn.softmax(jaxcalc.apply(params, prompt, last=1)[0, 0]))
@@ -84,9 +86,9 @@ def draw(
     held_out = np.isin(np.arange(len(correct)), np.asarray(task.held_out_rows))
     for index, operation in enumerate(task.tokenizer.operations[:4]):
         rows = np.asarray(task.problems)[:, 1] == index
-        share = report.percent(float(correct[rows & held_out].mean()))
+        share = percent(float(correct[rows & held_out].mean()))
         axes = figure.add_subplot(right[index // 2, index % 2])
-        table(axes, np.asarray(task.problems)[rows], correct[rows], report.COLOURS[operation])
+        table(axes, np.asarray(task.problems)[rows], correct[rows], COLOURS[operation])
         axes.set_title(f"{operation}: {share}", fontsize=9, color=DARK, loc="left", pad=3)
     figure.text(0.55, 0.94, f"All {len(correct):,} problems: first number →, second ↑", fontsize=9, color=DARK)
     figure.text(0.55, 0.89, "Coloured where the answer is right; %: of the held-out", fontsize=9, color=DARK)
@@ -105,7 +107,7 @@ def words(axes: Axes, task: jaxcalc.Calculator, question: str, target: int, prob
         label.set_color(GREEN if colour == GREEN else DARK)
     axes.set(ylim=(0, 1), xlim=(-0.6, len(ids) - 0.4), yticks=[])
     likeliest = int(probabilities.argmax())
-    axes.set_title(f"{question} equals → {task.tokenizer.token(likeliest)}  {report.percent(probabilities.max())}",
+    axes.set_title(f"{question} equals → {task.tokenizer.token(likeliest)}  {percent(probabilities.max())}",
                    fontsize=10, color=GREEN if likeliest == target else DARK, loc="left", pad=4)  # fmt: skip
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0, pad=2)
@@ -149,4 +151,4 @@ def write(path: Path, frames: list[Image.Image]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(report.run_script(main, AnimateOptions))
+    sys.exit(run_script(main, AnimateOptions))
