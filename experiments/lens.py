@@ -39,7 +39,7 @@ from lens_measures import (
 import jaxcalc
 from jaxcalc import landscape, lens, runs
 from jaxcalc.errors import InputError
-from jaxcalc.runs import report
+from jaxcalc.runs import cli
 from jaxcalc.steps import take_step
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.tokenizer import PAD
@@ -72,7 +72,7 @@ def main(options: LensOptions) -> int:
     shown, *others = loaded
     task, *other_tasks = map(runs.calculator_of, loaded)
     for run in others:
-        if run.task.tokenizer != task.tokenizer or run.config["model"] != shown.config["model"]:
+        if run.task.tokenizer != task.tokenizer or run.config.model != shown.config.model:
             raise InputError(f"{run.path} has other operations, numbers or sizes than {shown.path}; compare like runs")
     if others and options.step is not None:
         raise InputError("--step looks at one run's snapshot; leave out the other runs")
@@ -138,7 +138,7 @@ def show_question(params: jaxcalc.Params, task: Calculator, question: str | None
 
 def while_it_learns(run: jaxcalc.Run, task: Calculator, step: int | None) -> History | None:
     """Return measures of each snapshot up to `step`, or None if there is no snapshot."""
-    steps = [s for s in runs.snapshot_steps(run.path) if step is None or s <= step]
+    steps = [s for s in runs.checkpoint_steps(run.path) if step is None or s <= step]
     if not steps:
         return None
     rows = np.arange(len(task.tokens))
@@ -174,7 +174,7 @@ def while_it_learns(run: jaxcalc.Run, task: Calculator, step: int | None) -> His
 
 def around(run: jaxcalc.Run, task: Calculator, params: jaxcalc.Params, step: int | None) -> Surroundings | None:
     """Return the loss along the run's next step and along two random directions, all of one length."""
-    steps = runs.snapshot_steps(run.path)
+    steps = runs.checkpoint_steps(run.path)
     if not steps:
         return None
     state = runs.load_snapshot(run, steps[-1] if step is None else step)
@@ -182,7 +182,7 @@ def around(run: jaxcalc.Run, task: Calculator, params: jaxcalc.Params, step: int
     some = np.random.default_rng(0).choice(n_problems, min(BATCH, n_problems), replace=False)
     batch = lens.read(task, some)[1]
     grads = jax.jit(jax.grad(jaxcalc.loss))(params, batch)
-    update = take_step(runs.optimizer_of(run.config), grads, state.opt_state, params).update
+    update = take_step(run.config.make_optimizer(), grads, state.opt_state, params).update
     directions = {f"random {i + 1}": landscape.random_direction(jax.random.key(i), params) for i in range(2)}
     norms = [np.linalg.norm(np.asarray(ravel_pytree(tree)[0], float)) for tree in (directions["random 1"], update)]
     longer = float(norms[0] / norms[1])
@@ -196,4 +196,4 @@ def around(run: jaxcalc.Run, task: Calculator, params: jaxcalc.Params, step: int
 
 
 if __name__ == "__main__":
-    sys.exit(report.run_script(main, LensOptions))
+    sys.exit(cli.run_script(main, LensOptions))

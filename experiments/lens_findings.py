@@ -253,8 +253,10 @@ def learning_lines(history: History) -> list[str]:
     lines = []
     for operation in table[0]["exact_match"]:
         reached = next((row["step"] for row in table if row["exact_match"][operation] >= 0.9), None)
-        when = "not at any snapshot" if reached is None else f"by step {reached:,}"
-        lines.append(f"- {operation}: 90 % of the whole table is right {when}.")
+        when = "less than 90 % of the whole table is right at every snapshot"
+        if reached is not None:
+            when = f"90 % of the whole table is right by step {reached:,}"
+        lines.append(f"- {operation}: {when}.")
     sharp = ", ".join(f"{row['sharpness']:.3g} (step {row['step']:,})" for row in table)
     lines.append(f"- Sharpness, the Hessian's largest eigenvalue on {history['n_problems']} problems: {sharp}.")
     if history["mistakes"]:

@@ -31,7 +31,7 @@ from jaxcalc.backprop import Backward, check_finite, collect, message_strengths,
 from jaxcalc.blame import assign_blame, assign_credit, token_blame, token_grads
 from jaxcalc.errors import InputError
 from jaxcalc.optimizers import OptimizerName
-from jaxcalc.runs import report
+from jaxcalc.runs import cli, placement
 from jaxcalc.steps import Step, take_step
 from jaxcalc.tasks.tokenizer import END, EQUALS
 from jaxcalc.weights import find_weight, weight_story
@@ -120,7 +120,7 @@ def read(task: jaxcalc.Task, question: str) -> Lesson:
 
 def replay(run: jaxcalc.Run, lesson: Lesson) -> Replay:
     """Return what the run would have said at each of its snapshots."""
-    steps = runs.snapshot_steps(run.path)
+    steps = runs.checkpoint_steps(run.path)
     if not steps:
         raise InputError(f"{run.path} has no snapshots; train it again with --snapshots")
     logits = jax.jit(lambda params: jaxcalc.apply(params, lesson.batch.tokens[:, :-1])[0, -1])
@@ -164,22 +164,22 @@ def make_step(
 ) -> tuple[Step, OptimizerUsed]:
     """Return the step that the chosen optimizer would make of these gradients, and what optimizer that is."""
     if options.optimizer is not None:
-        name, rate, n_steps, origin = options.optimizer, options.learning_rate, None, "a fresh optimizer"
+        name, rate, origin = options.optimizer, options.learning_rate, "a fresh optimizer"
         tx, unclipped = jaxcalc.make_optimizer(name, None, rate), None
         opt_state = tx.init(state.params)
+        schedule = optimizers.schedule(optimizers.DEFAULT_LEARNING_RATE[name] if rate is None else rate, None)
     else:
         config = run.config
-        name, rate, n_steps = config["optimizer"], config["learning_rate"], config["schedule_steps"]
-        tx, opt_state, origin = runs.optimizer_of(config), state.opt_state, "the run's own"
-        unclipped = runs.optimizer_of({**config, "clip_norm": None}) if config["clip_norm"] else None
-    quick = jax.jit(take_step, static_argnums=(0, 4), compiler_options=report.QUICK_TO_COMPILE)
+        name, schedule = config.optimizer.optimizer, config.make_schedule()
+        tx, opt_state, origin = config.make_optimizer(), state.opt_state, "the run's own"
+        unclipped = config.make_optimizer(clip=False) if config.optimizer.clip_norm else None
+    quick = jax.jit(take_step, static_argnums=(0, 4), compiler_options=placement.QUICK_TO_COMPILE)
     step = quick(tx, grads, opt_state, state.params, unclipped)
-    peak = optimizers.DEFAULT_LEARNING_RATE[name] if rate is None else rate
-    rate_now = float(jax.jit(optimizers.schedule(peak, n_steps))(state.step))
+    rate_now = float(jax.jit(schedule)(state.step))
     return step, {"name": name, "of": origin, "learning_rate": rate_now}
 
 
-@functools.partial(jax.jit, compiler_options=report.QUICK_TO_COMPILE)
+@functools.partial(jax.jit, compiler_options=placement.QUICK_TO_COMPILE)
 def _study(params: jaxcalc.Params, batch: jaxcalc.Batch) -> tuple[list[Backward], jaxcalc.Params, jaxcalc.Params]:
     walked = list(walk(params, batch))
     bare = [stage._replace(name=None, stage=None) for stage in walked]
@@ -196,7 +196,7 @@ def study(params: jaxcalc.Params, batch: jaxcalc.Batch) -> tuple[list[Backward],
 
 def watch(run: jaxcalc.Run, lesson: Lesson, options: WatchOptions) -> Watched:
     """Return everything about one step of learning from one word."""
-    steps = runs.snapshot_steps(run.path)
+    steps = runs.checkpoint_steps(run.path)
     state = runs.load_snapshot(run, max(steps, default=0) if options.step is None else options.step)
     params, batch = state.params, lesson.batch
     if options.weight is not None:
@@ -255,4 +255,4 @@ def norm(tree: Any) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(report.run_script(main, WatchOptions))
+    sys.exit(cli.run_script(main, WatchOptions))

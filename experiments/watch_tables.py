@@ -177,8 +177,8 @@ def print_blame(result: Watched, console: Console) -> None:
             f"Choose another --step: {', '.join(map(str, result['snapshots']))}."
         )
     console.print(
-        f"Predicted drop −⟨g, Δ⟩: {result['predicted_drop']:.6f}. Actual drop: {result['actual_drop']:.6f}; "
-        f"it differs from the credit by {result['residual']:.1e}.\n"
+        f"Predicted drop −⟨g, Δ⟩: {result['predicted_drop']:.6f}.\n"
+        f"Actual drop: {result['actual_drop']:.6f}; the credit misses {result['residual']:.1e} of it.\n"
     )
     both = zip(result["tokens"], result["token_blame"], strict=True)
     rows = [[str(token["position"]), token["token"], f"{nats:.6f}"] for token, nats in both]

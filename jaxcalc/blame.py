@@ -1,14 +1,12 @@
 """Blame before a step of learning, credit after it: which weights lower the loss, in nats that add up.
 
-A step changes the weights by Δ. To first order the loss drops by −⟨g, Δ⟩, a sum over the weights. A weight's term in
-it is the weight's *blame*. The gradient changes along the step; with its mean over the way in place of g, the sum is
-the drop that really happens, and a weight's term is its *credit* (loss change allocation, Lan et al. 2019). Both are
-sums, so both can be read for a stage, a block, a head, a leaf or a single weight.
+A step changes the weights by Δ. To first order the loss drops by −⟨g, Δ⟩, a sum over the weights. A weight's term is
+its *blame*. The gradient changes along the step. With its mean along the step in place of g, the sum is the drop that
+really happens, and a weight's term is its *credit* (loss change allocation, Lan et al. 2019).
 
 Two other measures are common and are not here. Percentages of gradient norms: norms do not add (‖(3, 4)‖ is 5, not
-7), so the percentages depend on how the weights are grouped, and they ignore how far the optimizer moves each weight.
-Gradient × weight: it is the loss removed, to first order, by setting the weight to zero. Learning takes no such step,
-and the measure changes when a scale moves from one layer to the next although the network computes the same.
+7), so they depend on how weights are grouped, and they ignore how far the optimizer moves each weight. Gradient ×
+weight: it is the drop, to first order, if the weight were set to zero, which is no step that learning takes.
 """
 
 import dataclasses
@@ -76,8 +74,8 @@ def assign_blame(grads: Any, step: Step, level: Level = "stage") -> Account:
     """Return the predicted drop in loss, −⟨g, Δ⟩, and what each part of the network adds to it.
 
     The share of part s is ⟨g_s, Δ_s⟩ / ⟨g, Δ⟩; for plain SGD that is ‖g_s‖² / ‖g‖². Weight decay and clipping have
-    rows of their own if the step has any. Momentum can make a row negative: earlier gradients then pull the other way.
-    Works on any pytree. Sums are in float64, so the total is the same at every level.
+    rows of their own if the step has any. Momentum of earlier gradients can make a row negative. Works on any pytree.
+    Sums are in float64, so the total is the same at every level.
 
     Args:
       level: what a row is: a "stage" (named as in `backprop.stages`), a "block", a "head", a "leaf" or a "weight".

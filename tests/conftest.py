@@ -6,7 +6,7 @@ run copies it first.
     small_run       all four operations up to 6, one block of width 16, 60 steps, snapshots at 0, 10, …, 60
     small_training  how train.py ended when it made that run: status, stdout, stderr
     stopped_run     the same run, stopped by SIGTERM after 40 of its steps
-    drawn_run       additions up to 198, drawn, in reversed digits; 20 steps, snapshots at 0 and 20
+    drawn_run       additions up to 198, drawn, in reversed digits; 20 steps, snapshots at 0, 10 and 20
     default_run     the default task and model (two blocks of width 64), cut short: 120 steps of 256, 4 snapshots
 
 `small_run` serves wherever any run does; `default_run` takes half a minute and is for slow tests.
@@ -24,40 +24,34 @@ from pathlib import Path
 import filelock
 import jax
 import pytest
-from scripts import Ended, run_script
+from scripts import DRAWN, SMALL, Ended, run_script
 
 import jaxcalc
 from jaxcalc import runs
 
 COMPILED = tempfile.TemporaryDirectory(prefix="jaxcalc-tests-")
+QUICK_COMPILING = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
+if jax.__version_info__ < (0, 11):  # later versions do not know this flag; it divides compile time by three
+    QUICK_COMPILING.append("--xla_cpu_use_fusion_emitters=false")
 
-SMALL = (
-    "--max-number", "6", "--batch-size", "32", "--model.d-model", "16", "--model.n-heads", "2", "--model.d-ff", "32",
-    "--model.n-layers", "1", "--held-out", "0.2", "--steps", "60", "--checkpoint-every", "20",
-)  # fmt: skip
-"""The options of `small_run`."""
-DRAWN = (
-    "--notation", "digits-reversed", "--ops", "plus", "--max-number", "198", "--model.d-model", "16",
-    "--model.n-heads", "2", "--model.d-ff", "32", "--model.n-layers", "1", "--batch-size", "64",
-    "--steps", "20", "--snapshots", "2", "--json",
-)  # fmt: skip
-"""The options of `drawn_run`."""
 DEFAULT = ("--steps", "120", "--batch-size", "256", "--snapshots", "4")
 """The options of `default_run`."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make eight devices of a CPU, and let the tests' processes share the programs that any of them compiled.
+    """Make eight devices of a CPU, and spend little time on compiling.
 
-    The sharing saves a third of the time.
+    A test's program runs for moments, so compiling it well costs more than it saves. What one process compiled, all
+    others read from a cache.
     """
     jax.config.update("jax_num_cpu_devices", 8)
     if not hasattr(config, "workerinput"):  # in the process that starts the others, which inherit this
         os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-        # Each program runs for moments: LLVM's optimization would cost more than it saves.
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+        os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *QUICK_COMPILING])
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # the cache warns in vain: github.com/jax-ml/jax/issues/38445
+        jax.config.update("jax_compilation_cache_dir", COMPILED.name)  # JAX has read the environment already
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -138,9 +132,9 @@ def stopped_run(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixtur
     """The run of `small_run`, stopped in order after 40 of its steps. Do not write into it."""
 
     def make(folder: Path) -> None:
-        write, n_calls = runs.Metrics.write, 0
+        write, n_calls = runs.MetricsFile.write, 0
 
-        def stop_at_seventh(self: runs.Metrics, *rows: dict) -> None:
+        def stop_at_seventh(self: runs.MetricsFile, *rows: dict) -> None:
             nonlocal n_calls
             n_calls += 1
             if n_calls == 7:  # there are two calls every ten steps: losses, then the held-out results
@@ -148,7 +142,7 @@ def stopped_run(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixtur
             write(self, *rows)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(runs.Metrics, "write", stop_at_seventh)
+            patch.setattr(runs.MetricsFile, "write", stop_at_seventh)
             train(folder, SMALL, 128 + signal.SIGTERM)
         steps = [row["step"] for row in runs.read_metrics(folder / "run") if "loss" in row]
         assert steps == list(range(1, 41))

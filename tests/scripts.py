@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import io
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,21 @@ import jax
 import pytest
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+TINY = (
+    "--max-number", "6", "--batch-size", "32", "--model.d-model", "16", "--model.n-heads", "2", "--model.d-ff", "32",
+    "--model.n-layers", "1", "--held-out", "0.2",
+)  # fmt: skip
+"""Options of the smallest task and model."""
+STEPS = 60
+SMALL = (*TINY, "--steps", str(STEPS), "--checkpoint-every", "20")
+"""The options of the fixture `small_run`."""
+DRAWN = (
+    "--notation", "digits-reversed", "--ops", "plus", "--max-number", "198", "--model.d-model", "16",
+    "--model.n-heads", "2", "--model.d-ff", "32", "--model.n-layers", "1", "--batch-size", "64",
+    "--steps", "20", "--snapshots", "3", "--json",
+)  # fmt: skip
+"""The options of the fixture `drawn_run`."""
 
 
 class Ended(NamedTuple):
@@ -50,6 +66,20 @@ def run_script(name: str, *arguments: object, stdin: str = "") -> Ended:
         except SystemExit as stop:
             status = stop.code
     return Ended(int(status or 0), out.getvalue(), err.getvalue())
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
+
+
+def start_two(name: str, *arguments: object) -> "list[subprocess.Popen[str]]":
+    """Start a script in two processes that share a mesh, as its three flags for processes say."""
+    where = ["--coordinator-address", f"localhost:{free_port()}", "--num-processes", "2", "--process-id"]
+    command = [sys.executable, EXPERIMENTS / f"{name}.py", *map(str, arguments), *where]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return [subprocess.Popen([*command, str(index)], **pipes) for index in range(2)]
 
 
 def start_script(

@@ -24,8 +24,8 @@ from jaxcalc.evaluation import evaluate, prompt_text
 from jaxcalc.optimizers import ADAM_BETAS
 from jaxcalc.params import Params
 from jaxcalc.runs import folder
-from jaxcalc.runs.metrics import read_metrics
 from jaxcalc.runs.folder import Run, calculator_of, load_run
+from jaxcalc.runs.metrics import read_metrics
 from jaxcalc.runs.text import percent
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.trees import count, named_leaves

@@ -1,8 +1,9 @@
 """The guard of a run: it logs every step, and leaves out or stops at a step that is not finite."""
 
+import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.numpy
@@ -16,21 +17,28 @@ from jaxcalc.runs.files import write_whole
 from jaxcalc.runs.metrics import read_metrics
 from jaxcalc.scale import processes
 from jaxcalc.tasks.task import Task
-from jaxcalc.training import TrainState
-
-if TYPE_CHECKING:
-    from jaxcalc.runs.session import Session
+from jaxcalc.training import Metrics, TrainState
 
 NOT_FINITE = 3
 """The exit status after a step that was not finite."""
 
 
+@dataclasses.dataclass(frozen=True)
 class Guard:
     """Calls the compiled steps of a run so that no step which is not finite goes unseen."""
 
-    def __init__(self, session: "Session", config: RunConfig, task: Task, call: Any, spread_task: Task) -> None:
-        self.session, self.config, self.task = session, config, task
-        self.call, self.spread_task = call, spread_task
+    path: Path
+    """The run's folder."""
+    config: RunConfig
+    task: Task
+    spread_task: Task
+    """The task as the compiled steps take it: on every device of a mesh."""
+    call: Callable[..., tuple[TrainState, Metrics]]
+    """The compiled steps."""
+    log: Callable[..., None]
+    """Appends rows to metrics.jsonl."""
+    stop: Callable[[str, int, TrainState], None]
+    """Ends the run: why, the exit status, the state to save."""
 
     def steps(self, state: TrainState, task: Task, *, seed: int, stop: int) -> tuple[TrainState, dict[str, np.ndarray]]:
         """Return the state at step `stop`, and the metrics, a value per step that was made.
@@ -44,7 +52,7 @@ class Guard:
             state, metrics = self.call(state, self.spread_task, seed=seed, stop=stop)
             done = int(state.step)
             made = {name: np.asarray(values)[: done - step] for name, values in metrics.items()}
-            self.session.log(*rows_of(step, made))
+            self.log(*rows_of(step, made))
             parts.append(made)
             if done < stop:
                 state = self._leave_out(state, {name: float(values[-1]) for name, values in metrics.items()})
@@ -53,7 +61,7 @@ class Guard:
 
     def _leave_out(self, state: TrainState, metrics: dict[str, float]) -> TrainState:
         """Return the state with the step after it left out; `metrics` are of that step."""
-        step, path = int(state.step), self.session.path
+        step, path = int(state.step), self.path
         wrong = self._examine(state, metrics)
         n_skipped = sum("skipped" in row for row in read_metrics(path)) if processes.is_main() else 0
         if processes.agree(n_skipped) >= self.config.keeping.skip_nonfinite:
@@ -61,10 +69,10 @@ class Guard:
                 f"Stopped: {wrong}. The state of step {step:,}, before it, is saved. Leave such a step out with:\n"
                 f"  python experiments/train.py --resume {path} --skip-nonfinite {n_skipped + 1}"
             )
-            self.session.stop(why, NOT_FINITE, state)
+            self.stop(why, NOT_FINITE, state)
         if processes.is_main():
             print(f"warning: {wrong}; step {step + 1:,} is left out", file=sys.stderr)
-        self.session.log({"step": step + 1, "skipped": wrong})
+        self.log({"step": step + 1, "skipped": wrong})
         return state.replace(step=state.step + 1)
 
     def _examine(self, state: TrainState, metrics: dict[str, float]) -> str:
@@ -76,7 +84,7 @@ class Guard:
         batch = batch_at(self.task, schedule.seed, step, schedule.batch_size, schedule.loss_on)
         found = first_nonfinite(params, batch)
         values = {name: metrics[name] for name in ("loss", "grad_norm")}
-        file = save_nonfinite(self.session.path, step + 1, batch, found, values)
+        file = save_nonfinite(self.path, step + 1, batch, found, values)
         return (
             f"step {step + 1:,} is not finite (loss {values['loss']:.4g}, gradient norm {values['grad_norm']:.4g}), "
             f"first in: {found or 'the update'}; its batch is in {file}"

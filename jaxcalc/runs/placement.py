@@ -17,6 +17,10 @@ from jaxcalc.scale import cost, large, processes, sharding
 from jaxcalc.tasks.task import Task
 from jaxcalc.training import TrainState
 
+QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
+"""Compiler options for a program that runs once, on one sentence: compiling it takes a thousand times as long as
+running it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ProcessOptions:

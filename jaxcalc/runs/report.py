@@ -18,10 +18,6 @@ from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.task import Task
 from jaxcalc.trees import count
 
-QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
-"""Compiler options for a program that runs once, on one sentence: compiling it takes a thousand times as long as
-running it."""
-
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[int] = (0,)) -> Table:
     """Return a table. The columns whose indices are in `text` hold words, the others numbers."""

@@ -31,7 +31,6 @@ from jaxcalc.runs.configfile import CONFIG, AnyConfig, to_json, write_config
 from jaxcalc.runs.files import PathLike
 from jaxcalc.runs.guard import Guard
 from jaxcalc.runs.metrics import METRICS, Mark, MetricsFile
-from jaxcalc.runs.report import QUICK_TO_COMPILE
 from jaxcalc.scale import processes
 from jaxcalc.tasks.task import Task
 from jaxcalc.training import TrainState
@@ -137,9 +136,10 @@ class Session:
                 source, _, step = config.forked_from.rpartition("@")
                 state, _ = folder.load_checkpoint(source, folder.read_config(Path(source)), int(step))
                 return state
-            return jax.jit(start, compiler_options=QUICK_TO_COMPILE)()
+            return jax.jit(start, compiler_options=placement.QUICK_TO_COMPILE)()
 
-        guard = Guard(self, config, task, self.compiled.call, placement.spread(task, like))
+        spread_task = placement.spread(task, like)
+        guard = Guard(self.path, config, task, spread_task, self.compiled.call, self.log, self.stop)
         return begin, guard.steps
 
     def _restore(self, like: TrainState) -> None:

@@ -84,7 +84,7 @@ class Lesson(NamedTuple):
 
 
 def lessons_of(task: Task, model: str, seed: int) -> list[Lesson]:
-    """Return lessons on each operation: on the first word of an answer, on a later one, and on a wrong word anywhere."""
+    """Return lessons on each operation: on the first word of an answer, a later one, and a wrong word anywhere."""
     rng = np.random.default_rng(seed)
     lessons = []
     for operation in range(len(task.tokenizer.operations)):

@@ -113,7 +113,7 @@ def tab(browser: Any, file: Path) -> Iterator[Tab]:
 
 
 def test_the_page_holds_the_run(run: Run, explorer: Explorer) -> None:
-    assert explorer.steps == (*runs.snapshot_steps(run.path),)
+    assert explorer.steps == (*runs.checkpoint_steps(run.path),)
     assert explorer.left_out == ()
     assert len(explorer.html.encode()) < page.MOST_BYTES
     assert "<title>jaxcalc explorer: a run &amp; &lt;more&gt;</title>" in explorer.html
@@ -377,7 +377,7 @@ def test_the_script_writes_the_page(run: Run, tmp_path: Path) -> None:
     result = subprocess.run([*command, tmp_path / "a page.html"], capture_output=True, text=True, check=True)
     told = json.loads(result.stdout)
     assert told["bytes"] == (tmp_path / "a page.html").stat().st_size < 6_000_000
-    assert told["steps"] == runs.snapshot_steps(run.path)
+    assert told["steps"] == runs.checkpoint_steps(run.path)
     nowhere = tmp_path / "no" / "where.html"
     refused = subprocess.run([*command, nowhere], capture_output=True, text=True, check=False)
     assert refused.returncode == 2

@@ -1,77 +1,32 @@
-"""What the fault tests share: training as people start it, here or in a process of its own, and what a run left."""
+"""What the fault tests share: ways to train and to break training, and checks of what a run left."""
 
 import contextlib
-import io
 import json
-import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from importlib import util
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
-import jax
 import numpy as np
 import pytest
+from scripts import Ended, run_script, start_script
 
 from jaxcalc import load_params, named_leaves, runs
-from jaxcalc.runs import report
-
-EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
-SMALL = (
-    "--max-number", "6", "--batch-size", "32", "--model.d-model", "16", "--model.n-heads", "2", "--model.d-ff", "32",
-    "--model.n-layers", "1", "--held-out", "0.2",
-)  # fmt: skip
-STEPS = 60
-SHORT = (*SMALL, "--steps", str(STEPS), "--checkpoint-every", "20")
-"""The run that tests copy."""
 
 
-class Ended(NamedTuple):
-    """How a script ended."""
-
-    status: int
-    out: str
-    err: str
+def train(*arguments: object) -> Ended:
+    """Run train.py in this process, which keeps what it has compiled."""
+    return run_script("train", *arguments)
 
 
-def load(script: str) -> ModuleType:
-    """Return a script as a module of its own, as each process that runs it has one."""
-    spec = util.spec_from_file_location(script, EXPERIMENTS / f"{script}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = util.module_from_spec(spec)
-    sys.modules[script] = module  # where dataclasses look up their annotations
-    spec.loader.exec_module(module)
-    return module
-
-
-def train(*arguments: str | Path) -> Ended:
-    """Run train.py in this process, which has the programs compiled already."""
-    module = load("train")
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
-        try:
-            status = report.run_script(module.main, module.TrainOptions, module.defaults)
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-    return Ended(status, out.getvalue(), err.getvalue())
-
-
-def start(*arguments: str | Path, before: Sequence[str | Path] = (), **options: Any) -> subprocess.Popen[str]:
-    """Start train.py in a process of its own, with as many devices as there are here; `before` is another script."""
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(jax.device_count()), "MPLBACKEND": "agg"}
-    command = [sys.executable, *before, EXPERIMENTS / "train.py", *arguments]
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, **{"env": environment, **pipes, **options})
+def start(*arguments: object, **options: Any) -> "subprocess.Popen[str]":
+    """Start train.py in a process of its own; for the options see `start_script`."""
+    return start_script("train", *arguments, **options)
 
 
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 240) -> None:
@@ -93,7 +48,7 @@ def steps_of(run: Path) -> list[int]:
     return [row["step"] for row in runs.read_metrics(run) if "loss" in row or "skipped" in row]
 
 
-def config_of(run: Path) -> dict[str, Any]:
+def config_of(run: Path) -> runs.RunConfig:
     return runs.read_config(run)
 
 
@@ -121,12 +76,12 @@ def names(run: Path) -> list[str]:
 
 def check_same_run(run: Path, reference: Path) -> None:
     """Check that a run that was interrupted is bit for bit one that was not, and that nothing is left behind."""
-    last = config_of(reference)["steps"]
+    last = config_of(reference).schedule.steps
     assert steps_of(run) == list(range(1, last + 1))
     assert metrics(run) == metrics(reference)
     assert names(run) == names(reference)
-    assert runs.snapshot_steps(run) == runs.snapshot_steps(reference)
-    for step in runs.snapshot_steps(run):
+    assert runs.checkpoint_steps(run) == runs.checkpoint_steps(reference)
+    for step in runs.checkpoint_steps(run):
         assert bits_at(run, step) == bits_at(reference, step), step
     found, expected = (load_params(path / "model.safetensors") for path in (run, reference))
     chex.assert_trees_all_equal(found, expected, strict=True)
@@ -151,7 +106,7 @@ def check_clean(run: Path) -> None:
 
 def newest(run: Path) -> int:
     """Return the step of the newest complete checkpoint, −1 where there is none."""
-    return max(runs.snapshot_steps(run), default=-1)
+    return max(runs.checkpoint_steps(run), default=-1)
 
 
 def copied(run: Path, to: Path) -> Path:
@@ -193,7 +148,7 @@ def nth(n: int, action: Callable[[], Any]) -> Callable[..., None]:
 
 def stop_at_write(n: int, number: int = signal.SIGTERM) -> contextlib.AbstractContextManager[None]:
     """Raise a signal when the n-th lines of metrics.jsonl are about to be written."""
-    return patched(runs.Metrics, "write", before(nth(n, lambda: signal.raise_signal(number))))
+    return patched(runs.MetricsFile, "write", before(nth(n, lambda: signal.raise_signal(number))))
 
 
 def differs(data: bytes, random: random.Random) -> bytes:

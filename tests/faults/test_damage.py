@@ -9,20 +9,22 @@ import pytest
 from harness import bits, bits_at, check_same_run, copied, differs, files, metrics, names, tell, train
 
 from jaxcalc import InputError, TrainState, runs
-from jaxcalc.runs import checkpoint
+from jaxcalc.runs import checkpoint, folder, session
+from jaxcalc.runs.config import RunConfig
+from jaxcalc.runs.configfile import changes
 
 N_FLIPS, N_FLIPS_LONG = 150, 1_000
 BLOCK = 512
 
 
 def like(run: Path) -> TrainState:
-    return runs.state_like(runs.read_config(run))
+    return runs.read_config(run).state_like()
 
 
 @pytest.fixture(scope="module")
-def saved(stopped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(stopped_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run's checkpoints, of which each test leaves every file as it was."""
-    return copied(stopped, tmp_path_factory.mktemp("saved") / "run") / "checkpoints"
+    return copied(stopped_run, tmp_path_factory.mktemp("saved") / "run") / "checkpoints"
 
 
 def is_found(folder: Path, step: int, like: TrainState) -> bool:
@@ -134,11 +136,11 @@ def test_a_checkpoint_under_the_name_of_another_step_is_found(saved: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["40", "0000050", "²", "٤٠"])
-def test_a_folder_that_no_writer_names_so_is_not_in_the_way(stopped: Path, tmp_path: Path, name: str) -> None:
-    folder = copied(stopped / "checkpoints", tmp_path / "checkpoints")
+def test_a_folder_that_no_writer_names_so_is_not_in_the_way(stopped_run: Path, tmp_path: Path, name: str) -> None:
+    folder = copied(stopped_run / "checkpoints", tmp_path / "checkpoints")
     copied(folder / "000020", folder / name)
     told: list[str] = []
-    state, _ = checkpoint.restore_newest(folder, like(stopped), told.append)
+    state, _ = checkpoint.restore_newest(folder, like(stopped_run), told.append)
     assert int(state.step) == 40
 
 
@@ -163,16 +165,16 @@ def damage(folder: Path, how: str, step: int) -> None:
 
 @pytest.mark.parametrize("how", ["flip", "cut", "missing", "manifest", "unreadable", "exchanged"])
 def test_the_newest_good_one_comes_back_and_the_bad_ones_are_kept_aside(
-    stopped: Path, tmp_path: Path, how: str
+    stopped_run: Path, tmp_path: Path, how: str
 ) -> None:
-    folder = copied(stopped, tmp_path / "run") / "checkpoints"
+    folder = copied(stopped_run, tmp_path / "run") / "checkpoints"
     for step in (30, 40):
         damage(folder, how, step)
     bad = files(folder / "000040")
     told: list[str] = []
-    state, manifest = checkpoint.restore_newest(folder, like(stopped), told.append)
+    state, manifest = checkpoint.restore_newest(folder, like(stopped_run), told.append)
     assert (int(state.step), manifest["step"]) == (20, 20)
-    assert bits(state) == bits_at(stopped, 20)
+    assert bits(state) == bits_at(stopped_run, 20)
     assert len(told) == 2
     for text, step in zip(told, (40, 30), strict=True):
         assert f"{step:06} " in text or f"{step:06}/" in text
@@ -182,8 +184,8 @@ def test_the_newest_good_one_comes_back_and_the_bad_ones_are_kept_aside(
     assert files(folder / "000040.damaged") == bad
 
 
-def test_a_run_goes_on_from_before_the_damage_bit_for_bit(stopped: Path, whole: Path, tmp_path: Path) -> None:
-    run = copied(stopped, tmp_path / "run")
+def test_a_run_goes_on_from_before_the_damage_bit_for_bit(stopped_run: Path, small_run: Path, tmp_path: Path) -> None:
+    run = copied(stopped_run, tmp_path / "run")
     damage(run / "checkpoints", "flip", 40)
     bad = files(run / "checkpoints" / "000040")
     ended = train("--resume", run)
@@ -192,21 +194,21 @@ def test_a_run_goes_on_from_before_the_damage_bit_for_bit(stopped: Path, whole: 
     assert "kept as 000040.damaged, going back to an earlier checkpoint" in ended.err
     assert files(run / "checkpoints" / "000040.damaged") == bad
     shutil.rmtree(run / "checkpoints" / "000040.damaged")
-    check_same_run(run, whole)
+    check_same_run(run, small_run)
 
 
-def test_a_checkpoint_that_is_damaged_twice_is_kept_once(stopped: Path, tmp_path: Path) -> None:
-    folder = copied(stopped, tmp_path / "run") / "checkpoints"
+def test_a_checkpoint_that_is_damaged_twice_is_kept_once(stopped_run: Path, tmp_path: Path) -> None:
+    folder = copied(stopped_run, tmp_path / "run") / "checkpoints"
     copied(folder / "000040", folder / "000040.damaged")
     damage(folder, "cut", 40)
     bad = files(folder / "000040")
-    checkpoint.restore_newest(folder, like(stopped), lambda _: None)
+    checkpoint.restore_newest(folder, like(stopped_run), lambda _: None)
     assert files(folder / "000040.damaged") == bad
 
 
-def test_without_a_good_checkpoint_nothing_is_deleted(stopped: Path, tmp_path: Path) -> None:
-    run = copied(stopped, tmp_path / "run")
-    for step in runs.snapshot_steps(run):
+def test_without_a_good_checkpoint_nothing_is_deleted(stopped_run: Path, tmp_path: Path) -> None:
+    run = copied(stopped_run, tmp_path / "run")
+    for step in runs.checkpoint_steps(run):
         damage(run / "checkpoints", "missing", step)
     found = sorted(files(run).values())
     ended = train("--resume", run)
@@ -217,8 +219,8 @@ def test_without_a_good_checkpoint_nothing_is_deleted(stopped: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("how", ["flipped", "shorter", "gone", "a line less"])
-def test_metrics_that_are_damaged_are_refused_and_nothing_is_lost(stopped: Path, tmp_path: Path, how: str) -> None:
-    run = copied(stopped, tmp_path / "run")
+def test_metrics_that_are_damaged_are_refused_and_nothing_is_lost(stopped_run: Path, tmp_path: Path, how: str) -> None:
+    run = copied(stopped_run, tmp_path / "run")
     path = run / "metrics.jsonl"
     good = path.read_bytes()
     if how == "gone":
@@ -235,36 +237,38 @@ def test_metrics_that_are_damaged_are_refused_and_nothing_is_lost(stopped: Path,
         assert f"the first {len(good):,} bytes of {path} are not those that were written; put back" in ended.err
     assert files(run) == found
     path.write_bytes(good)
-    assert bits_at(run, 40) == bits_at(stopped, 40)
-    assert metrics(run) == metrics(stopped)
+    assert bits_at(run, 40) == bits_at(stopped_run, 40)
+    assert metrics(run) == metrics(stopped_run)
 
 
-def test_what_was_written_to_the_metrics_after_the_newest_checkpoint_is_cut_off(stopped: Path, tmp_path: Path) -> None:
-    config = runs.read_config(stopped)
-    run = copied(stopped, tmp_path / "run")
+def test_metrics_after_the_newest_checkpoint_are_cut_off(stopped_run: Path, tmp_path: Path) -> None:
+    config = runs.read_config(stopped_run)
+    run = copied(stopped_run, tmp_path / "run")
     for more in (b'{"step": 41, "loss": 1.0}\n', b'{"step": 42, "lo', b"\0\0\0\0"):
         with (run / "metrics.jsonl").open("ab") as file:
             file.write(more)
     with runs.writing(run):
-        _, manifest = runs.resume(run, config, pytest.fail)
-        with runs.Metrics(run / "metrics.jsonl", manifest["metrics"]):
+        resumed = runs.resume(run, config, pytest.fail, config.state_like())
+        assert resumed is not None
+        _, manifest = resumed
+        with runs.MetricsFile(run / "metrics.jsonl", manifest["metrics"]):
             pass
-    assert metrics(run) == metrics(stopped)
+    assert metrics(run) == metrics(stopped_run)
 
 
 CHANGES = [
-    ('"learning_rate": 0.04', '"learning_rate": 0.05', "learning_rate is 0.04 there and 0.05 here"),
-    ('"weight_decay": 0.25', '"weight_decay": 0.35', "weight_decay is 0.25 there and 0.35 here"),
-    ('"batch_size": 32', '"batch_size": 33', "batch_size is 32 there and 33 here"),
-    ('"schedule_steps": 60', '"schedule_steps": 70', "schedule_steps is 60 there and 70 here"),
+    ('"learning_rate": 0.04', '"learning_rate": 0.05', "optimizer.learning_rate is 0.04 there and 0.05 here"),
+    ('"weight_decay": 0.25', '"weight_decay": 0.35', "optimizer.weight_decay is 0.25 there and 0.35 here"),
+    ('"batch_size": 32', '"batch_size": 33', "schedule.batch_size is 32 there and 33 here"),
+    ('"schedule_steps": 60', '"schedule_steps": 70', "schedule.schedule_steps is 60 there and 70 here"),
     ('"held_out": 0.2', '"held_out": 0.3', "task.held_out is 0.2 there and 0.3 here"),
-    ('"loss_on": "answer"', '"loss_on": "all"', "loss_on is answer there and all here"),
-    ('"clip_norm": null', '"clip_norm": 1.0', "clip_norm is None there and 1.0 here"),
+    ('"loss_on": "answer"', '"loss_on": "all"', "schedule.loss_on is answer there and all here"),
+    ('"clip_norm": null', '"clip_norm": 1.0', "optimizer.clip_norm is None there and 1.0 here"),
 ]
 
 
-def test_a_configuration_in_which_digits_are_others_is_refused_with_each(stopped: Path, tmp_path: Path) -> None:
-    run = copied(stopped, tmp_path / "run")
+def test_a_configuration_in_which_digits_are_others_is_refused_with_each(stopped_run: Path, tmp_path: Path) -> None:
+    run = copied(stopped_run, tmp_path / "run")
     text = (run / "config.json").read_text()
     for old, new, message in CHANGES:
         assert old in text
@@ -277,30 +281,30 @@ def test_a_configuration_in_which_digits_are_others_is_refused_with_each(stopped
     both = text.replace(*CHANGES[0][:2]).replace(*CHANGES[1][:2]).replace('"seed": 0', '"seed": 1')
     (run / "config.json").write_text(both)
     err = train("--resume", run).err
-    for message in (CHANGES[0][2], CHANGES[1][2], "task.seed is 0 there and 1 here", "; seed is 0 there and 1 here"):
+    for message in (CHANGES[0][2], CHANGES[1][2], "schedule.seed is 0 there and 1 here"):
         assert message in err
 
 
 @pytest.mark.faults
 @pytest.mark.filterwarnings("ignore:The field .* is annotated with type:UserWarning")
 def test_a_configuration_of_which_a_bit_is_flipped_is_refused_in_one_line_or_means_the_same(
-    stopped: Path, tmp_path: Path, record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch
+    stopped_run: Path, tmp_path: Path, record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is no JSON, no option, no number, another number: never a traceback, and never another run unnoticed."""
-    run = copied(stopped, tmp_path / "run")
+    run = copied(stopped_run, tmp_path / "run")
     good, chance = (run / "config.json").read_bytes(), random.Random(5)
     before = files(run)
     n_refused, n_same, n = 0, 0, 250
-    reached: list[dict] = []
-    monkeypatch.setattr(runs, "Metrics", lambda *_: pytest.fail("a step further"))
-    resume = runs.resume
+    reached: list[RunConfig] = []
+    monkeypatch.setattr(session, "MetricsFile", lambda *_: pytest.fail("a step further"))
+    resume = folder.resume
 
-    def only_resume(path: Path, config: dict, warn: Callable[[str], None], like: TrainState) -> None:
+    def only_resume(path: Path, config: RunConfig, warn: Callable[[str], None], like: TrainState) -> None:
         resume(path, config, warn, like)
         reached.append(config)
         raise InputError("it would go on")
 
-    monkeypatch.setattr(runs, "resume", only_resume)
+    monkeypatch.setattr(folder, "resume", only_resume)
     wrong: list[str] = []
     for _ in range(n):
         changed = differs(good, chance)
@@ -318,14 +322,13 @@ def test_a_configuration_of_which_a_bit_is_flipped_is_refused_in_one_line_or_mea
     assert not wrong, "\n".join(wrong)
     assert n_refused > n / 2
     for config in reached:  # it is the same run but for what may be changed in one
-        changed = {name for name, value in runs.read_config(run).items() if config.get(name) != value}
-        assert changed <= set(runs.KEEPING), changed
+        assert not changes(runs.read_config(run), config)
     assert files(run) == before
     tell(record_property, flips=n, refused=n_refused, of_what_may_change=n_same)
 
 
-def test_a_lost_configuration_is_one_line(stopped: Path, tmp_path: Path) -> None:
-    run = copied(stopped, tmp_path / "run")
+def test_a_lost_configuration_is_one_line(stopped_run: Path, tmp_path: Path) -> None:
+    run = copied(stopped_run, tmp_path / "run")
     (run / "config.json").unlink()
     ended = train("--resume", run)
     assert (ended.status, ended.out) == (2, "")

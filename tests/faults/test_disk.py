@@ -16,9 +16,6 @@ from typing import Any
 
 import pytest
 from harness import (
-    SHORT,
-    SMALL,
-    STEPS,
     before,
     bits_at,
     check_clean,
@@ -36,9 +33,10 @@ from harness import (
     train,
     wait_for,
 )
+from scripts import SMALL, STEPS, TINY
 
 from jaxcalc import InputError, runs
-from jaxcalc.runs import checkpoint, figures, share
+from jaxcalc.runs import checkpoint, figures, guard, results
 
 # Orbax leaves to the garbage what was still to be written when a save fails.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine")
@@ -87,9 +85,9 @@ def limited(n_bytes: int) -> Callable[[Any], Any]:
 
 
 def test_a_checkpoint_that_does_not_fit_is_one_line_and_the_others_stay(
-    stopped: Path, whole: Path, tmp_path: Path
+    stopped_run: Path, small_run: Path, tmp_path: Path
 ) -> None:
-    run = copied(stopped, tmp_path / "run")
+    run = copied(stopped_run, tmp_path / "run")
 
     def within_limit(original: Any) -> Any:
         def save(writer: checkpoint.Writer, *args: Any, **kwargs: Any) -> None:
@@ -105,15 +103,15 @@ def test_a_checkpoint_that_does_not_fit_is_one_line_and_the_others_stay(
         ended, f"cannot write {run / 'checkpoints'}/0000", "bytes of arrays): ", "the intact checkpoints are those of"
     )
     assert "go on with --resume" in ended.err
-    intact = runs.snapshot_steps(run)
+    intact = runs.checkpoint_steps(run)
     assert {0, 20, 40} <= set(intact)
     assert f"steps {', '.join(map(str, intact))};" in ended.err
     for step in intact:
-        assert bits_at(run, step) == bits_at(whole, step)
+        assert bits_at(run, step) == bits_at(small_run, step)
     check_unlocked(run)
     assert train("--resume", run).status == 0
     check_clean(run)
-    check_same_run(run, whole)
+    check_same_run(run, small_run)
 
 
 @contextlib.contextmanager
@@ -139,61 +137,63 @@ def fill(folder: Path, leave: int) -> Path:
 
 @pytest.mark.faults
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
-    stopped: Path, whole: Path, tmp_path: Path
+    stopped_run: Path, small_run: Path, tmp_path: Path
 ) -> None:
     with small_disk(tmp_path / "disk", "4m"):
-        run = copied(stopped, tmp_path / "disk" / "run")
+        run = copied(stopped_run, tmp_path / "disk" / "run")
         filler = fill(tmp_path / "disk", 60_000)
         ended = train("--resume", run)
         check_refused(ended, f"cannot write {run}/", "No space left on device", " bytes")
         assert newest(run) >= 40
-        assert bits_at(run, 40) == bits_at(stopped, 40)
+        assert bits_at(run, 40) == bits_at(stopped_run, 40)
         check_unlocked(run)
         filler.unlink()
         assert train("--resume", run).status == 0
         check_clean(run)
-        check_same_run(run, whole)
+        check_same_run(run, small_run)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("leave", [0, 4096, 8192, 16_384, 32_768, 65_536, 98_304, 131_072, 196_608, 262_144])
-def test_a_disk_that_is_full_at_any_point_is_one_line(stopped: Path, whole: Path, tmp_path: Path, leave: int) -> None:
+def test_a_disk_that_fills_up_at_any_point_is_one_line(
+    stopped_run: Path, small_run: Path, tmp_path: Path, leave: int
+) -> None:
     """Also for a checkpoint's manifest, a line of metrics.jsonl, the model, the figure and the summary."""
     with small_disk(tmp_path / "disk", "4m"):
-        run = copied(stopped, tmp_path / "disk" / "run")
+        run = copied(stopped_run, tmp_path / "disk" / "run")
         filler = fill(tmp_path / "disk", leave)
         ended = train("--resume", run)
         check_refused(ended, str(run))
         assert newest(run) >= 40
-        assert bits_at(run, newest(run)) == bits_at(whole, newest(run))
+        assert bits_at(run, newest(run)) == bits_at(small_run, newest(run))
         assert not (run / "summary.json").exists()
         filler.unlink()
         assert train("--resume", run).status == 0
-        check_same_run(run, whole)
+        check_same_run(run, small_run)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
     ("owner", "name", "file"),
     [
-        (runs.Metrics, "write", "metrics.jsonl"),
-        (share, "save_params", "model.safetensors"),
+        (runs.MetricsFile, "write", "metrics.jsonl"),
+        (results, "save_params", "model.safetensors"),
         (figures, "learning_curve", "learning_curve.png"),
-        (runs, "write_json", "summary.json"),
+        (results, "write_json", "summary.json"),
         (checkpoint, "_complete", "manifest.json"),
-        (runs, "save_nonfinite", "nonfinite"),
+        (guard, "save_nonfinite", "nonfinite"),
     ],
 )
 def test_each_file_that_does_not_fit_is_named(
-    stopped: Path, whole: Path, tmp_path: Path, owner: Any, name: str, file: str
+    stopped_run: Path, small_run: Path, tmp_path: Path, owner: Any, name: str, file: str
 ) -> None:
-    run = copied(stopped, tmp_path / "run")
+    run = copied(stopped_run, tmp_path / "run")
     size = {"metrics.jsonl": (run / "metrics.jsonl").stat().st_size + 100, "nonfinite": 400}.get(file, 50)
     arguments: list[str | Path] = ["--resume", run]
     if file == "nonfinite":
         shutil.rmtree(run)
-        arguments = ["--run-dir", run, *SHORT, "--optimizer", "sgd", "--learning-rate", "1e30"]
-    if file == "summary.json":  # config.json is written by the same function
+        arguments = ["--run-dir", run, *SMALL, "--optimizer", "sgd", "--learning-rate", "1e30"]
+    if file == "summary.json":
 
         def only_summary(original: Any) -> Any:
             return lambda path, value: (limited(size)(original) if path.name == file else original)(path, value)
@@ -212,14 +212,14 @@ def test_each_file_that_does_not_fit_is_named(
     assert newest(run) >= 40
     assert train("--resume", run).status == 0
     check_clean(run)
-    check_same_run(run, whole)
+    check_same_run(run, small_run)
 
 
-def test_a_second_writer_is_refused_and_changes_nothing(stopped: Path, tmp_path: Path) -> None:
-    run = copied(stopped, tmp_path / "run")
+def test_a_second_writer_is_refused_and_changes_nothing(stopped_run: Path, tmp_path: Path) -> None:
+    run = copied(stopped_run, tmp_path / "run")
     with runs.writing(run):
         found = files(run)
-        for arguments in (["--resume", run], ["--run-dir", run, *SHORT, "--overwrite"]):
+        for arguments in (["--resume", run], ["--run-dir", run, *SMALL, "--overwrite"]):
             ended = train(*arguments)
             check_refused(ended, f"{run} is being written by process {os.getpid()} on ", "wait for it or stop it")
             assert ended.err.count("\n") == 1
@@ -230,11 +230,11 @@ def test_a_second_writer_is_refused_and_changes_nothing(stopped: Path, tmp_path:
 @pytest.mark.faults
 def test_a_writer_that_is_killed_leaves_the_folder_free(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with start("--run-dir", run, *SMALL, "--steps", "100000", "--checkpoint-every", "20") as process:
+    with start("--run-dir", run, *TINY, "--steps", "100000", "--checkpoint-every", "20") as process:
         wait_for(lambda: newest(run) >= 20, process)
         os.kill(process.pid, signal.SIGSTOP)  # nothing changes meanwhile
         found = files(run)
-        for arguments in (["--resume", run], ["--run-dir", run, *SHORT], ["--run-dir", run, *SHORT, "--overwrite"]):
+        for arguments in (["--resume", run], ["--run-dir", run, *SMALL], ["--run-dir", run, *SMALL, "--overwrite"]):
             clock = time.monotonic()
             ended = train(*arguments)
             assert time.monotonic() - clock < 10
@@ -279,14 +279,14 @@ def passable(path: Path) -> Iterator[None]:
             folder.chmod(mode)
 
 
-def test_a_folder_of_somebody_else_is_one_line(stopped: Path, tmp_path: Path) -> None:
-    run = copied(stopped, tmp_path / "run")
+def test_a_folder_of_somebody_else_is_one_line(stopped_run: Path, tmp_path: Path) -> None:
+    run = copied(stopped_run, tmp_path / "run")
     found = files(run)
     with passable(tmp_path):
         for arguments in (
             ["--resume", run],
-            ["--run-dir", run, *SHORT, "--overwrite"],
-            ["--run-dir", tmp_path / "new", *SHORT],
+            ["--run-dir", run, *SMALL, "--overwrite"],
+            ["--run-dir", tmp_path / "new", *SMALL],
             ["--fork", f"{run}@20", "--run-dir", tmp_path / "new" / "fork"],
         ):
             with another_user():
@@ -297,43 +297,43 @@ def test_a_folder_of_somebody_else_is_one_line(stopped: Path, tmp_path: Path) ->
     assert not (tmp_path / "new").exists()
 
 
-def test_a_folder_into_which_one_may_not_look_is_one_line(stopped: Path, tmp_path: Path) -> None:
+def test_a_folder_into_which_one_may_not_look_is_one_line(stopped_run: Path, tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o700)
-    run = copied(stopped, tmp_path / "closed" / "run")
+    run = copied(stopped_run, tmp_path / "closed" / "run")
     with passable(tmp_path):
-        for arguments in (["--run-dir", run, *SHORT], ["--resume", run], ["--fork", f"{run}@20"]):
+        for arguments in (["--run-dir", run, *SMALL], ["--resume", run], ["--fork", f"{run}@20"]):
             with another_user():
                 ended = train(*arguments)
             check_refused(ended, str(run))
 
 
-def test_a_disk_that_cannot_be_written_is_one_line(stopped: Path, tmp_path: Path) -> None:
+def test_a_disk_that_cannot_be_written_is_one_line(stopped_run: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "4m") as remount:
-        run = copied(stopped, tmp_path / "disk" / "run")
+        run = copied(stopped_run, tmp_path / "disk" / "run")
         found = files(run)
         remount("ro")
-        for arguments in (["--resume", run], ["--run-dir", tmp_path / "disk" / "new", *SHORT]):
+        for arguments in (["--resume", run], ["--run-dir", tmp_path / "disk" / "new", *SMALL]):
             ended = train(*arguments)
             check_refused(ended, "cannot write to ", "Read-only file system")
             assert ended.err.count("\n") == 1
-        assert bits_at(run, 40) == bits_at(stopped, 40)  # it can still be read
+        assert bits_at(run, 40) == bits_at(stopped_run, 40)  # it can still be read
         assert files(run) == found
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("name", ["runs/one", "a run", "ünï cødé/数 🧮", "'quoted' \"run\"", "-dash", "a@b", "100%"])
 def test_any_name_of_a_folder_trains_stops_and_goes_on(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with stop_at_write(4):
-        ended = train(f"--run-dir={name}", *SHORT)
+        ended = train(f"--run-dir={name}", *SMALL)
     assert ended.status == 128 + signal.SIGTERM, ended.err
-    assert bits_at(Path(name), newest(Path(name))) == bits_at(whole, newest(Path(name)))
+    assert bits_at(Path(name), newest(Path(name))) == bits_at(small_run, newest(Path(name)))
     ended = train(f"--resume={name}")
     assert ended.status == 0, ended.err
     check_clean(tmp_path / name)
-    check_same_run(tmp_path / name, whole)
+    check_same_run(tmp_path / name, small_run)
     run = runs.load_run(Path(name))
     assert int(runs.load_snapshot(run, 30).step) == 30
     ended = train("--fork", f"{name}@50", "--run-dir", f"{name} forked") if name[0] != "-" else None
@@ -347,32 +347,32 @@ def scramble(folder: Path, chance: random.Random) -> None:
         os.utime(path, (when, when))
 
 
-def test_the_newest_is_newest_by_its_step_whatever_the_clock_said(stopped: Path, tmp_path: Path) -> None:
-    run = copied(stopped, tmp_path / "run")
+def test_the_newest_is_newest_by_its_step_whatever_the_clock_said(stopped_run: Path, tmp_path: Path) -> None:
+    run = copied(stopped_run, tmp_path / "run")
     for seed in range(5):
         scramble(run, random.Random(seed))
         for step, year in ((0, 2035), (40, 1999)):  # and in the opposite order
             os.utime(run / "checkpoints" / f"{step:06}", (year * 31_556_952.0 - 6.2e10,) * 2)
-        state, _ = checkpoint.restore_newest(run / "checkpoints", runs.state_like(runs.read_config(run)), pytest.fail)
+        state, _ = checkpoint.restore_newest(run / "checkpoints", runs.read_config(run).state_like(), pytest.fail)
         assert int(state.step) == 40
         checkpoint.prune(run / "checkpoints", kept={0}, newest=4 - seed // 2)
-    assert runs.snapshot_steps(run) == [0, 30, 40]
+    assert runs.checkpoint_steps(run) == [0, 30, 40]
 
 
 @pytest.mark.faults
-def test_a_run_that_is_moved_or_copied_goes_on_there_bit_for_bit(stopped: Path, whole: Path, tmp_path: Path) -> None:
-    copy = copied(stopped, tmp_path / "some" / "where" / "copy")
-    shutil.move(copied(stopped, tmp_path / "run"), tmp_path / "moved")
+def test_a_moved_or_copied_run_goes_on_there_bit_for_bit(stopped_run: Path, small_run: Path, tmp_path: Path) -> None:
+    copy = copied(stopped_run, tmp_path / "some" / "where" / "copy")
+    shutil.move(copied(stopped_run, tmp_path / "run"), tmp_path / "moved")
     scramble(tmp_path / "moved", random.Random(7))
     for run in (copy, tmp_path / "moved"):
         ended = train("--resume", run)
         assert ended.status == 0, ended.err
         assert "warning" not in ended.err
-        check_same_run(run, whole)
+        check_same_run(run, small_run)
     link = tmp_path / "link"
-    link.symlink_to(copied(stopped, tmp_path / "target"))
+    link.symlink_to(copied(stopped_run, tmp_path / "target"))
     assert train("--resume", link).status == 0
-    check_same_run(tmp_path / "target", whole)
+    check_same_run(tmp_path / "target", small_run)
 
 
 @pytest.mark.faults
@@ -383,7 +383,7 @@ def test_a_limit_on_files_of_a_process_is_one_line(
     if sys.platform != "linux":
         pytest.skip("as Linux says it")
     run = tmp_path / "run"
-    with start("--run-dir", run, *SHORT) as process:
+    with start("--run-dir", run, *SMALL) as process:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (6_000, 6_000))
         err = process.communicate(timeout=240)[1]
     assert process.returncode == 2, err
@@ -397,9 +397,9 @@ def test_a_limit_on_files_of_a_process_is_one_line(
 
 
 @pytest.mark.faults
-def test_the_folder_is_held_until_the_last_save_is_over(stopped: Path, tmp_path: Path) -> None:
+def test_the_folder_is_held_until_the_last_save_is_over(stopped_run: Path, tmp_path: Path) -> None:
     """Also where the run ends with an error while a checkpoint is being written in the background."""
-    run = copied(stopped, tmp_path / "run")
+    run = copied(stopped_run, tmp_path / "run")
     over: list[bool] = []
 
     def slow(original: Any) -> Any:
@@ -413,7 +413,7 @@ def test_the_folder_is_held_until_the_last_save_is_over(stopped: Path, tmp_path:
     def fail() -> None:
         raise InputError("the disk is full")
 
-    with patched(checkpoint, "_complete", slow), patched(runs.Metrics, "write", before(nth(3, fail))):
+    with patched(checkpoint, "_complete", slow), patched(runs.MetricsFile, "write", before(nth(3, fail))):
         check_refused(train("--resume", run), "the disk is full")
         ended_first = not over
         while not over:

@@ -1,4 +1,4 @@
-"""kill -9 at any moment loses nothing that was saved, and what goes on from there is what nothing interrupted."""
+"""kill -9 at any moment loses nothing that was saved, and the run goes on as if nothing had interrupted it."""
 
 import contextlib
 import json
@@ -17,14 +17,30 @@ from typing import Any, ClassVar
 import jax
 import pytest
 import saver
-from harness import SHORT, SMALL, bits, check_clean, check_same_run, copied, files, newest, start, tell, train, wait_for
+from harness import (
+    bits,
+    bits_at,
+    check_clean,
+    check_same_run,
+    check_unlocked,
+    copied,
+    files,
+    metrics,
+    newest,
+    start,
+    steps_of,
+    tell,
+    train,
+    wait_for,
+)
+from scripts import SMALL, TINY
 
 from jaxcalc import runs
 from jaxcalc.runs import checkpoint, manifest
 from jaxcalc.runs.manifest import check_files
 
 LAST = 240
-CHAIN = (*SMALL, "--steps", str(LAST), "--checkpoint-every", "20", "--snapshots", "6")
+CHAIN = (*TINY, "--steps", str(LAST), "--checkpoint-every", "20", "--snapshots", "6")
 N_KILLS, MOST_IN_A_CHAIN = 60, 12
 """Of whole runs in the long test."""
 N_ENDED = 5
@@ -45,23 +61,47 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_run_that_is_killed_twice_is_bit_for_bit_one_that_was_not(whole: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_and_then_interrupted_loses_nothing(small_run: Path, tmp_path: Path) -> None:
+    """A kill -9, another writer meanwhile, and Ctrl-C in a run that is made longer: bit for bit `small_run`."""
     run = tmp_path / "run"
-    for step, arguments in ((10, ["--run-dir", run, *SHORT]), (30, ["--resume", run])):
-        with start(*arguments) as process:
-            wait_for(lambda step=step: newest(run) >= step, process)
-            os.kill(process.pid, signal.SIGSTOP)
-            ended = train("--resume", run)  # the second writer
-            process.kill()
-        assert process.returncode == -signal.SIGKILL
-        assert ended.status == 2
-        assert f"{run} is being written by process {process.pid} on " in ended.err
-        assert ended.err.count("\n") == 1
-    ended = train("--resume", run)
-    assert ended.status == 0, ended.err
-    assert "not bit for bit" not in ended.err
+    with start("--run-dir", run, *SMALL) as process:
+        wait_for(lambda: newest(run) >= 10, process)
+        os.kill(process.pid, signal.SIGSTOP)
+        ended = train("--resume", run)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert ended.status == 2
+    assert f"{run} is being written by process {process.pid} on " in ended.err
+    assert ended.err.count("\n") == 1
+    check_same_steps(run, small_run)
+
+    with start("--resume", run, "--steps", "100000", "--json") as process:
+        wait_for(lambda: newest(run) >= 30, process)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "stopping after these steps" in err
+    assert "Stopped by SIGINT after" in err
+    assert "Traceback" not in err
+    assert "not bit for bit" not in err
+    result = json.loads(out)  # with --json, this alone is on stdout
+    assert 30 <= result["steps"] < 100_000
+    assert result["steps"] == newest(run)
+    assert steps_of(run) == list(range(1, newest(run) + 1))
+    assert not (run / "summary.json").exists()
     check_clean(run)
-    check_same_run(run, whole)
+    check_unlocked(run)
+    check_same_steps(run, small_run)
+
+
+def check_same_steps(run: Path, reference: Path) -> None:
+    """Check that a run was bit for bit another one, as far as both went."""
+    last = min(newest(run), newest(reference))
+    rows = [[row for row in metrics(each) if row["step"] <= last] for each in (run, reference)]
+    assert rows[0] == rows[1]
+    for step in runs.checkpoint_steps(reference):
+        if step <= last:
+            assert bits_at(run, step) == bits_at(reference, step)
 
 
 @pytest.mark.faults
@@ -72,7 +112,7 @@ def test_runs_that_are_killed_at_random_moments_are_bit_for_bit_one_that_was_not
     clock = time.monotonic()
     with start("--run-dir", tmp_path / "first", *CHAIN) as process:
         assert process.wait(240) == 0
-    whole = time.monotonic() - clock
+    uninterrupted_seconds = time.monotonic() - clock
     check_same_run(tmp_path / "first", uninterrupted)
     shutil.rmtree(tmp_path / "first")
     n_kills, n_chains = 0, 0
@@ -83,11 +123,11 @@ def test_runs_that_are_killed_at_random_moments_are_bit_for_bit_one_that_was_not
             before = newest(run)
             with start(*go_on(run)) as process:
                 if chance.random() < 0.5:  # any time at all, or soon after it began to write
-                    delay = chance.uniform(0, 0.8 * whole)
+                    delay = chance.uniform(0, 0.8 * uninterrupted_seconds)
                 else:
                     with contextlib.suppress(AssertionError):
                         wait_for(lambda: writer_of(run) == process.pid, process)  # noqa: B023
-                    delay = chance.uniform(0, 0.3 * whole)
+                    delay = chance.uniform(0, 0.3 * uninterrupted_seconds)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(delay if n_chain < MOST_IN_A_CHAIN else None)
                 process.kill()
@@ -180,7 +220,7 @@ def check_left(folder: Path, least: int) -> int:
     assert bits(state) == bits(saver.state_of(step))
     for other in there[:-1]:
         check_files(checkpoints / f"{other:06}", checkpoint.read_manifest(checkpoints, other))
-    with runs.Metrics(folder / "metrics.jsonl", manifest["metrics"]):
+    with runs.MetricsFile(folder / "metrics.jsonl", manifest["metrics"]):
         pass
     assert [row["step"] for row in runs.read_metrics(folder)] == list(range(1, step + 1))
     return step
@@ -190,7 +230,7 @@ def saved(folder: Path, *steps: int, moments: bool = False) -> None:
     """Save states of `saver` here, the last of them watched."""
     copies = folder.with_name("copies")
     copies.mkdir(exist_ok=True)
-    with runs.Metrics(folder / "metrics.jsonl") as metrics:
+    with runs.MetricsFile(folder / "metrics.jsonl") as metrics:
         writer = checkpoint.Writer(folder / "checkpoints", {"of": "a test"}, saver.KEPT, saver.NEWEST)
         for step in steps:
             with Moments(folder, copies) if moments and step == steps[-1] else contextlib.nullcontext():
@@ -215,7 +255,7 @@ def test_a_kill_at_any_call_of_a_deletion_leaves_the_others(tmp_path: Path) -> N
     folder = tmp_path / "folder"
     folder.mkdir()
     saved(folder, 10, 20, 30)
-    whole = files(folder / "checkpoints" / "000020")
+    good = files(folder / "checkpoints" / "000020")
     with Moments(folder, tmp_path / "copies") as moments:
         checkpoint.remove(folder / "checkpoints" / "000030")
     assert moments.n > 5
@@ -225,19 +265,19 @@ def test_a_kill_at_any_call_of_a_deletion_leaves_the_others(tmp_path: Path) -> N
         assert checkpoint.steps(copy / "checkpoints") == [20]
         assert checkpoint.clean(copy / "checkpoints") in (["000030"], [])
         assert checkpoint.clean(copy / "checkpoints") == []
-        assert files(copy / "checkpoints" / "000020") == whole
+        assert files(copy / "checkpoints" / "000020") == good
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_kill_at_any_call_of_beginning_a_run_leaves_a_folder_in_which_it_can_begin(
-    tmp_path: Path, whole: Path, overwrite: bool
+    tmp_path: Path, small_run: Path, overwrite: bool
 ) -> None:
     if overwrite:
-        copied(whole, tmp_path / "run")
+        copied(small_run, tmp_path / "run")
     else:
         (tmp_path / "run").mkdir()
     with Moments(tmp_path / "run", tmp_path / "copies") as moments, runs.writing(tmp_path / "run"):
-        runs.start_run(tmp_path / "run", {}, overwrite)
+        runs.start_run(tmp_path / "run", runs.RunConfig(), overwrite)
     assert moments.n > 2
     for copy in sorted((tmp_path / "copies").iterdir()):
         runs.check_free(copy, overwrite=True)
@@ -271,7 +311,7 @@ def test_a_save_that_ends_at_any_stage_of_it_does_not_count_before_its_manifest_
 ) -> None:
     saved(tmp_path, 10, 20, 30)
     writer = checkpoint.Writer(tmp_path / "checkpoints", {"of": "a test"}, saver.KEPT, saver.NEWEST)
-    with runs.Metrics(
+    with runs.MetricsFile(
         tmp_path / "metrics.jsonl", checkpoint.read_manifest(tmp_path / "checkpoints", 30)["metrics"]
     ) as m:
         m.write(*({"step": step} for step in range(31, 41)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import chex
 import pytest
-from test_processes import TINY, alone, start, together
+from scripts import run_script, start_two
 
 import jaxcalc
 from jaxcalc import runs
@@ -15,15 +15,19 @@ from jaxcalc.scale import processes
 
 pytestmark = pytest.mark.faults
 MOST_SECONDS = 30
-OPTIONS = [*TINY[: TINY.index("--steps")], "--steps", "4000", "--schedule-steps", "60", "--mesh", "data=4",
-           "--snapshots", "1", "--checkpoint-every", "20", "--json"]  # fmt: skip
+OPTIONS = (
+    "--ops", "plus", "--max-number", "9", "--model.d-model", "16", "--model.n-heads", "2", "--model.d-ff", "32",
+    "--model.n-layers", "1", "--batch-size", "16", "--optimizer", "adamw", "--mesh", "data=4",
+    "--schedule-steps", "60", "--snapshots", "1", "--checkpoint-every", "20", "--json",
+)  # fmt: skip
+LONG = (*OPTIONS, "--steps", "4000")
 
 
 @pytest.mark.parametrize("killed", [0, 1])
 @pytest.mark.parametrize("moment", ["at the start", "while compiling", "while training", "later"])
 def test_the_other_stops_and_says_so(killed: int, moment: str, tmp_path: Path) -> None:
     path = tmp_path / "run"
-    started = start(*OPTIONS, "--run-dir", path)
+    started = start_two("train", *LONG, "--run-dir", path)
     rng = random.Random(f"{killed} {moment}")
     if moment == "at the start":
         time.sleep(rng.uniform(2.0, 3.0))
@@ -45,20 +49,25 @@ def test_the_other_stops_and_says_so(killed: int, moment: str, tmp_path: Path) -
 
 def test_the_run_goes_on_with_any_number_of_processes(tmp_path: Path) -> None:
     """Killed once in two processes, then finished by one, by two, and never killed: the same parameters."""
-    options = [*OPTIONS[: OPTIONS.index("--steps")], "--steps", "60", *OPTIONS[OPTIONS.index("--schedule-steps") :]]
-    alone(*options, "--run-dir", tmp_path / "whole")
+    assert run_script("train", *OPTIONS, "--steps", "60", "--run-dir", tmp_path / "whole").status == 0
     expected = jaxcalc.load_run(tmp_path / "whole").params
-    for name, finish in (("one", alone), ("two", together)):
-        path = tmp_path / name
-        started = start(*OPTIONS, "--run-dir", path)
+    for n_processes in (1, 2):
+        path = tmp_path / f"{n_processes}"
+        started = start_two("train", *LONG, "--run-dir", path)
         wait_for(path / runs.CHECKPOINTS / "000020" / "manifest.json")
         started[1].kill()
         for process in started:
             process.communicate(timeout=90)
-        assert 20 <= max(runs.snapshot_steps(path)) < 4000
-        if max(runs.snapshot_steps(path)) > 60:
+        assert 20 <= max(runs.checkpoint_steps(path)) < 4000
+        if max(runs.checkpoint_steps(path)) > 60:
             pytest.skip("the kill came later than the end of the comparison")
-        finish("--resume", path, "--steps", "60", "--json")
+        resume = ["--resume", path, "--steps", "60", "--json"]
+        if n_processes == 1:
+            assert run_script("train", *resume).status == 0
+        else:
+            for process in start_two("train", *resume):
+                _, err = process.communicate(timeout=120)
+                assert process.returncode == 0, err
         chex.assert_trees_all_close(jaxcalc.load_run(path).params, expected, rtol=1e-3, atol=1e-4)
 
 

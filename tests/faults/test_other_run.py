@@ -1,5 +1,6 @@
 """A run goes on only as the run that it is: whatever is other is refused, with every difference."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -22,9 +23,9 @@ def leaves(state: TrainState) -> dict[str, str]:
     return {name: f"{leaf.dtype}{list(leaf.shape)}".replace(" ", "") for name, leaf in found.items()}
 
 
-def check_refused(run: Path, config: dict[str, Any]) -> int:
+def check_refused(run: Path, config: runs.RunConfig) -> int:
     """Check that a run is not read as one of another configuration, and that every leaf that differs is listed."""
-    there, here = (leaves(runs.state_like(each)) for each in (config_of(run), config))
+    there, here = (leaves(each.state_like()) for each in (config_of(run), config))
     differ = [name for name in {**there, **here} if there.get(name) != here.get(name)]
     with pytest.raises(InputError, match="is of another model, optimizer or dtype: ") as error:
         runs.load_checkpoint(run, config, 40)
@@ -42,37 +43,40 @@ def check_refused(run: Path, config: dict[str, Any]) -> int:
         {"model": {"n_heads": 4}},
         {"model": {"d_ff": 64}},
         {"model": {"n_layers": 2}},
-        {"model": {"vocab_size": 15}},
-        {"model": {"context_length": 6}},
-        {"optimizer": "adamw"},
-        {"optimizer": "sgd"},
-        {"optimizer": "sgd", "model": {"n_layers": 2, "d_model": 32}},
+        {"task": {"max_number": 7}},
+        {"task": {"max_number": 21}},
+        {"optimizer": {"optimizer": "adamw"}},
+        {"optimizer": {"optimizer": "sgd"}},
+        {"optimizer": {"optimizer": "sgd"}, "model": {"n_layers": 2, "d_model": 32}},
     ],
     ids=str,
 )
-def test_another_model_or_optimizer_is_refused_with_every_leaf(stopped: Path, change: dict[str, Any]) -> None:
-    config = config_of(stopped)
-    other = {**config, **change, "model": {**config["model"], **change.get("model", {})}}
-    assert check_refused(stopped, other) > 0
+def test_another_model_or_optimizer_is_refused_with_every_leaf(stopped_run: Path, change: dict[str, Any]) -> None:
+    config = config_of(stopped_run)
+    sections = {name: dataclasses.replace(getattr(config, name), **entries) for name, entries in change.items()}
+    other = dataclasses.replace(config, **sections)
+    assert check_refused(stopped_run, other) > 0
 
 
-def test_another_task_is_refused_with_every_difference(stopped: Path) -> None:
+def test_another_task_is_refused_with_every_difference(stopped_run: Path) -> None:
     """The same shapes, and still another run."""
-    config = config_of(stopped)
-    task = {**config["task"], "operations": ["minus", "plus", "times", "divided by"], "seed": 3, "held_out": 0.3}
-    other = {**config, "task": {**task, "copies": {"times": 4, "divided by": 3}}, "seed": 3, "batch_size": 16}
+    config = config_of(stopped_run)
+    ops = ("minus", "plus", "times", "divided-by")
+    task = dataclasses.replace(config.task, ops=ops, held_out=0.3, copies=4)
+    schedule = dataclasses.replace(config.schedule, seed=3, batch_size=16)
+    other = dataclasses.replace(config, task=task, schedule=schedule, task_seed=3)
     with pytest.raises(InputError, match=r"is of another run than config\.json") as error:
-        runs.load_checkpoint(stopped, other, 40)
+        runs.load_checkpoint(stopped_run, other, 40)
     listed = str(error.value).split("config.json: ")[1].split("; ")
     assert sorted(line.split(" is ")[0] for line in listed) == [
-        "batch_size", "seed", "task.copies.times", "task.held_out", "task.operations", "task.seed",
+        "schedule.batch_size", "schedule.seed", "task.copies", "task.held_out", "task.ops", "task_seed",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
-def test_another_dtype_is_refused_and_nothing_is_cast(stopped: Path, tmp_path: Path, dtype: str) -> None:
-    state, manifest = runs.load_checkpoint(stopped, config_of(stopped), 40)
-    like = runs.state_like(config_of(stopped))
+def test_another_dtype_is_refused_and_nothing_is_cast(stopped_run: Path, tmp_path: Path, dtype: str) -> None:
+    state, manifest = runs.load_checkpoint(stopped_run, config_of(stopped_run), 40)
+    like = config_of(stopped_run).state_like()
 
     def cast(leaf: jax.Array) -> np.ndarray:
         is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -110,9 +114,9 @@ def test_another_dtype_is_refused_and_nothing_is_cast(stopped: Path, tmp_path: P
     ],
 )  # fmt: skip
 def test_a_run_is_not_resumed_with_other_options(
-    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], differences: list[str]
+    stopped_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], differences: list[str]
 ) -> None:
-    run = copied(stopped, tmp_path / "run")
+    run = copied(stopped_run, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     before = files(run)
     ended = train("--resume", run, *arguments)
@@ -125,14 +129,14 @@ def test_a_run_is_not_resumed_with_other_options(
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_run_is_resumed_or_forked_but_not_both(stopped: Path) -> None:
-    ended = train("--resume", stopped, "--fork", f"{stopped}@20")
+def test_a_run_is_resumed_or_forked_but_not_both(stopped_run: Path) -> None:
+    ended = train("--resume", stopped_run, "--fork", f"{stopped_run}@20")
     assert (ended.status, ended.err.count("\n")) == (2, 1)
     assert "--resume goes on with a run, --fork begins a new one; give one of them" in ended.err
 
 
-def test_a_run_is_not_resumed_for_fewer_steps_than_it_has(stopped: Path, tmp_path: Path) -> None:
-    run = copied(stopped, tmp_path / "run")
+def test_a_run_is_not_resumed_for_fewer_steps_than_it_has(stopped_run: Path, tmp_path: Path) -> None:
+    run = copied(stopped_run, tmp_path / "run")
     before = files(run)
     ended = train("--resume", run, "--steps", "30")
     assert (ended.status, ended.err.count("\n")) == (2, 1)
@@ -153,9 +157,9 @@ def test_a_run_is_not_resumed_for_fewer_steps_than_it_has(stopped: Path, tmp_pat
     ],
 )
 def test_a_fork_is_of_the_same_task_model_and_optimizer(
-    stopped: Path, tmp_path: Path, arguments: list[str], difference: str
+    stopped_run: Path, tmp_path: Path, arguments: list[str], difference: str
 ) -> None:
-    ended = train("--fork", f"{stopped}@20", "--run-dir", tmp_path / "fork", *arguments)
+    ended = train("--fork", f"{stopped_run}@20", "--run-dir", tmp_path / "fork", *arguments)
     assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1), ended.err
     assert "--fork keeps the task, the model and the kind of optimizer: " in ended.err
     assert difference in ended.err
@@ -163,7 +167,7 @@ def test_a_fork_is_of_the_same_task_model_and_optimizer(
 
 
 @pytest.mark.parametrize(
-    ("of", "message"),
+    ("source", "message"),
     [
         ("{run}", "it must be RUN@STEP, such as runs/calculator@290"),
         ("{run}@", "it must be RUN@STEP"),
@@ -180,9 +184,8 @@ def test_a_fork_is_of_the_same_task_model_and_optimizer(
         ("a@b@20", "there is no run folder a@b"),
     ],
 )
-def test_what_is_forked_is_a_run_and_a_step_that_it_has(stopped: Path, tmp_path: Path, of: str, message: str) -> None:
-    of = of.format(run=stopped)
-    ended = train("--fork", of, "--run-dir", tmp_path / "fork")
+def test_a_fork_needs_a_run_and_one_of_its_steps(stopped_run: Path, tmp_path: Path, source: str, message: str) -> None:
+    ended = train("--fork", source.format(run=stopped_run), "--run-dir", tmp_path / "fork")
     assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1), ended.err
     assert message in ended.err
     left = tmp_path / "fork"
@@ -194,28 +197,28 @@ def problems(task: jaxcalc.Task, rows: Any) -> set[tuple[int, ...]]:
 
 
 @pytest.fixture(scope="module")
-def fork(stopped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fork(stopped_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fork") / "run"
     ended = train(
-        "--fork", f"{stopped}@20", "--run-dir", path, "--seed", "5", "--steps", "40", "--learning-rate", "0.01"
+        "--fork", f"{stopped_run}@20", "--run-dir", path, "--seed", "5", "--steps", "40", "--learning-rate", "0.01"
     )
     assert ended.status == 0, ended.err
     return path
 
 
-def test_a_fork_begins_with_the_state_of_its_source(stopped: Path, fork: Path) -> None:
-    assert runs.snapshot_steps(fork)[0] == 20
-    assert bits_at(fork, 20) == bits_at(stopped, 20)
+def test_a_fork_begins_with_the_state_of_its_source(stopped_run: Path, fork: Path) -> None:
+    assert runs.checkpoint_steps(fork)[0] == 20
+    assert bits_at(fork, 20) == bits_at(stopped_run, 20)
     assert steps_of(fork) == list(range(21, 41))
     config = config_of(fork)
-    assert config["forked_from"] == {"run": str(stopped), "step": 20}
-    assert (config["seed"], config["learning_rate"]) == (5, 0.01)
-    ours, theirs = ([row for row in metrics(run) if row["step"] == 21][0] for run in (fork, stopped))  # noqa: RUF015
+    assert config.forked_from == f"{stopped_run}@20"
+    assert (config.schedule.seed, config.optimizer.learning_rate) == (5, 0.01)
+    ours, theirs = ([row for row in metrics(run) if row["step"] == 21][0] for run in (fork, stopped_run))  # noqa: RUF015
     assert ours["loss"] != theirs["loss"]  # another batch
 
 
-def test_a_fork_never_learns_what_its_source_held_out(stopped: Path, fork: Path) -> None:
-    source, task = (runs.task_of(config_of(run)["task"]) for run in (stopped, fork))
+def test_a_fork_never_learns_what_its_source_held_out(stopped_run: Path, fork: Path) -> None:
+    source, task = (config_of(run).make_task() for run in (stopped_run, fork))
     held_out = problems(source, source.held_out_rows)
     assert held_out
     assert problems(task, task.held_out_rows) == held_out
@@ -228,9 +231,9 @@ def test_a_fork_never_learns_what_its_source_held_out(stopped: Path, fork: Path)
     assert summary["n_held_out"] == len(held_out)
 
 
-def test_a_fork_leaves_its_source_as_it_was(stopped: Path, fork: Path) -> None:
-    assert newest(stopped) == 40
-    assert steps_of(stopped) == list(range(1, 41))
+def test_a_fork_leaves_its_source_as_it_was(stopped_run: Path, fork: Path) -> None:
+    assert newest(stopped_run) == 40
+    assert steps_of(stopped_run) == list(range(1, 41))
     assert fork.exists()
 
 
@@ -240,7 +243,7 @@ class Killed(BaseException):
 
 @pytest.mark.faults
 def test_a_fork_that_is_killed_before_its_first_checkpoint_goes_on_from_its_source(
-    stopped: Path, fork: Path, tmp_path: Path
+    stopped_run: Path, fork: Path, tmp_path: Path
 ) -> None:
     options = ("--seed", "5", "--steps", "40", "--learning-rate", "0.01")
 
@@ -250,7 +253,7 @@ def test_a_fork_that_is_killed_before_its_first_checkpoint_goes_on_from_its_sour
 
         return save
 
-    source = copied(stopped, tmp_path / "source")
+    source = copied(stopped_run, tmp_path / "source")
     run = tmp_path / "run"
     with patched(checkpoint.Writer, "save", kill), pytest.raises(Killed):
         train("--fork", f"{source}@20", "--run-dir", run, *options)
@@ -267,11 +270,12 @@ def test_a_fork_that_is_killed_before_its_first_checkpoint_goes_on_from_its_sour
 
 
 @pytest.mark.faults
-def test_a_fork_of_a_fork_keeps_the_split_of_the_first_source(stopped: Path, fork: Path, tmp_path: Path) -> None:
+def test_a_fork_of_a_fork_keeps_the_split_of_the_first_source(stopped_run: Path, fork: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     ended = train("--fork", f"{fork}@40", "--run-dir", run, "--seed", "9", "--steps", "50")
     assert ended.status == 0, ended.err
-    assert config_of(run)["task"] == config_of(stopped)["task"]
+    assert config_of(run).task == config_of(stopped_run).task
+    assert config_of(run).task_seed == config_of(stopped_run).task_seed
     assert bits_at(run, 40) == bits_at(fork, 40)
     ended = train("--fork", f"{run}@40", "--run-dir", tmp_path / "none", "--steps", "40")
     assert ended.status == 2

@@ -13,9 +13,6 @@ from typing import Any
 
 import pytest
 from harness import (
-    SHORT,
-    SMALL,
-    STEPS,
     before,
     bits_at,
     check_clean,
@@ -34,14 +31,15 @@ from harness import (
     train,
     wait_for,
 )
+from scripts import SMALL, STEPS, TINY
 
 import jaxcalc
 from jaxcalc import runs
-from jaxcalc.runs import checkpoint, figures, report, share
+from jaxcalc.runs import checkpoint, figures, folder, report, results
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LAST = 240
-LONG = (*SMALL, "--steps", str(LAST), "--checkpoint-every", "20", "--snapshots", "6")
+LONG = (*TINY, "--steps", str(LAST), "--checkpoint-every", "20", "--snapshots", "6")
 N_SIGNALS, MOST_IN_A_CHAIN = 30, 8
 """Of processes in the long test."""
 
@@ -54,8 +52,8 @@ def check_stopped(run: Path) -> None:
     assert steps_of(run) == list(range(1, newest(run) + 1))
 
 
-def test_a_stopped_run_goes_on_bit_for_bit(stopped: Path, whole: Path, tmp_path: Path) -> None:
-    run = copied(stopped, tmp_path / "run")
+def test_a_stopped_run_goes_on_bit_for_bit(stopped_run: Path, small_run: Path, tmp_path: Path) -> None:
+    run = copied(stopped_run, tmp_path / "run")
     check_stopped(run)
     with patched(report, "wrong_answers", before(nth(1, lambda: signal.raise_signal(signal.SIGINT)))):
         ended = train("--resume", run)  # and is stopped again, when it is being evaluated at its end
@@ -65,8 +63,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(stopped: Path, whole: Path, tmp_path:
     ended = train("--resume", run)
     assert ended.status == 0, ended.err
     assert "warning" not in ended.err
-    check_same_run(run, whole)
-    assert (run / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    check_same_run(run, small_run)
+    assert (run / "model.safetensors").read_bytes() == (small_run / "model.safetensors").read_bytes()
 
 
 def raise_from_anywhere(number: int) -> None:
@@ -77,11 +75,11 @@ def raise_from_anywhere(number: int) -> None:
 @pytest.mark.faults
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_at_any_stage_ends_in_order(
-    whole: Path, tmp_path: Path, number: int, record_property: Callable[[str, object], None]
+    small_run: Path, tmp_path: Path, number: int, record_property: Callable[[str, object], None]
 ) -> None:
     run = tmp_path / "run"
     stages: list[tuple[Any, str, int]] = [
-        (runs, "start_run", 1),
+        (folder, "start_run", 1),
         (report, "parameters_table", 1),
         (report, "ProgressLine", 1),
         (jaxcalc, "evaluate", 1),  # among what is compiled
@@ -90,27 +88,27 @@ def test_a_signal_at_any_stage_ends_in_order(
         (checkpoint.Writer, "save", 2),
         (checkpoint, "_complete", 1),
         (checkpoint, "prune", 1),
-        (runs.Metrics, "write", 1),
-        (runs.Metrics, "mark", 2),
+        (runs.MetricsFile, "write", 1),
+        (runs.MetricsFile, "mark", 2),
         (checkpoint.Writer, "wait", 3),
         (checkpoint, "restore_newest", 1),
-        (runs, "write_json", 1),
+        (results, "write_json", 1),
         (report, "wrong_answers", 1),  # the run is complete, but for its evaluation
-        (share, "save_params", 1),
+        (results, "save_params", 1),
         (figures, "learning_curve", 1),
         (report, "by_operation", 1),
     ]
     done: list[str] = []
     for owner, name, n in stages:
         arguments = ["--resume", run] if (run / "config.json").exists() else [
-            "--run-dir", run, *SHORT
+            "--run-dir", run, *SMALL
         ]  # fmt: skip
         was = newest(run)
         with patched(owner, name, before(nth(n, lambda: raise_from_anywhere(number)))):
             ended = train(*arguments)
         assert ended.status in (0, 128 + number), (name, n, ended.err)
         if (run / "summary.json").exists():  # it is not called as often from here, or only after the summary
-            check_same_run(run, whole)
+            check_same_run(run, small_run)
             shutil.rmtree(run)
             continue
         done.append(f"{name} {n}")
@@ -123,14 +121,14 @@ def test_a_signal_at_any_stage_ends_in_order(
             assert "warning" not in ended.err
     if run.exists():
         assert train("--resume", run).status == 0
-        check_same_run(run, whole)
+        check_same_run(run, small_run)
     assert len(done) >= 10, done
     tell(record_property, stages=done)
 
 
 @pytest.mark.faults
-def test_a_run_that_becomes_longer_is_bit_for_bit_one_that_was_so_from_the_start(whole: Path, tmp_path: Path) -> None:
-    run = copied(whole, tmp_path / "run")
+def test_a_run_made_longer_is_bit_for_bit_one_of_that_length(small_run: Path, tmp_path: Path) -> None:
+    run = copied(small_run, tmp_path / "run")
     assert train("--resume", run).status == 2  # nothing is left to do
     longer = str(STEPS + 35)
     with stop_at_write(3):  # and is stopped on the way
@@ -139,12 +137,12 @@ def test_a_run_that_becomes_longer_is_bit_for_bit_one_that_was_so_from_the_start
     check_stopped(run)
     assert train("--resume", run).status == 0
     at_once = tmp_path / "at once"
-    options = (*SMALL, "--steps", longer, "--schedule-steps", str(STEPS), "--checkpoint-every", "20")
+    options = (*TINY, "--steps", longer, "--schedule-steps", str(STEPS), "--checkpoint-every", "20")
     assert train("--run-dir", at_once, *options).status == 0
     assert metrics(run) == metrics(at_once)
     assert steps_of(run) == list(range(1, STEPS + 36))
     assert bits_at(run, STEPS + 35) == bits_at(at_once, STEPS + 35)
-    assert config_of(run)["schedule_steps"] == STEPS
+    assert config_of(run).schedule.schedule_steps == STEPS
 
 
 @pytest.mark.faults
@@ -157,7 +155,7 @@ def test_processes_that_are_stopped_at_random_moments_lose_nothing(
     clock = time.monotonic()
     with start("--run-dir", tmp_path / "first", *LONG) as process:
         assert process.wait(240) == 0
-    whole = time.monotonic() - clock
+    uninterrupted_seconds = time.monotonic() - clock
     n_signals, n_chains, statuses = 0, 0, {}
     while n_signals < N_SIGNALS:
         run, n_chain = tmp_path / f"run {n_chains}", 0
@@ -167,7 +165,7 @@ def test_processes_that_are_stopped_at_random_moments_lose_nothing(
             with start(*arguments) as process:
                 if n_chain < MOST_IN_A_CHAIN:
                     with contextlib.suppress(subprocess.TimeoutExpired):
-                        process.wait(chance.uniform(0, whole))
+                        process.wait(chance.uniform(0, uninterrupted_seconds))
                     process.send_signal(number)
                 err = process.communicate(timeout=240)[1]
             n_chain += 1
@@ -194,7 +192,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, number: int) -> None:
     """A process that takes its time to stop, being in the middle of a save that the disk holds up."""
     slow = tmp_path / "slow.py"
     slow.write_text(
-        "import runpy, sys, time\nfrom jaxcalc import checkpoint\ncomplete = checkpoint._complete\n"
+        "import runpy, sys, time\nfrom jaxcalc.runs import checkpoint\ncomplete = checkpoint._complete\n"
         "checkpoint._complete = lambda *args: (time.sleep(60), complete(*args))\n"
         "sys.argv[0] = sys.argv.pop(1)\nsys.path.insert(0, sys.argv[0].rpartition('/')[0])\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"

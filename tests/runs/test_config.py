@@ -31,8 +31,15 @@ FORMAT_3 = {
 
 def test_format_3_is_read() -> None:
     config = from_json(FORMAT_3, "config.json")
-    assert config.task == TaskConfig(("plus", "divided-by"), 20, output="digits-reversed", split="family", held_out=0.2, copies=4,
-                                     inverse_copies=1)  # fmt: skip
+    assert config.task == TaskConfig(
+        ("plus", "divided-by"),
+        max_number=20,
+        output="digits-reversed",
+        split="family",
+        held_out=0.2,
+        copies=4,
+        inverse_copies=1,
+    )
     assert config.model == SizesConfig(32, 2, 64, 1)
     assert config.optimizer == OptimizerConfig("adamw", 0.003, 6.4)
     assert config.schedule == ScheduleConfig(5, 60, 120, 64, "all")

@@ -1,66 +1,49 @@
-"""Several processes: two of two devices each train what one of four does; one of them writes and prints."""
+"""Several processes: two with two devices each train the run that one with four does; one of them writes and prints."""
 
 import json
 import os
-import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import chex
 import pytest
-import train
+from scripts import free_port, run_script, start_script, start_two
 
 import jaxcalc
 from jaxcalc import runs
 from jaxcalc.errors import InputError
-from jaxcalc.runs import checkpoint, report
+from jaxcalc.runs import checkpoint
 from jaxcalc.scale import processes
 
-TINY = [
+MESHED = [
     "--ops", "plus", "--max-number", "9", "--model.d-model", "16", "--model.n-heads", "2", "--model.d-ff", "32",
     "--model.n-layers", "1", "--batch-size", "16", "--optimizer", "adamw", "--steps", "20", "--snapshots", "2",
     "--mesh", "data=4", "--json",
 ]  # fmt: skip
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
-
-
-def start(*options: object) -> list[subprocess.Popen[str]]:
-    """Start two processes that train with the same options."""
-    where = ["--coordinator-address", f"localhost:{free_port()}", "--num-processes", "2", "--process-id"]
-    return [
-        subprocess.Popen([sys.executable, train.__file__, *where, str(index), *map(str, options)],
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for index in range(2)
-    ]  # fmt: skip
-
-
 def together(*options: object) -> list[tuple[str, str]]:
-    """Return what two processes printed to stdout and stderr, both of which ended well."""
-    started = start(*options)
-    said = [process.communicate(timeout=120) for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
-    return said
+    """Train in two processes, both of which must succeed; return what each printed to stdout and stderr."""
+    return finished(start_two("train", *options))
 
 
-def alone(*options: object) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, train.__file__, *map(str, options)], capture_output=True, text=True, check=True
-    )
-    return json.loads(done.stdout)
+def finished(started: "list[subprocess.Popen[str]]") -> list[tuple[str, str]]:
+    printed = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0, 0], printed
+    return printed
+
+
+def alone(*options: object) -> None:
+    ended = run_script("train", *options)
+    assert ended.status == 0, ended.err
 
 
 @pytest.fixture(scope="module")
 def runs_of_both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[tuple[str, str]]]:
     folder = tmp_path_factory.mktemp("processes")
-    alone(*TINY, "--run-dir", folder / "one")
-    return folder / "one", folder / "two", together(*TINY, "--run-dir", folder / "two")
+    alone(*MESHED, "--run-dir", folder / "one")
+    return folder / "one", folder / "two", together(*MESHED, "--run-dir", folder / "two")
 
 
 def test_two_processes_train_what_one_does(runs_of_both: tuple[Path, Path, Any]) -> None:
@@ -97,19 +80,15 @@ def test_a_run_goes_on_with_another_number_of_processes(runs_of_both: tuple[Path
 @pytest.mark.slow
 def test_a_cluster_that_jax_detects_needs_no_flags(tmp_path: Path) -> None:
     """Two processes as Slurm starts them, each with one device."""
-    options = [*TINY[: TINY.index("--mesh")], "--mesh", "data=2", "--json", "--run-dir", tmp_path / "run"]
+    options = [*MESHED[: MESHED.index("--mesh")], "--mesh", "data=2", "--json", "--run-dir", tmp_path / "run"]
     job = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
     started = []
     for index in range(2):
         slurm = {**job, "SLURM_PROCID": str(index), "SLURM_LOCALID": str(index)}
-        started.append(
-            subprocess.Popen([sys.executable, train.__file__, *map(str, options)], env={**os.environ, **slurm},
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        )  # fmt: skip
-    said = [process.communicate(timeout=120) for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
-    assert json.loads(said[0][0])["steps"] == 20
-    assert said[1] == ("", "")
+        started.append(start_script("train", *options, env={**os.environ, **slurm}))
+    main, other = finished(started)
+    assert json.loads(main[0])["steps"] == 20
+    assert other == ("", "")
     manifest = checkpoint.read_manifest(tmp_path / "run" / runs.CHECKPOINTS, 20)
     assert manifest["environment"]["processes"] == 2
 
@@ -129,12 +108,10 @@ def test_a_cluster_that_jax_detects_needs_no_flags(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_flags_that_do_not_fit_are_refused(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["train.py", *arguments, "--run-dir", str(tmp_path / "run")])
-    assert report.run_script(train.main, train.TrainOptions, train.defaults) == 2
-    assert message in capsys.readouterr().err
+def test_flags_that_do_not_fit_are_refused(arguments: list[str], message: str, tmp_path: Path) -> None:
+    status, _, err = run_script("train", *arguments, "--run-dir", tmp_path / "run")
+    assert status == 2
+    assert message in err
 
 
 @pytest.mark.parametrize("address", ["localhost", "localhost:", ":12345", "localhost:99999", "foo bar:3"])

@@ -1,0 +1,195 @@
+"""watch.py and the notebook: one step of learning, looked at closely."""
+
+import itertools
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+from scripts import TINY, run_script
+
+from jaxcalc import runs
+
+
+def watched(*arguments: str | Path) -> dict:
+    status, out, err = run_script("watch", *arguments, "--json")
+    assert (status, err) == (0, "")
+    return json.loads(out)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--optimizer", "sgd", "--step", "30"], ["--optimizer", "adamw", "--learning-rate", "1e-3"], ["--step", "30"]],
+)
+def test_watch_adds_up(small_run: Path, arguments: list[str]) -> None:
+    step = [] if "--step" in arguments else ["--step", "0"]
+    result = watched(small_run, "two plus three", *arguments, *step)
+    promised = "tokens predictions surprise_nats stages blame predicted_drop credit actual_drop residual weight"
+    assert set(promised.split()) <= set(result)
+    assert [token["token"] for token in result["tokens"]] == ["two", "plus", "three", "equals"]
+    assert result["target"] == "five"
+    assert len(result["predictions"]) == 5
+    assert result["surprise_nats"] == pytest.approx(-math.log(result["probability"]))
+    names = ["embed", "block 0 attention", "block 0 mlp", "output"]
+    assert [stage["name"] for stage in result["stages"]] == ["loss", *reversed(names)]
+    for later, earlier in itertools.pairwise(result["stages"]):
+        assert later["message_out"] == earlier["message_in"]
+    rows = [*names, "weight decay"] if "sgd" not in arguments else names  # sgd decays nothing
+    assert list(result["blame"]) == list(result["credit"]) == rows
+    assert sum(result["blame"].values()) == pytest.approx(1)
+    assert sum(result["blame_nats"].values()) == pytest.approx(result["predicted_drop"])
+    assert sum(result["token_blame"]) == pytest.approx(
+        result["predicted_drop"] - result["blame_nats"].get("weight decay", 0), rel=1e-3)  # fmt: skip
+    drop = result["surprise_nats"] - result["after"]["surprise_nats"]
+    assert result["actual_drop"] == pytest.approx(drop)
+    assert result["residual"] == pytest.approx(drop - sum(result["credit"].values()))
+    assert abs(result["residual"]) < 0.01 * abs(drop)
+    weight = result["weight"]
+    assert weight["new_value"] == pytest.approx(weight["value"] + weight["step"])
+    assert weight["finite_difference"] == pytest.approx(weight["gradient"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_watch_is_reproducible_bit_for_bit(small_run: Path) -> None:
+    arguments = [small_run, "two plus three", "--step", "30"]
+    here = watched(*arguments)
+    command = [sys.executable, EXPERIMENTS / "watch.py", *arguments, "--json"]
+    elsewhere = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(elsewhere.stdout) == here == watched(*arguments)
+
+
+def test_watch_with_plain_sgd_reads_as_the_weight_minus_the_rate_times_the_gradient(small_run: Path) -> None:
+    path = "blocks.0.attention.query[3,1,5]"
+    arguments = [small_run, "2 + 3", "--step", "0", "--optimizer", "sgd", "--learning-rate", "0.01", "--weight", path]
+    weight = watched(*arguments)["weight"]
+    assert weight["path"] == path
+    assert weight["new_value"] == pytest.approx(weight["value"] - 0.01 * weight["gradient"], rel=1e-5)
+    status, out, _ = run_script("watch", *arguments)
+    assert status == 0
+    assert f"One weight: {path}" in out
+
+
+def test_watch_can_ask_for_a_later_word(small_run: Path) -> None:
+    result = watched(small_run, "one plus one equals two", "--step", "0")
+    assert result["target"] == "<end>"
+    assert result["tokens"][-1]["token"] == "two"
+
+
+def test_watch_prints_plain_text_for_80_columns(small_run: Path) -> None:
+    status, out, _ = run_script("watch", small_run, "two plus three", "--step", "0")
+    assert status == 0
+    for text in ("Text → tokens", "Forward", "Likeliest words", "Surprise = −ln p(five)", "Backward",
+                 "blame before", "credit after", "One weight: ", "finite difference", "p(five) went from"):  # fmt: skip
+        assert text in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "\x1b" not in out
+    assert "…" not in out
+
+
+def test_watch_withholds_percentages_of_next_to_nothing(small_run: Path) -> None:
+    arguments = [small_run, "two plus three", "--step", "0", "--optimizer", "sgd", "--learning-rate", "1e-7"]
+    result = watched(*arguments)
+    assert result["blame"] is None
+    assert "below 0.0001 nats" in result["withheld"]
+    _, out, _ = run_script("watch", *arguments)
+    assert "No percentages: the total" in out
+    assert "%" not in out.split("credit after")[1].split("Blame by")[0]
+
+
+def test_watch_replays_a_run(small_run: Path) -> None:
+    result = watched(small_run, "two plus three", "--replay")
+    assert [at["step"] for at in result["replay"]] == [0, 10, 20, 30, 40, 50, 60]
+    first = watched(small_run, "two plus three", "--step", "0")
+    replayed, shown = result["replay"][0]["predictions"], first["predictions"]  # by two programs, which round apart
+    assert [word["token"] for word in replayed] == [word["token"] for word in shown]
+    probabilities = [[word["probability"] for word in words] for words in (replayed, shown)]
+    assert probabilities[0] == pytest.approx(probabilities[1], rel=1e-6)
+    status, out, _ = run_script("watch", small_run, "two plus three", "--replay")
+    assert status == 0
+    assert "two plus three equals → five" in out
+    assert len(out.splitlines()) == 3 + 7 + 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["two plus three", "--step", "7"], "has no snapshot of step 7; there are 0, 10, 20, 30, 40, 50, 60"),
+        (["two plus three", "--step", "-1"], "has no snapshot of step -1"),
+        (["two plus three", "--weight", "blocks.0.attention.quey[0,0,0]"], "the nearest are blocks.0.attention.query"),
+        (["two plus three", "--weight", "output.norm[99]"], "its last is output.norm[15]"),
+        (["two plus three", "--learning-rate", "0.1"], "name one with --optimizer"),
+        (["two plus three", "--optimizer", "sgd", "--learning-rate", "-1"], "learning_rate is -1.0"),
+        (["two plus three", "--replay", "--step", "0"], "leave out --step"),
+        (["two plus three equals four"], "'four' does not begin the right answer, 'five'"),
+        (["two minus three"], "has no answer from 0 to 6"),
+        (["six plus six"], "has no answer from 0 to 6"),
+        (["two pluss three"], "unknown word 'pluss'"),
+        ([""], "the prompt is empty"),
+    ],
+)
+def test_watch_refuses_bad_input_in_one_line(small_run: Path, arguments: list[str], message: str) -> None:
+    status, out, err = run_script("watch", small_run, *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_damaged_snapshot_is_one_line(small_run: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(small_run, broken)
+    path = broken / "checkpoints" / "000030" / "_METADATA"
+    path.write_bytes(path.read_bytes()[:-1])
+    status, _, err = run_script("watch", broken, "two plus three", "--step", "30")
+    assert status == 2
+    assert "000030 is damaged: its file _METADATA is changed" in err
+    assert err.count("\n") == 1
+
+
+def test_a_run_without_snapshots_keeps_its_newest_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    status, _, _ = run_script("train", "--run-dir", path, *TINY, "--steps", "2", "--snapshots", "0")
+    assert status == 0
+    assert runs.checkpoint_steps(path) == [2]
+    shutil.rmtree(path / "checkpoints")
+    for arguments in ([], ["--replay"]):
+        status, _, err = run_script("watch", path, "two plus three", *arguments)
+        assert status == 2
+        assert "train it again with --snapshots" in err
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(small_run: Path, tmp_path: Path) -> None:
+    notebook = nbformat.read(EXPERIMENTS / "how_it_learns.ipynb", as_version=4)
+    assert all(not cell.outputs for cell in notebook.cells if cell.cell_type == "code"), "committed without outputs"
+    (tmp_path / "experiments").mkdir()
+    shutil.copytree(small_run, tmp_path / "runs" / "calculator")  # where the notebook looks: ../runs/calculator
+    place = {"metadata": {"path": str(tmp_path / "experiments")}}
+    nbclient.NotebookClient(notebook, timeout=300, resources=place).execute()
+
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    text = "".join(output.text for output in outputs if output.output_type == "stream")
+    total, actual = (float(re.search(rf"{line} .*?([\d.]+) nats$", text, re.MULTILINE).group(1))
+                     for line in ("sum .* credit", "actual drop"))  # fmt: skip
+    assert actual == pytest.approx(total, rel=0.01)
+    assert "shares together: 1.0000" in text
+    pictures = [output.data for output in outputs if output.output_type in ("display_data", "execute_result")]
+    assert sum("treescope" in data.get("text/html", "") for data in pictures) >= 2
+    assert any("image/png" in data for data in pictures)
+
+
+def test_the_learning_rate_is_that_of_the_runs_schedule(tmp_path: Path) -> None:
+    """A run that is resumed for more steps keeps its schedule, which has ended: 1 % of the peak from then on."""
+    run = tmp_path / "run"
+    sgd = ["--optimizer", "sgd", "--learning-rate", "0.1", "--steps", "4", "--snapshots", "1"]
+    assert run_script("train", *TINY, *sgd, "--run-dir", run).status == 0
+    assert run_script("train", "--resume", run, "--steps", "8").status == 0
+    result = json.loads(run_script("watch", run, "two plus three", "--step", "8", "--json").out)
+    assert result["optimizer"] == {"name": "sgd", "of": "the run's own", "learning_rate": pytest.approx(0.001)}
+    weight = result["weight"]
+    assert weight["step"] == pytest.approx(-0.001 * weight["state"]["trace"], rel=1e-4)
