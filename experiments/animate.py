@@ -19,9 +19,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import jaxcalc
-from jaxcalc import checkpoint, runs
+from jaxcalc import runs
 from jaxcalc.errors import InputError
-from jaxcalc.runs import cli, figures, report
+from jaxcalc.runs import cli, figures
+from jaxcalc.runs.text import percent
 from jaxcalc.tasks.words import NUMBER_WORDS
 
 DARK, GREY, PALE, GREEN = "#222222", "#8a8f98", "#e4e6ea", "#2a9d4a"
@@ -46,7 +47,7 @@ def main(options: AnimateOptions) -> int:
     task = run.task
     if not isinstance(task, jaxcalc.Calculator):
         raise InputError(f"{run.path} draws its problems; only a run with a table of problems can be animated")
-    steps = checkpoint.steps(run.path / runs.CHECKPOINTS)
+    steps = runs.checkpoint_steps(run.path)
     prompt = jnp.asarray(task.encode(options.question))[None]
     target = int(task.tokens[task.row(task.parse(options.question)), task.prompt_length])
     next_word = jax.jit(lambda params: jax.nn.softmax(jaxcalc.apply(params, prompt, last=1)[0, 0]))
@@ -84,7 +85,7 @@ def draw(
     held_out = np.isin(np.arange(len(correct)), np.asarray(task.held_out_rows))
     for index, operation in enumerate(task.tokenizer.operations[:4]):
         rows = np.asarray(task.problems)[:, 1] == index
-        share = report.percent(float(correct[rows & held_out].mean()))
+        share = percent(float(correct[rows & held_out].mean()))
         axes = figure.add_subplot(right[index // 2, index % 2])
         table(axes, np.asarray(task.problems)[rows], correct[rows], figures.COLOURS[operation])
         axes.set_title(f"{operation}: {share}", fontsize=9, color=DARK, loc="left", pad=3)
@@ -105,7 +106,7 @@ def words(axes: Axes, task: jaxcalc.Calculator, question: str, target: int, prob
         label.set_color(GREEN if colour == GREEN else DARK)
     axes.set(ylim=(0, 1), xlim=(-0.6, len(ids) - 0.4), yticks=[])
     likeliest = int(probabilities.argmax())
-    axes.set_title(f"{question} equals → {task.tokenizer.token(likeliest)}  {report.percent(probabilities.max())}",
+    axes.set_title(f"{question} equals → {task.tokenizer.token(likeliest)}  {percent(probabilities.max())}",
                    fontsize=10, color=GREEN if likeliest == target else DARK, loc="left", pad=4)  # fmt: skip
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0, pad=2)

@@ -185,6 +185,11 @@ def test_commands_and_flags_exist(name: str) -> None:
     assert used <= known | flags(parsed_options("experiments/train.py"))
 
 
+@pytest.mark.parametrize("script", SHORTER)
+def test_shorter_options_exist(script: str) -> None:
+    check(["python", f"experiments/{script}", *(word for pair in SHORTER[script].items() for word in pair)])
+
+
 @pytest.mark.parametrize("name", READMES)
 def test_names_paths_and_links_exist(name: str) -> None:
     for span in spans(name):
