@@ -1,4 +1,4 @@
-"""Answers, one token at a time: prefill, decode steps with a key-value cache, and `generate`."""
+"""Decoding, one token at a time: the prefill, decode steps with a key-value cache, and `generate`."""
 
 import functools
 
@@ -8,17 +8,17 @@ import numpy as np
 
 from jaxcalc.batch import PAD_ID
 from jaxcalc.errors import InputError
-from jaxcalc.model import attend, check_tokens, embed, keys_values, mlp, output
-from jaxcalc.params import Params, check_params
+from jaxcalc.model import attend, embed, keys_values, mlp, output
+from jaxcalc.params import Params, check_params, check_tokens
 from jaxcalc.tasks.tokenizer import END_ID
 from jaxcalc.trees import is_concrete
 
 Cache = list[dict[str, jax.Array]]
-"""For each block the "key" and "value" of every position so far, `[B, length, H, K]` each."""
+"""For each block the "key" and the "value" of every position so far, each `[B, length, H, K]`."""
 
 
 def empty_cache(params: Params, batch_size: int, length: int) -> Cache:
-    """Return a cache for `length` positions, none of them filled."""
+    """Return an empty cache for `length` positions."""
 
     def zeros(weight: jax.Array) -> jax.Array:
         return jnp.zeros((batch_size, length, *weight.shape[1:]), weight.dtype)
@@ -28,20 +28,21 @@ def empty_cache(params: Params, batch_size: int, length: int) -> Cache:
 
 
 def extend(params: Params, tokens: jax.Array, cache: Cache, first: int | jax.Array) -> tuple[jax.Array, Cache]:
-    """Return the logits `[B, V]` after `tokens` `[B, T]`, which stand at positions `first`, …, and the longer cache.
+    """Return the logits `[B, V]` after `tokens` `[B, T]`, which begin at position `first`, and the extended cache.
 
-    The prompt at once is the prefill; one token is a decode step. Equals `jaxcalc.apply` on the whole sequence.
+    With a whole prompt this is the prefill, with one token a decode step. The logits are those of `jaxcalc.apply` on
+    the whole sequence.
     """
     x_BTD, _ = embed(params["embed"], tokens, first=first)
-    longer: Cache = []
+    extended: Cache = []
     for block, past in zip(params["blocks"], cache, strict=True):
         key, value = keys_values(block["attention"], x_BTD)
         new = {"key": key, "value": value}
-        here = {name: jax.lax.dynamic_update_slice_in_dim(past[name], new[name], first, axis=1) for name in new}
-        longer.append(here)
-        x_BTD, _ = attend(block["attention"], x_BTD, here["key"], here["value"], first=first)
+        both = {name: jax.lax.dynamic_update_slice_in_dim(past[name], new[name], first, axis=1) for name in new}
+        extended.append(both)
+        x_BTD, _ = attend(block["attention"], x_BTD, both["key"], both["value"], first=first)
         x_BTD, _ = mlp(block["mlp"], x_BTD)
-    return output(params["output"], x_BTD[:, -1])[0], longer
+    return output(params["output"], x_BTD[:, -1])[0], extended
 
 
 def generate(
@@ -54,11 +55,11 @@ def generate(
 ) -> tuple[jax.Array, jax.Array]:
     """Return the tokens that continue each prompt, int32 `[B, n]`, and ln p of each, float `[B, n]`. Jitted.
 
-    Greedy without a `key`; with one, drawn from softmax(logits / temperature)
-    over the `top_k` likeliest tokens (all of them where it is None). ln p is
-    always the model's own, at temperature 1. After its end token a sequence is padded, at ln p = 0.
+    Without a `key`, each token is the likeliest one. With a key, it is drawn from softmax(logits / temperature) over
+    the `top_k` likeliest tokens, or over all tokens if `top_k` is None. ln p is always the model's own, at temperature
+    1. After its end token a sequence is padded, with ln p = 0.
 
-    Raises `InputError` as `jaxcalc.apply` does, and for a number out of range.
+    Raises `InputError` where `jaxcalc.apply` does, and for a number that is out of range.
 
     >>> from jaxcalc import ModelConfig, calculator, init
     >>> task = calculator()
@@ -72,8 +73,10 @@ def generate(
     check_tokens(params, prompts)
     context_length, vocab_size = params["embed"]["position"].shape[0], params["embed"]["token"].shape[0]
     if prompts.shape[1] < 1 or n_tokens < 1 or prompts.shape[1] + n_tokens - 1 > context_length:
-        raise InputError(f"a prompt of {prompts.shape[1]} and {n_tokens} more tokens: each must be at least 1, "
-                         f"and the model reads {context_length} positions")  # fmt: skip
+        raise InputError(
+            f"a prompt of {prompts.shape[1]} and {n_tokens} more tokens: each must be at least 1, and the model reads "
+            f"{context_length} positions"
+        )
     if is_concrete(temperature) and not temperature > 0:
         raise InputError(f"temperature is {temperature}; it must be above 0 (leave out the key to be greedy)")
     if top_k is not None and not 1 <= top_k <= vocab_size:

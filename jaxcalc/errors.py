@@ -1,10 +1,9 @@
-"""The one exception of this library for input that cannot be used."""
+"""The one exception that this library raises for input it cannot use."""
 
 
 class InputError(ValueError):
-    """What the caller gave cannot be used; the message names it and says what to do.
+    """The caller gave something that cannot be used; the message names it and says what to do.
 
-    It is a `ValueError`, so library users need not know it. The scripts catch
-    exactly this class and end with its message in one line and exit status 2,
-    while any other exception is a bug and keeps its traceback.
+    It is a `ValueError`, so library users need not know this class. The scripts catch it and nothing else: they print
+    its message in one line and end with exit status 2. Any other exception is a bug and keeps its traceback.
     """

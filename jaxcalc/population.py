@@ -1,8 +1,7 @@
 """Populations: many models trained as one, by `jax.vmap` over seeds, hyperparameters or first weights.
 
-A population is what one model is, a params tree or a `TrainState`, with one more axis P
-in front of every array; whatever is a function of one model is a function of
-all of them under `jax.vmap`.
+A population is a params tree or a `TrainState` with one more axis P in front of every array. `jax.vmap` turns any
+function of one model into a function of a population.
 """
 
 import functools
@@ -30,7 +29,7 @@ from jaxcalc.trees import named_leaves
 
 @functools.partial(jax.jit, static_argnames="config")
 def init(seeds: jax.Array, config: ModelConfig) -> Params:
-    """Return first weights for each seed, int `[P]`: member p has those of `jaxcalc.init(jax.random.key(seeds[p]))`.
+    """Return first weights for each seed, int `[P]`. Member p has those of `jaxcalc.init(jax.random.key(seeds[p]))`.
 
     >>> init(jnp.arange(3), ModelConfig(vocab_size=35))["embed"]["token"].shape
     (3, 35, 64)
@@ -44,18 +43,18 @@ def create_state(
     apply_fn: ApplyFn = model.apply,
     **hyperparameters: ArrayLike,
 ) -> TrainState:
-    """Return the state of a population at step 0, with hyperparameters of its own for each member.
+    """Return the state of a population at step 0, in which each member has its own hyperparameters.
 
-    Member p is trained by `make_tx(name=hyperparameters[name][p], …)`. The values are kept in
-    `state.opt_state.hyperparams` (see `optax.inject_hyperparams`), so they are data and compile nothing anew.
+    The optimizer of member p is `make_tx(name=hyperparameters[name][p], …)`. The values are kept in
+    `state.opt_state.hyperparams` (see `optax.inject_hyperparams`): they are data, and new values compile nothing.
 
     Args:
-      params: as of `init`, an axis P in front of every leaf.
+      params: first weights such as `init` makes, with an axis P in front of every leaf.
       make_tx: a function such as `optax.adamw`, or `functools.partial(jaxcalc.make_optimizer, "muon", 600)`.
-      hyperparameters: arguments of `make_tx` by name, float `[P]` each; at least one.
+      hyperparameters: at least one argument of `make_tx` by name, each float `[P]`.
 
-    Raises `InputError` for leaves or hyperparameters that do not have one and the same P, and for a name
-    that `make_tx` does not take; raises what `make_tx` raises for a value that is out of range.
+    Raises `InputError` for leaves or hyperparameters of different P, and for a name that `make_tx` does not take, and
+    whatever `make_tx` raises for a value that is out of range.
 
     >>> params = init(jnp.array([0, 0, 1, 1]), ModelConfig(vocab_size=35))
     >>> state = create_state(params, optax.adamw, learning_rate=jnp.array([1e-3, 3e-3, 1e-3, 3e-3]))
@@ -65,24 +64,24 @@ def create_state(
     n_members = size(params)
     names = inspect.signature(make_tx).parameters
     if not hyperparameters:
-        raise InputError(f"name at least one hyperparameter, of {', '.join(names)}")
+        raise InputError(f"no hyperparameter is given; name at least one of {', '.join(names)}")
     columns = {name: np.asarray(values, float) for name, values in hyperparameters.items()}
     for name, values in columns.items():
         if name not in names:
             raise InputError(f"there is no hyperparameter {name!r}; there are {', '.join(names)}")
         if values.shape != (n_members,):
-            raise InputError(f"{name} has shape {values.shape}; expected ({n_members},), a value for each member")
+            raise InputError(f"{name} has shape {values.shape}; expected ({n_members},), one value per member")
     for row in zip(*columns.values(), strict=True):
-        make_tx(**dict(zip(columns, row, strict=True)))  # refuses what is out of range
+        make_tx(**dict(zip(columns, row, strict=True)))  # raises for a value that is out of range
     injected = optax.inject_hyperparams(make_tx, static_args=names.keys() - columns.keys())
     tx = injected(**{name: values[0] for name, values in columns.items()})
 
-    def one(params: Params, values: dict[str, jax.Array]) -> TrainState:
+    def member_state(params: Params, values: dict[str, jax.Array]) -> TrainState:
         state = training.create_state(params, tx, apply_fn)
         opt_state: Any = state.opt_state
         return state.replace(opt_state=opt_state._replace(hyperparams=values))
 
-    return jax.vmap(one)(params, {name: jnp.asarray(values) for name, values in columns.items()})
+    return jax.vmap(member_state)(params, {name: jnp.asarray(values) for name, values in columns.items()})
 
 
 @functools.partial(jax.jit, static_argnames=("n_steps", "batch_size", "loss_on"), donate_argnames="state")
@@ -91,24 +90,24 @@ def train_steps(
 ) -> tuple[TrainState, Metrics]:
     """Return every member after `n_steps` of `jaxcalc.train_steps`, and the metrics, each `[P, n_steps]`.
 
-    Jitted, one program for all; donates `state`. Member p sees the batches of seed `seeds[p]`.
+    Jitted, one program for all members; donates `state`. Member p learns from the batches of seed `seeds[p]`.
 
-    Raises `InputError` for seeds that are not `[P]`, and as `jaxcalc.batch_at` does.
+    Raises `InputError` for seeds that are not `[P]`, and where `jaxcalc.batch_at` does.
     """
     if seeds.shape != jnp.shape(state.step):
-        raise InputError(f"seeds have shape {seeds.shape}; expected {jnp.shape(state.step)}, a seed for each member")
+        raise InputError(f"seeds have shape {seeds.shape}; expected {jnp.shape(state.step)}, one seed per member")
 
-    def one(state: TrainState, seed: jax.Array) -> tuple[TrainState, Metrics]:
+    def member_steps(state: TrainState, seed: jax.Array) -> tuple[TrainState, Metrics]:
         return training.train_steps(state, task, seed=seed, n_steps=n_steps, batch_size=batch_size, loss_on=loss_on)
 
-    return jax.vmap(one)(state, seeds)
+    return jax.vmap(member_steps)(state, seeds)
 
 
 @jax.jit
 def correct(params: Params, task: Task, rows: jax.Array) -> jax.Array:
     """Return whether each member's greedy answer to each row of the table is exactly right, bool `[P, M]`. Jitted.
 
-    The mean over rows is what `jaxcalc.evaluate` calls exact match.
+    The mean over rows is the exact match of `jaxcalc.evaluate`.
     """
     prompts, expected = jnp.split(task.tokens[rows], [task.prompt_length], axis=1)
     answers = jax.vmap(lambda params: generate(params, prompts, task.answer_length)[0])(params)
@@ -116,7 +115,7 @@ def correct(params: Params, task: Task, rows: jax.Array) -> jax.Array:
 
 
 def size(population: Any) -> int:
-    """Return P; raises `InputError` naming the first leaf that has none, or another."""
+    """Return P. Raises `InputError` naming the first leaf that has no axis, or another P."""
     sizes = {name: np.shape(leaf)[:1] for name, leaf in named_leaves(population).items()}
     for name, found in sizes.items():
         if len(found) == 0 or found != next(iter(sizes.values())):
@@ -127,7 +126,7 @@ def size(population: Any) -> int:
 
 
 def member(population: Any, index: int) -> Any:
-    """Return one member of a population of params, states or metrics, ready for the functions of one model.
+    """Return one member of a population of params, states or metrics, for any function of one model.
 
     Raises `InputError` for an index that is not in range(P).
 

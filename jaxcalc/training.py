@@ -1,4 +1,4 @@
-"""Training: the step, its parts of a batch, and the scanned loop."""
+"""Training: one step, one step over parts of a batch, and the scanned loop of steps."""
 
 import functools
 from collections.abc import Callable
@@ -17,10 +17,11 @@ from jaxcalc.params import Params
 from jaxcalc.tasks.task import Task
 
 Metrics = dict[str, jax.Array]
+"""What one step measures, as `train_step` lists it; of many steps, each array has one more axis."""
 
 
 class TrainState(train_state.TrainState):
-    """Flax's own: step, params (any pytree), opt_state, and the static apply_fn and tx."""
+    """Flax's `TrainState`: step, params (any pytree), opt_state, and the static apply_fn and tx."""
 
     params: Any
 
@@ -28,7 +29,7 @@ class TrainState(train_state.TrainState):
 def create_state(params: Params, tx: optax.GradientTransformation, apply_fn: ApplyFn = apply) -> TrainState:
     """Return the state of training at step 0.
 
-    `apply_fn(params, tokens, last=n)` may be any model of `jaxcalc.apply`'s signature.
+    `apply_fn` may be any model with the signature of `jaxcalc.apply`.
     """
     return TrainState.create(apply_fn=apply_fn, params=params, tx=tx).replace(step=jnp.zeros((), jnp.int32))
 
@@ -37,9 +38,8 @@ def create_state(params: Params, tx: optax.GradientTransformation, apply_fn: App
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """Return the state after one step of gradient descent, and the step's metrics. Jitted; keeps its input.
 
-    The metrics are float32 scalars: "loss" in nats, "token_accuracy" (share of
-    the tokens that count whose likeliest prediction is right), "grad_norm", and
-    "update_ratio" (norm of the step over norm of the parameters).
+    The metrics are float32 scalars: "loss" in nats, "token_accuracy" (of the tokens that count, the share that the
+    model predicts), "grad_norm", and "update_ratio" (norm of the update over norm of the parameters).
 
     >>> from jaxcalc import ModelConfig, calculator, init
     >>> state = create_state(init(jax.random.key(0), ModelConfig(vocab_size=35)), optax.adamw(1e-3))
@@ -51,22 +51,22 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     loss, output_error = jax.value_and_grad(cross_entropy)(logits, batch)  # loss
     (grads,) = backward(output_error)  # backward
     new_state = state.apply_gradients(grads=grads)  # update
-    return new_state, _metrics(state, new_state, batch, logits, loss, grads)
+    return new_state, _metrics(state, new_state, grads, loss, _n_right(logits, batch) / batch.mask.sum())
 
 
 StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 """A step of training, as `train_step`."""
 
 
-@functools.cache  # so that the same number is the same function, and compiled once
+@functools.cache  # the same number gives the same function, which JAX then compiles once
 def in_microbatches(n: int) -> StepFn:
-    """Return a `train_step` that goes through the batch in `n` equal parts, one after another, and then updates once.
+    """Return a `train_step` that takes the batch in `n` equal parts, one after another, and then updates once.
 
-    The gradient of a sum is the sum of the gradients: each part's loss is the surprise of its tokens over the number
-    of tokens that count in the whole batch, however they are spread over the parts. So step and metrics are those of
-    `train_step` but for rounding, and the activations of only one part are held at a time.
+    The loss of a part is the surprise of its tokens, divided by the number of tokens that count in the whole batch.
+    The parts' gradients therefore add up to the gradient of the batch: the step and its metrics are those of
+    `train_step` up to rounding, but only the activations of one part are in memory at a time.
 
-    Raises `InputError` for n below 1 and, when it is called, for a batch that does not divide evenly, with what would.
+    Raises `InputError` for n below 1. The step raises it for a batch that does not divide evenly.
 
     >>> from jaxcalc import ModelConfig, calculator, init
     >>> state = create_state(init(jax.random.key(0), ModelConfig(vocab_size=35)), optax.adamw(1e-3))
@@ -79,35 +79,38 @@ def in_microbatches(n: int) -> StepFn:
 
     @jax.jit
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        parts = _split(batch, n)
         n_counted = batch.mask.sum()
 
-        def add_part(grads: Any, part: Batch) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+        def part_gradients(parts: Batch) -> tuple[Any, jax.Array, jax.Array]:
+            part = jax.tree.map(lambda leaf: leaf[0], parts)
+
             def part_loss(logits: jax.Array) -> jax.Array:
                 return token_cross_entropy(logits, part).sum() / n_counted
 
             logits, backward = jax.vjp(lambda params: answer_logits(params, part, state.apply_fn), state.params)
             loss, output_error = jax.value_and_grad(part_loss)(logits)
-            (more,) = backward(output_error)
-            return jax.tree.map(jnp.add, grads, more), (logits, loss)
+            (grads,) = backward(output_error)
+            return grads, loss, _n_right(logits, part)
 
-        grads, (logits, losses) = jax.lax.scan(add_part, jax.tree.map(jnp.zeros_like, state.params), parts)
+        # Optax would put every n-th example into a part. We cut the batch ourselves, into runs of examples, and let
+        # it add up n microbatches of one part each.
+        add_up = optax.microbatching.microbatch(part_gradients, argnums=0, microbatch_size=1)
+        grads, loss, n_right = add_up(_split(batch, n))
         new_state = state.apply_gradients(grads=grads)
-        logits = logits.reshape(-1, *logits.shape[2:])
-        return new_state, _metrics(state, new_state, batch, logits, losses.sum(), grads)
+        return new_state, _metrics(state, new_state, grads, loss, n_right / n_counted)
 
     return step
 
 
 def check_microbatches(size: int, n: int) -> None:
-    """Raise `InputError` where a batch does not divide evenly into n parts, and say what would."""
+    """Raise `InputError` for a batch that does not divide evenly into n parts; the message says which n would do."""
     if size % n:
-        fit = ", ".join(str(number) for number in range(1, size + 1) if size % number == 0)
-        raise InputError(f"a batch of {size} does not divide into {n} microbatches; it does into {fit}")
+        divisors = ", ".join(str(number) for number in range(1, size + 1) if size % number == 0)
+        raise InputError(f"a batch of {size} does not divide into {n} microbatches; it does into {divisors}")
 
 
 def _split(batch: Batch, n: int) -> Batch:
-    """Return the batch in n parts, one more axis in front."""
+    """Return the batch in n parts, with one more axis in front."""
     size = batch.tokens.shape[0]
     check_microbatches(size, n)
     return jax.tree.map(lambda leaf: leaf.reshape(n, size // n, *leaf.shape[1:]), batch)
@@ -127,31 +130,33 @@ def train_steps(
 ) -> tuple[TrainState, Metrics]:
     """Return the state after `n_steps` of `train_step` (or `step_fn`), and the metrics stacked, each `[n_steps]`.
 
-    Jitted, one `lax.scan`; donates `state`. Step s learns from `batch_at(task,
-    seed, s, batch_size, loss_on)`, counted by `state.step`, so many short calls equal one long one.
+    Jitted, one `lax.scan`; donates `state`. Step s, counted by `state.step`, learns from `batch_at(task, seed, s,
+    batch_size, loss_on)`, so many short calls equal one long call.
 
-    The state goes no further than step `stop`, and not past a step whose loss, gradient or update is not finite:
-    the state returned is the one before it, `state.step` says which, and its metrics fill the rest of the rows.
+    The state stops at step `stop`, and before a step whose loss, gradient or update is not finite. The remaining rows
+    then repeat the metrics of the step that was not taken.
 
-    Raises as `batch_at` does.
+    Raises `InputError` where `batch_at` does.
     """
 
     def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         new, metrics = step_fn(state, batch_at(task, seed, state.step, batch_size, loss_on))
-        update = optax.tree.norm(jax.tree.map(jnp.subtract, new.params, state.params))
-        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(update)
-        keep_new = good & (state.step < stop)
-        return jax.tree.map(lambda new, old: jnp.where(keep_new, new, old), new, state), metrics
+        update_norm = optax.tree.norm(optax.tree.sub(new.params, state.params))
+        is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(update_norm)
+        return optax.tree.where(is_finite & (state.step < stop), new, state), metrics
 
     return jax.lax.scan(body, state, length=n_steps)
 
 
-def _metrics(old: TrainState, new: TrainState, batch: Batch, logits: jax.Array, loss: jax.Array, grads: Any) -> Metrics:
-    right = (logits.argmax(axis=-1) == targets(batch)) * batch.mask
-    step = jax.tree.map(jnp.subtract, new.params, old.params)
+def _n_right(logits: jax.Array, batch: Batch) -> jax.Array:
+    """Return how many of the tokens that count have the highest logit, a float32 scalar."""
+    return ((logits.argmax(axis=-1) == targets(batch)) * batch.mask).sum()
+
+
+def _metrics(old: TrainState, new: TrainState, grads: Any, loss: jax.Array, token_accuracy: jax.Array) -> Metrics:
     return {
         "loss": loss,
-        "token_accuracy": right.sum() / batch.mask.sum(),
+        "token_accuracy": token_accuracy,
         "grad_norm": optax.tree.norm(grads),
-        "update_ratio": optax.tree.norm(step) / optax.tree.norm(old.params),
+        "update_ratio": optax.tree.norm(optax.tree.sub(new.params, old.params)) / optax.tree.norm(old.params),
     }

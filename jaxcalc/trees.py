@@ -1,6 +1,7 @@
-"""Helpers for pytrees of arrays: leaves by name, counts, and tables of what is in them."""
+"""Helpers for pytrees of arrays: leaves by name, counts, fingerprints, and tables of what is in them."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,18 @@ from jax.core import Tracer
 
 from jaxcalc.errors import InputError
 
+Row = dict[str, Any]
+"""One row of a table: a number, a text or None for each column."""
+
+
+def dotted(path: jax.tree_util.KeyPath) -> str:
+    """Return the dotted form of a path, as `jax.tree.map_with_path` gives it.
+
+    >>> jax.tree.map_with_path(lambda path, _: dotted(path), {"blocks": [{"up": 1.0}]})
+    {'blocks': [{'up': 'blocks.0.up'}]}
+    """
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
 
 def named_leaves(tree: Any) -> dict[str, Any]:
     """Return every leaf under its dotted path, in the tree's order.
@@ -17,12 +30,11 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     >>> named_leaves({"blocks": [{"up": 1.0}, {"up": 2.0}]})
     {'blocks.0.up': 1.0, 'blocks.1.up': 2.0}
     """
-    leaves = jax.tree.leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    return {dotted(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def is_concrete(tree: Any) -> bool:
-    """Return whether the values can be looked at: no leaf is a tracer of `jit`, `grad` or `vmap`."""
+    """Return whether all values are known, so that no leaf is a tracer of `jit`, `grad` or `vmap`."""
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
@@ -36,20 +48,20 @@ def count(tree: Any) -> int:
 
 
 def fingerprint(tree: Any) -> dict[str, str]:
-    """Return a checksum of each leaf under its dotted path: dtype, shape and 64 bits of all its bits.
+    """Return a checksum of each leaf under its dotted path: its dtype, its shape and a hash of 64 bits.
 
-    It is computed where the array is: on the accelerator, on every shard its part, or by NumPy in the host's memory.
-    Each 32-bit word of the leaf is mixed with its index by a bijection and the results are added up, modulo 2³², with
-    two different mixings. So it does not depend on how an array is sharded, and a change within one word never goes
-    unseen; any other change does with a probability of about 2⁻⁶⁴.
+    A bijection mixes each 32-bit word of the leaf with its index, and the results are added modulo 2³²; this is done
+    with two different mixings. The hash therefore never misses a change within one word, and misses any other change
+    with a probability of about 2⁻⁶⁴. No library's hash is used because this one does not depend on how an array is
+    sharded: each device hashes its own part, and arrays in the host's memory are hashed there, by NumPy.
 
-    Raises `InputError` for a leaf that is not an array of numbers, naming it.
+    Raises `InputError` naming the first leaf that is not an array of numbers.
 
     >>> fingerprint({"w": np.array([1.0, 2.0], np.float32), "step": 3})
     {'step': 'int64[] 1ab75600a1221922', 'w': 'float32[2] aeb554b4bb33503c'}
     """
     leaves = {name: _numbers(name, leaf) if _is_on_host(leaf) else leaf for name, leaf in named_leaves(tree).items()}
-    with np.errstate(over="ignore"):  # it is modulo 2³²
+    with np.errstate(over="ignore"):  # the sums are meant to wrap
         sums = {name: (_checksum if _is_on_host(leaf) else _device_checksum)(leaf) for name, leaf in leaves.items()}
     return {
         name: f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}] {a:08x}{b:08x}"
@@ -64,7 +76,7 @@ def _is_on_host(leaf: Any) -> bool:
 
 
 def _checksum(array: Any) -> Any:
-    """Return the two sums of an array of NumPy or JAX, uint32 `[2]`."""
+    """Return the two sums of a NumPy or JAX array, uint32 `[2]`."""
     xp = jnp if isinstance(array, jax.Array) else np
     bits = array.astype("uint8") if array.dtype == bool else array
     bits = xp.atleast_1d(bits)
@@ -78,7 +90,7 @@ _SALTS = np.uint32(1), np.uint32(0x9E3779B9)
 
 
 def _mix(word: Any) -> Any:
-    """Return each uint32 under a bijection in which every bit hangs on every bit (Wellons 2018, lowbias32)."""
+    """Return each uint32 under a bijection in which every bit depends on every bit (Wellons 2018, lowbias32)."""
     word = (word ^ (word >> 16)) * np.uint32(0x7FEB352D)
     word = (word ^ (word >> 15)) * np.uint32(0x846CA68B)
     return word ^ (word >> 16)
@@ -86,11 +98,11 @@ def _mix(word: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class TreeTable:
-    """A table about a pytree: text where it is printed, the tree itself in a notebook."""
+    """A table about a pytree. It prints as text; a notebook shows the tree itself."""
 
     columns: tuple[str, ...]
-    rows: dict[str, dict[str, Any]]
-    """A row for each stage (a node that holds leaves) and each leaf under its path, and for the "total"."""
+    rows: dict[str, Row]
+    """One row per stage (a node that holds leaves) and per leaf, under its path, and the "total"."""
     tree: Any
 
     def __repr__(self) -> str:
@@ -106,7 +118,7 @@ class TreeTable:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        import treescope  # only a notebook asks for it
+        import treescope  # slow to import, and only a notebook needs it
 
         return str(treescope.render_to_html(self.tree))
 
@@ -114,11 +126,11 @@ class TreeTable:
 def summary(tree: Any) -> TreeTable:
     """Return what is in a tree of parameters, gradients, updates or optimizer state, leaf by leaf.
 
-    For each leaf, each stage and all together: "array" (dtype and shape, or the number of elements),
-    "norm" (‖x‖₂), "rms" (‖x‖₂ / √elements), "min", "max", "zeros" (share of elements that are 0) and "bad" (how
-    many are not finite). Works on any pytree of numbers.
+    The columns, for each leaf, each stage and the total, are "array" (dtype and shape, or the number of elements),
+    "norm" (‖x‖₂), "rms" (‖x‖₂ / √elements), "min", "max", "zeros" (the share of elements that are 0) and "bad" (how
+    many elements are not finite). Works on any pytree of numbers.
 
-    Raises `InputError` for a leaf that is not an array of numbers, naming it.
+    Raises `InputError` naming the first leaf that is not an array of numbers.
 
     >>> summary({"mlp": {"up": np.array([[3.0, 0.0], [0.0, -4.0]], np.float32), "norm": np.ones(2, np.float32)}})
               array norm  rms min max zeros bad
@@ -135,11 +147,12 @@ def summary(tree: Any) -> TreeTable:
 
 
 def compare(a: Any, b: Any) -> TreeTable:
-    """Return how two trees of the same shape relate: gradients and weights, say, or two gradients.
+    """Return how two trees of the same shape relate, such as gradients and weights, or two gradients.
 
-    For each leaf, each stage and all together: "norm a", "norm b", "ratio" (‖a‖ / ‖b‖) and "cosine" (⟨a, b⟩ / ‖a‖ ‖b‖).
+    The columns, for each leaf, each stage and the total, are "norm a", "norm b", "ratio" (‖a‖ / ‖b‖) and "cosine"
+    (⟨a, b⟩ / ‖a‖ ‖b‖).
 
-    Raises `InputError` naming the first leaf that only one of them has, or whose shapes differ.
+    Raises `InputError` naming the first leaf that only one tree has, or whose shapes differ.
 
     >>> compare({"w": np.array([3.0, 4.0])}, {"w": np.array([0.0, 2.0])})
           norm a norm b ratio cosine
@@ -156,27 +169,27 @@ def compare(a: Any, b: Any) -> TreeTable:
     return TreeTable(("norm a", "norm b", "ratio", "cosine"), _by_stage(pairs, _relate), (a, b))
 
 
-def _by_stage(leaves: dict[str, list[np.ndarray]], describe: Any) -> dict[str, dict[str, Any]]:
-    """Return the rows of a `TreeTable`: every stage followed by its leaves, and the total."""
+def _by_stage(leaves: dict[str, list[np.ndarray]], describe: Callable[..., Row]) -> dict[str, Row]:
+    """Return the rows of a `TreeTable`: each stage followed by its leaves, then the total."""
     stages: dict[str, list[str]] = {}
     for name in leaves:
         stages.setdefault(name.rpartition(".")[0], []).append(name)
 
-    def joined(names: list[str]) -> dict[str, Any]:
+    def joined(names: list[str]) -> Row:
         parts = zip(*(leaves[name] for name in names), strict=True)
         row = describe(*(np.concatenate([part.ravel() for part in side]) for side in parts))
-        if "array" in row:  # where arrays are joined, their number of elements says more than the shape
+        if "array" in row:  # the joined array has no shape worth telling
             row["array"] = str(sum(leaves[name][0].size for name in names))
         return {**row, "n_leaves": len(names)}
 
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, Row] = {}
     for stage, names in stages.items():
         rows |= {stage: joined(names)} if stage else {}
         rows |= {name: {**describe(*leaves[name]), "n_leaves": 0} for name in names}
     return rows | ({"total": joined(list(leaves))} if leaves else {})
 
 
-def _describe(x: np.ndarray) -> dict[str, Any]:
+def _describe(x: np.ndarray) -> Row:
     dtype = x.dtype.name.replace("uint", "u").replace("int", "i").replace("float", "f")
     array = f"{dtype}[{','.join(map(str, x.shape))}]"
     if not x.size:
@@ -194,7 +207,7 @@ def _describe(x: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _relate(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
+def _relate(a: np.ndarray, b: np.ndarray) -> Row:
     a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
     norm_a, norm_b = float(np.linalg.norm(a)), float(np.linalg.norm(b))
     return {

@@ -12,7 +12,7 @@ ORDER = [
     "errors", "batch",
     "tasks.words", "tasks.tokenizer", "tasks.problems", "tasks.questions", "tasks.task", "tasks.hashing", "tasks.table",
     "tasks.digits", "tasks.drawing", "tasks.drawn", "tasks",
-    "trees", "params", "model", "losses", "optimizers", "training", "decoding", "evaluation",
+    "trees", "params", "numerics", "model", "losses", "optimizers", "training", "decoding", "evaluation",
     "backprop", "blame", "lens", "landscape", "population",
     "scale.large", "scale.sharding", "scale.scaling", "scale.cost", "scale.processes", "scale",
     "runs.text", "runs.files", "runs.manifest", "runs.checkpoint", "runs.share", "runs.stablehlo", "runs.folder",

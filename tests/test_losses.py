@@ -10,6 +10,12 @@ from jaxcalc.losses import answer_logits, example_cross_entropy, token_cross_ent
 apply, loss = jax.jit(jaxcalc.apply), jax.jit(jaxcalc.loss)
 
 
+@pytest.fixture(scope="module")
+def params(task: Task) -> Params:
+    config = jaxcalc.ModelConfig(task.vocab_size, 16, 2, 32, 1, task.context_length)
+    return jax.tree.map(lambda leaf: leaf * 3 if leaf.ndim > 1 else leaf, jaxcalc.init(jax.random.key(1), config))
+
+
 def test_the_loss_is_minus_ln_p_of_the_right_tokens(params: Params, batch: Batch) -> None:
     probabilities = jax.nn.softmax(apply(params, batch.tokens[:, :-1]))
     surprises = [

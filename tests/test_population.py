@@ -39,11 +39,11 @@ def test_first_weights_are_those_of_each_seed(config: ModelConfig) -> None:
 def test_each_member_equals_its_run_alone(
     task: Task, config: ModelConfig, name: jaxcalc.optimizers.OptimizerName
 ) -> None:
-    """Seeds, rates and decays all differ; in float64, but Optax rounds the schedule's rates to float32."""
+    """Seeds, rates and decays all differ. The runs are in float64, but Optax rounds the schedule's rates to float32."""
     with jax.enable_x64(True):
         make_tx = functools.partial(jaxcalc.make_optimizer, name, 6, warmup_steps=2)
-        firsts = [jax.tree.map(lambda leaf: leaf.astype(float), jaxcalc.init(jax.random.key(seed), config))
-                  for seed in SEEDS]  # fmt: skip
+        inits = [jaxcalc.init(jax.random.key(seed), config) for seed in SEEDS]
+        firsts = [jax.tree.map(lambda leaf: leaf.astype(float), params) for params in inits]
         params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *firsts)
         state = population.create_state(params, make_tx, learning_rate=RATES, weight_decay=DECAYS)
         settings = {"n_steps": 3, "batch_size": 32}
@@ -94,7 +94,7 @@ def test_bad_input_is_named(task: Task, config: ModelConfig) -> None:
         population.create_state(params, make_tx, learning_rate=RATES[:2])
     with pytest.raises(InputError, match=r"no hyperparameter 'rate'; there are .*learning_rate"):
         population.create_state(params, make_tx, rate=RATES)
-    with pytest.raises(InputError, match=r"name at least one hyperparameter, of .*weight_decay"):
+    with pytest.raises(InputError, match=r"no hyperparameter is given; name at least one of .*weight_decay"):
         population.create_state(params, make_tx)
     with pytest.raises(InputError, match="learning_rate is -"):
         population.create_state(params, make_tx, learning_rate=-RATES)

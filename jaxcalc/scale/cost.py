@@ -1,8 +1,8 @@
-"""What a step of training takes, before it is taken (host): bytes of the state and of the program, products, seconds.
+"""What a training step costs, known before it runs (host): bytes of state and program, operations, seconds.
 
-The bytes come from shapes alone and from the account that XLA gives of the compiled program. The products are counted
-in the traced program, and not taken from XLA's count, which counts the body of a loop once (of ten scanned steps one,
-of scanned blocks one). Seconds are products over a share of the speed that a large product reaches on this device.
+The bytes come from shapes and from XLA's report on the compiled program. The operations are counted in the traced
+program, because XLA's own count takes the body of a loop once, however often it runs. The seconds are operations
+divided by a share of the speed that a large matrix product reaches on this device.
 """
 
 import math
@@ -19,15 +19,15 @@ from jaxcalc.errors import InputError
 from jaxcalc.training import TrainState
 
 UTILISATION = 0.5
-"""The share of `matmul_peak` at which a step is predicted to run. On two CPU cores a model of a
-million parameters takes 1.0 to 1.1 times as long as is predicted with it; one of 100 thousand 1.3 to 1.8 times, since
-more of its time goes into what is no product."""
+"""The share of `matmul_peak` at which a step is predicted to run. On two CPU cores a model of a million parameters
+takes 1.0 to 1.1 times the predicted time, and one of 100 thousand parameters 1.3 to 1.8 times, because it spends more
+of its time outside of matrix products."""
 
 
 def state_bytes(state: TrainState) -> dict[str, int]:
-    """Return the bytes of parameters, gradients and optimizer state on each device, from arrays or shapes alone.
+    """Return the bytes of parameters, gradients and optimizer state on each device, for a state of arrays or shapes.
 
-    A leaf with a sharding counts with the part of it that a device holds. Gradients lie as parameters do.
+    Of a leaf with a sharding, only the part that one device holds is counted. Gradients are sharded like parameters.
 
     >>> import optax
     >>> from jaxcalc import ModelConfig, create_state, init
@@ -39,19 +39,19 @@ def state_bytes(state: TrainState) -> dict[str, int]:
 
 
 def _bytes(tree: Any) -> int:
-    def of(leaf: Any) -> int:
+    def leaf_bytes(leaf: Any) -> int:
         sharding = getattr(leaf, "sharding", None)
         shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
         return math.prod(shape) * leaf.dtype.itemsize
 
-    return sum(map(of, jax.tree.leaves(tree)))
+    return sum(map(leaf_bytes, jax.tree.leaves(tree)))
 
 
 def step_bytes(state: TrainState, compiled: Any) -> dict[str, int]:
     """Return the bytes that one call of a compiled `jaxcalc.train_steps` holds on each device.
 
-    Besides parameters and optimizer state, which it is given and gives back in the same place, these are its other
-    arguments and results, and its temporaries: activations, gradients and copies, as XLA has laid them out.
+    Parameters and optimizer state count once, because the call updates them in place. "task and metrics" are its other
+    arguments and results; "temporaries" are activations, gradients and copies, as XLA has allocated them.
     """
     sizes, memory = state_bytes(state), compiled.memory_analysis()
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -60,13 +60,13 @@ def step_bytes(state: TrainState, compiled: Any) -> dict[str, int]:
 
 
 def flops(jaxpr: Any) -> int:
-    """Return the floating-point operations of a traced program's matrix products, 2 · M · N · K each, in loops too.
+    """Return the floating-point operations of a traced program's matrix products, 2 · M · N · K each.
 
-    The body of a `scan` counts as often as it runs, that of any other loop once, of the branches of a `cond` the
-    costliest. Of a program for many devices it is the sum over all of them.
+    The body of a `scan` counts as often as it runs, the body of any other loop once, and of a `cond` the costliest
+    branch. For a program that runs on many devices the result is the sum over all of them.
 
     Args:
-      jaxpr: what `jax.make_jaxpr(f)(…)` returns, or `jax.jit(f).trace(…).jaxpr`.
+      jaxpr: the result of `jax.make_jaxpr(f)(…)`, or `jax.jit(f).trace(…).jaxpr`.
 
     >>> a = jnp.ones((3, 4))
     >>> flops(jax.make_jaxpr(lambda b: jax.lax.fori_loop(0, 10, lambda _, c: c + a @ a.T, b))(jnp.ones((3, 3))))
@@ -75,10 +75,10 @@ def flops(jaxpr: Any) -> int:
     total = 0
     for equation in jaxpr.eqns:
         inner = [
-            flops(each)
+            flops(program)
             for value in equation.params.values()
-            for each in (value if isinstance(value, tuple | list) else [value])
-            if hasattr(each, "eqns")
+            for program in (value if isinstance(value, tuple | list) else [value])
+            if hasattr(program, "eqns")
         ]
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
@@ -92,9 +92,9 @@ def flops(jaxpr: Any) -> int:
 
 
 def matmul_peak(dtype: Any = jnp.float32) -> float:
-    """Return the FLOP/s of a product of two matrices of 1,024 rows on the first device, the best of a few calls.
+    """Return the FLOP/s that a product of two 1,024 × 1,024 matrices reaches on the first device, at best.
 
-    Takes at most about a fifth of a second, most of it to compile.
+    This takes at most about a fifth of a second, most of it to compile.
     """
     size = 1024
     a = jnp.ones((size, size), dtype)
@@ -109,25 +109,26 @@ def matmul_peak(dtype: Any = jnp.float32) -> float:
 
 
 def step_seconds(n_flops: float, peak: float) -> float:
-    """Return how long a step of so many operations is predicted to take, at `UTILISATION` of a peak in FLOP/s."""
+    """Return the predicted seconds of a step of `n_flops` operations, at `UTILISATION` of a peak in FLOP/s."""
     return n_flops / (UTILISATION * peak)
 
 
 def available_bytes(devices: Sequence[Any]) -> int | None:
-    """Return the bytes that each of the devices can hold, or None where nothing says so.
+    """Return the bytes that each of the devices can hold, or None if that is unknown.
 
-    What the device itself says (`memory_stats`); for CPU devices the memory that the machine and this process's
-    control group have left, divided evenly among them.
+    An accelerator reports its own limit (`memory_stats`). CPU devices share evenly what is left of the machine's
+    memory and of this process's control group.
     """
     if devices[0].platform == "cpu":
         left = [n for n in (_machine_bytes(), _group_bytes()) if n is not None]
         return min(left) // len(devices) if left else None
     stats = [device.memory_stats() or {} for device in devices]
-    return min(each["bytes_limit"] for each in stats) if all("bytes_limit" in each for each in stats) else None
+    limits = [stat["bytes_limit"] for stat in stats if "bytes_limit" in stat]
+    return min(limits) if len(limits) == len(stats) else None
 
 
 def _machine_bytes() -> int | None:
-    """Return the memory that is free or can be freed; all there is where the system does not say."""
+    """Return the memory that is free or can be freed, or all memory on a system that does not report this."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
@@ -137,22 +138,22 @@ def _machine_bytes() -> int | None:
 
 
 def _group_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return what a Linux control group, of version 2 or 1, may still use; cached files do not count as used."""
-    for folder, most, used, cached in (
+    """Return the bytes that a Linux control group (version 2 or 1) may still use. Cached files do not count as used."""
+    for folder, limit_file, used_file, cached in (
         (root, "memory.max", "memory.current", "inactive_file"),
         (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
         try:
             stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            limit = (folder / most).read_text().strip()
-            return None if limit == "max" else int(limit) - int((folder / used).read_text()) + int(stat[cached])
+            limit, used = ((folder / name).read_text().strip() for name in (limit_file, used_file))
+            return None if limit == "max" else int(limit) - int(used) + int(stat[cached])
         except (OSError, KeyError):
             continue
     return None
 
 
 def check_fits(sizes: Mapping[str, int], available: int | None) -> None:
-    """Raise `InputError` where sizes in bytes are together more than a device can hold, and say each.
+    """Raise `InputError` if sizes in bytes add up to more than a device can hold; the message lists them.
 
     >>> check_fits({"parameters": 3 * 2**30, "gradients": 3 * 2**30}, 4 * 2**30)
     Traceback (most recent call last):
@@ -160,12 +161,12 @@ def check_fits(sizes: Mapping[str, int], available: int | None) -> None:
     """
     total = sum(sizes.values())
     if available is not None and total > available:
-        said = " + ".join(f"{name} {size_text(size)}" for name, size in sizes.items())
-        raise InputError(f"it does not fit: {said} = {size_text(total)}; a device has {size_text(available)}")
+        listed = " + ".join(f"{name} {size_text(size)}" for name, size in sizes.items())
+        raise InputError(f"it does not fit: {listed} = {size_text(total)}; a device has {size_text(available)}")
 
 
 def size_text(n_bytes: int) -> str:
-    """Return a number of bytes for people.
+    """Return a number of bytes as text for people.
 
     >>> size_text(414_464), size_text(3 * 2**31)
     ('0.4 MiB', '6.0 GiB')

@@ -1,12 +1,12 @@
-"""What larger models need: other ways to compute what `jaxcalc.apply` does, put together from functions.
+"""Other ways to compute what `jaxcalc.apply` does, for larger models.
 
-A block is a function of its parameters and the stream; the depth is a loop over blocks, written out or scanned; a model
-is the loop, in a dtype. Each takes the one before, so what is not asked for is not there:
+A block is a function of its parameters and the stream; a model is a loop over blocks, unrolled or scanned; a dtype is a
+wrapper around a model. They compose:
 
     apply_fn = large.in_dtype(jnp.bfloat16, large.scanned(large.remat(large.block)))
-    state = jaxcalc.create_state(params, tx, apply_fn)  # whose parameters, moments and loss are float32
+    state = jaxcalc.create_state(params, tx, apply_fn)  # parameters, moments and loss stay float32
 
-Parameters keep their layout, and logits and gradients are those of `jaxcalc.apply` but for rounding.
+The layout of the parameters does not change. Logits and gradients are those of `jaxcalc.apply` up to rounding.
 """
 
 from collections.abc import Callable
@@ -17,16 +17,17 @@ import jax.numpy as jnp
 
 from jaxcalc.errors import InputError
 from jaxcalc.losses import ApplyFn
-from jaxcalc.model import apply, attention, check_tokens, embed, keys_values, mlp, output, project, rms_norm
-from jaxcalc.params import BlockParams, Params, check_params
+from jaxcalc.model import apply, attention, embed, keys_values, mlp, output, rms_norm
+from jaxcalc.numerics import project
+from jaxcalc.params import BlockParams, Params, check_params, check_tokens
 from jaxcalc.trees import named_leaves
 
 BlockFn = Callable[[BlockParams, jax.Array, int | None], jax.Array]
-"""A block: `(params, x [B, T, D], last) -> [B, T, D]`, or `[B, n, D]` where `last` is n, as `block`."""
+"""A block such as `block`: `(params, x [B, T, D], last) -> [B, T, D]`, or `[B, n, D]` if `last` is n."""
 
 
 def block(params: BlockParams, x_BTD: jax.Array, last: int | None) -> jax.Array:
-    """Return the stream after a block: the stages `attention` and `mlp` of `jaxcalc.model`."""
+    """Return the stream after the stages `attention` and `mlp` of `jaxcalc.model`."""
     x_BTD, _ = attention(params["attention"], x_BTD, last=last)
     return mlp(params["mlp"], x_BTD)[0]
 
@@ -34,11 +35,11 @@ def block(params: BlockParams, x_BTD: jax.Array, last: int | None) -> jax.Array:
 def fused_block(
     params: BlockParams, x_BTD: jax.Array, last: int | None, implementation: Literal["xla", "cudnn"] | None = None
 ) -> jax.Array:
-    """Return what `block` does, the attention in one call of `jax.nn.dot_product_attention`.
+    """Return what `block` does, with the attention in one call of `jax.nn.dot_product_attention`.
 
-    Its `implementation` "cudnn", for float16 and bfloat16 on a GPU, never holds the pattern `[B, H, T, S]`
-    (FlashAttention, Dao et al. 2022): `functools.partial(fused_block, implementation="cudnn")`. The other is the
-    products that `block` has, in another order.
+    The implementation "cudnn", for float16 and bfloat16 on a GPU, never holds the whole pattern `[B, H, T, S]`
+    (FlashAttention, Dao et al. 2022): `functools.partial(fused_block, implementation="cudnn")`. The implementation
+    "xla" computes the products of `block` in another order.
     """
     attention_params = params["attention"]
     key_BSHK, value_BSHK = keys_values(attention_params, x_BTD)
@@ -46,24 +47,24 @@ def fused_block(
     x_BTD = x_BTD[:, first:]
     query_BTHK = rms_norm(project(rms_norm(x_BTD) * attention_params["norm"], attention_params["query"]))
     visible_TS = jnp.arange(key_BSHK.shape[1]) <= first + jnp.arange(x_BTD.shape[1])[:, None]
+    mask = visible_TS[None, None] if first else None
     mixed_BTHK = jax.nn.dot_product_attention(
-        query_BTHK, key_BSHK, value_BSHK,
-        mask=visible_TS[None, None] if first else None, is_causal=not first, implementation=implementation,
-    )  # fmt: skip
+        query_BTHK, key_BSHK, value_BSHK, mask=mask, is_causal=not first, implementation=implementation
+    )
     return mlp(params["mlp"], x_BTD + project(mixed_BTHK, attention_params["out"], n_axes=2))[0]
 
 
 def remat(block_fn: BlockFn = block) -> BlockFn:
-    """Return a block that keeps only the stream it was given, and computes the rest again on the way back.
+    """Return a block that keeps only its input, and computes its activations again in the backward pass.
 
-    Memory for time (Chen et al. 2016): the activations of one block instead of all, for about a third more products.
-    XLA's CPU compiler computes again at once and holds all the same, unless depth is `scanned`.
+    This trades time for memory (Chen et al. 2016): the activations of one block instead of all blocks, for about a
+    third more products. On a CPU it saves memory only with `scanned`, because XLA otherwise recomputes too early.
     """
     return jax.checkpoint(block_fn, static_argnums=2)
 
 
 def unrolled(block_fn: BlockFn = block) -> ApplyFn:
-    """Return a model whose blocks are written out one after another, as `jaxcalc.apply` has them.
+    """Return a model that runs its blocks one after another, as `jaxcalc.apply` does.
 
     >>> from jaxcalc import ModelConfig, init
     >>> params = jax.eval_shape(lambda: init(jax.random.key(0), ModelConfig(vocab_size=35)))
@@ -72,21 +73,21 @@ def unrolled(block_fn: BlockFn = block) -> ApplyFn:
     """
 
     def blocks(params: list[BlockParams], x_BTD: jax.Array, last: int | None) -> jax.Array:
-        for each in params[:-1]:
-            x_BTD = block_fn(each, x_BTD, None)
+        for block_params in params[:-1]:
+            x_BTD = block_fn(block_params, x_BTD, None)
         return block_fn(params[-1], x_BTD, last)
 
     return _model(blocks)
 
 
 def scanned(block_fn: BlockFn = block) -> ApplyFn:
-    """Return a model whose blocks but the last are one `jax.lax.scan`: one block in the program, whatever the depth.
+    """Return a model that runs all blocks but the last in one `jax.lax.scan`, so that the program holds one block.
 
-    For that the parameters of those blocks are copied into arrays with one more axis in front, and their gradients
-    out of such. The last block stands alone, since it may compute only the last positions. On a CPU it pays where it
-    makes `remat` work; it does not compile sooner, since the optimizer still goes from leaf to leaf.
+    The parameters of these blocks are stacked into arrays with one more axis, and their gradients are unstacked. The
+    last block stands alone because it may compute only the last positions. On a CPU this pays only together with
+    `remat`; it does not compile faster, because the optimizer still visits every leaf.
 
-    Raises `InputError`, when it is called, for blocks whose shapes differ, naming the leaf.
+    The model raises `InputError` for blocks whose shapes differ, naming the leaf.
     """
 
     def blocks(params: list[BlockParams], x_BTD: jax.Array, last: int | None) -> jax.Array:
@@ -94,19 +95,18 @@ def scanned(block_fn: BlockFn = block) -> ApplyFn:
         if before:
             _check_alike(before)
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *before)
-            x_BTD, _ = jax.lax.scan(lambda x_BTD, each: (block_fn(each, x_BTD, None), None), x_BTD, stacked)
+            x_BTD, _ = jax.lax.scan(lambda x_BTD, layer: (block_fn(layer, x_BTD, None), None), x_BTD, stacked)
         return block_fn(final, x_BTD, last)
 
     return _model(blocks)
 
 
 def in_dtype(dtype: Any, apply_fn: ApplyFn = apply) -> ApplyFn:
-    """Return a model that computes with its float parameters cast to a dtype (Micikevicius et al. 2018).
+    """Return a model that casts its float parameters to a dtype before it computes (Micikevicius et al. 2018).
 
-    The cast is part of the function, so gradients come back in the dtype of the parameters that are kept. The moments
-    and the update stay in it as well, and norms, softmax and the loss are float32 in any case. bfloat16 has the range
-    of float32, so the loss needs no scale. Around `jaxcalc.sharding.sharded`, it is the cast parameters that devices
-    send each other.
+    The cast is part of the function, so gradients, moments and updates keep the dtype of the stored parameters. Norms,
+    softmax and loss are always at least float32. bfloat16 has the range of float32, so the loss needs no scaling. If
+    `apply_fn` comes from `jaxcalc.sharding.sharded`, the devices exchange the cast parameters.
 
     >>> from jaxcalc import ModelConfig, init
     >>> params = jax.eval_shape(lambda: init(jax.random.key(0), ModelConfig(vocab_size=35)))
@@ -124,7 +124,7 @@ def in_dtype(dtype: Any, apply_fn: ApplyFn = apply) -> ApplyFn:
 
 
 def _model(blocks: Callable[[list[BlockParams], jax.Array, int | None], jax.Array]) -> ApplyFn:
-    """Return the model whose depth is `blocks`."""
+    """Return the model that runs its blocks with `blocks`."""
 
     def model_apply(params: Params, tokens: jax.Array, last: int | None = None) -> jax.Array:
         check_params(params)
@@ -136,10 +136,12 @@ def _model(blocks: Callable[[list[BlockParams], jax.Array, int | None], jax.Arra
 
 
 def _check_alike(blocks: list[BlockParams]) -> None:
-    """Raise `InputError` where the shapes of two blocks differ."""
-    shapes = [{name: leaf.shape for name, leaf in named_leaves(each).items()} for each in blocks]
-    for index, each in enumerate(shapes):
-        for name, shape in each.items():
-            if shape != shapes[0][name]:
-                raise InputError(f"blocks that are scanned must be alike; {name} has shape {shape} in block {index} "
-                                 f"and {shapes[0][name]} in block 0")  # fmt: skip
+    """Raise `InputError` if the shapes of two blocks differ."""
+    first = named_leaves(blocks[0])
+    for index, layer in enumerate(blocks):
+        for name, leaf in named_leaves(layer).items():
+            if leaf.shape != first[name].shape:
+                raise InputError(
+                    f"blocks that are scanned must be alike; {name} has shape {leaf.shape} in block {index} and "
+                    f"{first[name].shape} in block 0"
+                )

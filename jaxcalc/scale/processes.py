@@ -1,7 +1,7 @@
 """Several processes that train one model (host): how they join, agree, and end together.
 
-Each runs the same program on its own devices; `jax.distributed` joins them, and one mesh goes over the devices of all.
-Process 0 writes and prints, the others compute. With one process every function here does next to nothing.
+Each process runs the same program on its own devices. `jax.distributed` joins them, and one mesh spans the devices of
+all. Process 0 writes and prints; the others only compute. With one process the functions here do almost nothing.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from jaxcalc.scale.sharding import put
 LOST = 4
 """The exit status of a process that has lost another."""
 HEARTBEAT_SECONDS, START_SECONDS = 10, 60
+"""How long a process may be silent, and how long all of them may take to join."""
 
 _WATCH = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
 
@@ -31,17 +32,17 @@ _WATCH = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
 def join(
     coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> bool:
-    """Join the other processes, before JAX starts, and return whether there are any to join.
+    """Join the other processes, before JAX starts, and return whether there are any.
 
-    Without arguments as the cluster says in which this process was started, if JAX detects one. A process that
-    is lost ends the others within seconds.
+    Without arguments, JAX asks the cluster that started this process, if it detects one. When a process is lost, the
+    others end within seconds.
 
     Args:
       coordinator_address: host and port of process 0, such as "localhost:12345".
-      num_processes: how many there are.
-      process_id: which of them this is, from 0.
+      num_processes: how many processes there are.
+      process_id: the number of this process, from 0.
 
-    Raises `InputError` for an address that is none, and where they are not all there within a minute.
+    Raises `InputError` for a malformed or unknown address, and if not all processes join within a minute.
     """
     if jax.distributed.is_initialized():
         return True
@@ -50,7 +51,7 @@ def join(
             jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
         except jax.errors.JaxRuntimeError as error:
             raise InputError(f"cannot join the processes of the cluster: {_line(error)}") from error
-        except (ValueError, RuntimeError):  # there is no cluster; or JAX has started, alone
+        except (ValueError, RuntimeError):  # there is no cluster, or JAX has already started alone
             return False
         return True
     _check_address(coordinator_address)
@@ -58,15 +59,18 @@ def join(
         f"process {process_id} of {num_processes} has not met the others at {coordinator_address} within "
         f"{START_SECONDS} s, or has lost them; start all of them at once, with the same address"
     )
-    with _saying_if_killed(f"error: {missing}", sys.stderr):
+    with _last_words(f"error: {missing}", sys.stderr):
         try:
             jax.distributed.initialize(
-                coordinator_address, num_processes, process_id,
-                initialization_timeout=START_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            )  # fmt: skip
+                coordinator_address,
+                num_processes,
+                process_id,
+                initialization_timeout=START_SECONDS,
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            )
         except (ValueError, RuntimeError) as error:
             raise InputError(f"cannot join the processes at {coordinator_address}: {_line(error)}") from error
-        jax.devices()  # here JAX starts, and all wait for all once more
+        jax.devices()  # JAX starts here, and every process waits for the others once more
     return True
 
 
@@ -76,26 +80,26 @@ def is_main() -> bool:
 
 
 def agree(number: int) -> int:
-    """Return the largest of the numbers that the processes give; all must call it at the same place."""
+    """Return the largest of the numbers that the processes pass. All must call this at the same place."""
     if jax.process_count() == 1:
         return number
     return int(np.max(multihost_utils.process_allgather(np.int32(number))))
 
 
 def wait(what: str) -> None:
-    """Return when every process has come to the same place."""
+    """Wait until every process has come to the same place."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
 
 def everywhere(tree: Any, mesh: Mesh) -> Any:
-    """Return arrays that every process has, the same in each, as arrays that lie whole on every device of a mesh."""
-    whole = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda leaf: put(leaf, whole), tree) if jax.process_count() > 1 else tree
+    """Copy arrays that are the same in every process to every device of a mesh, and return the copies."""
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda leaf: put(leaf, replicated), tree) if jax.process_count() > 1 else tree
 
 
 def whole(tree: Any) -> Any:
-    """Return arrays that lie on the devices of several processes whole on one of this process's; all must call it."""
+    """Gather arrays whose parts lie in several processes, whole on a device of this one. All processes must call it."""
     if jax.process_count() == 1:
         return tree
     mesh = jax.tree.leaves(tree)[0].sharding.mesh
@@ -105,13 +109,14 @@ def whole(tree: Any) -> Any:
 
 @contextlib.contextmanager
 def together(go_on: str) -> Iterator[None]:
-    """Hold what the processes do together. A process that fails ends at once, with a line that says why, and so do the
-    others: waiting for it, they would hang. Only process 0 prints anything else.
+    """Run the body in all processes, so that they all end when one of them fails.
 
-    Status 2 after an `InputError`, `LOST` after another process was lost; where JAX itself ends this one first, 134.
+    A process that fails ends at once and prints one line that says why; so do the others, which would otherwise wait
+    for it forever. Only process 0 prints anything else. The exit status is 2 after an `InputError` and `LOST` after
+    another process was lost, or 134 if JAX ends this process first.
 
     Args:
-      go_on: what to do when a process was lost, the end of that line.
+      go_on: the end of the line about a lost process, which says how to continue.
     """
     if jax.process_count() == 1:
         yield
@@ -120,9 +125,7 @@ def together(go_on: str) -> Iterator[None]:
     _keep_streams_clean()
     me = f"process {jax.process_index()} of {jax.process_count()}"
     try:
-        with _saying_if_killed(
-            f"error: {me} has ended, because another was lost or it was killed itself; {go_on}", stderr
-        ):
+        with _last_words(f"error: {me} has ended, because another was lost or it was killed itself; {go_on}", stderr):
             yield
     except InputError as error:
         _end(stderr, f"error: {error}", 2)
@@ -131,10 +134,15 @@ def together(go_on: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _saying_if_killed(line: str, stderr: Any) -> Iterator[None]:
-    """Say a line if this process ends within: JAX ends it from outside of Python, so that another has to say why."""
-    watch = subprocess.Popen([sys.executable, "-Ic", _WATCH, line], stdin=subprocess.PIPE, start_new_session=True,
-                             stdout=subprocess.DEVNULL, stderr=stderr)  # fmt: skip
+def _last_words(line: str, stderr: Any) -> Iterator[None]:
+    """Print a line if this process ends in the body. JAX ends it from outside of Python, so a child watches it."""
+    watch = subprocess.Popen(
+        [sys.executable, "-Ic", _WATCH, line],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        start_new_session=True,
+    )
     try:
         yield
     finally:
@@ -144,18 +152,18 @@ def _saying_if_killed(line: str, stderr: Any) -> Iterator[None]:
 def _end(stderr: Any, line: str, status: int) -> None:
     print(line, file=stderr, flush=True)
     sys.stdout.flush()
-    os._exit(status)  # an orderly end would wait for the others
+    os._exit(status)  # a normal exit would wait for the other processes
 
 
 def _keep_streams_clean() -> None:
-    """Keep stdout for what Python prints at process 0: gloo writes to it too, and the other processes print nothing."""
+    """Leave stdout to Python's output in process 0: gloo must not write to it, and other processes print nothing."""
     sys.stdout.flush()
     if is_main():
         stdout = os.dup(1)
         os.dup2(2, 1)
         sys.stdout = os.fdopen(stdout, "w", buffering=1)
     else:
-        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  (to the end of the process)
+        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  (open until the process ends)
         os.dup2(sys.stdout.fileno(), 1)
 
 

@@ -1,8 +1,8 @@
 """What a step costs on many devices, on paper: the bytes that they exchange, and the seconds that follow.
 
-`traffic` says what a step on a mesh must exchange, from the shapes and the rules alone; `exchanged` reads from a
-compiled program what it does exchange; tests hold the one against the other. `step_time` turns it into
-seconds on accelerators that need not be there.
+`traffic` computes from shapes and rules what a step on a mesh must exchange, and `exchanged` reads from a compiled
+program what it does exchange; the tests compare the two. `step_time` predicts seconds on accelerators that this
+machine need not have.
 """
 
 import math
@@ -19,14 +19,14 @@ from jaxcalc.trees import count
 
 
 class Traffic(NamedTuple):
-    """What each device puts into the collectives of one step, in bytes."""
+    """The bytes that each device puts into the collectives of one step."""
 
     gradients: int
-    """Added up along "data": the gradient of every parameter, as much of it as "model" leaves to a device."""
+    """Summed along "data": the gradients of the parameters that "model" leaves to a device."""
     gathered: int
-    """Parameters brought together along "data", before they are used."""
+    """Parameters gathered along "data" before they are used."""
     activations: int
-    """Partial sums along "model": of the blocks' outputs going forwards, of their inputs' gradients going back."""
+    """Partial sums along "model": of the blocks' outputs forwards, of the gradients of their inputs backwards."""
 
 
 def traffic(
@@ -35,11 +35,11 @@ def traffic(
     """Return what a step of `jaxcalc.sharding.sharded` exchanges on a mesh of `data` times `model` devices.
 
     Args:
-      batch_size: examples in all; each has `config.context_length` positions.
+      batch_size: examples in the whole batch; each has `config.context_length` positions.
       answer_length: positions that the last block computes.
-      n_bytes: of a number; gradients and parameters in float32 have 4.
+      n_bytes: bytes per number, 4 for float32.
 
-    Raises `InputError` where sizes do not divide.
+    Raises `InputError` for sizes that do not divide evenly.
 
     >>> from jaxcalc.scale.sharding import TENSOR_PARALLEL
     >>> traffic(ModelConfig(vocab_size=35), 256, 3, data=8, model=1, rules=TENSOR_PARALLEL)
@@ -47,14 +47,16 @@ def traffic(
     """
     params = jax.eval_shape(lambda: init(jax.random.key(0), config))
     mesh = AbstractMesh((data, model), ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
-    parts = [  # of each leaf the numbers that "model" leaves to a device, and whether it is cut along "data"
-        (leaf.size // (model if "model" in where.spec else 1), "data" in where.spec)
-        for leaf, where in zip(jax.tree.leaves(params), jax.tree.leaves(shardings(params, mesh, rules)), strict=True)
+    cuts = [sharding.spec for sharding in jax.tree.leaves(shardings(params, mesh, rules))]
+    parts = [  # how many numbers of each leaf "model" leaves to a device, and whether the leaf is cut along "data"
+        (leaf.size // (model if "model" in cut else 1), "data" in cut)
+        for leaf, cut in zip(jax.tree.leaves(params), cuts, strict=True)
     ]
     own = sum(size for size, _ in parts)
     whole = config.context_length
-    # Forwards each block adds up what attention and feed-forward put out; backwards, what came in at query, key, value
-    # and feed-forward. The last block has keys and values of all positions, and all else of the answer's.
+    # In the forward pass each block sums the outputs of attention and feed-forward; in the backward pass, the gradients
+    # of query, key, value and feed-forward inputs. The last block has keys and values for all positions, and everything
+    # else for the answer's only.
     positions = (config.n_layers - 1) * 6 * whole + 2 * whole + 4 * answer_length
     return Traffic(
         gradients=n_bytes * own * (data > 1),
@@ -64,10 +66,10 @@ def traffic(
 
 
 def exchanged(program: str) -> dict[str, int]:
-    """Return the bytes that each device puts into a compiled program's collectives, by kind, but for single numbers.
+    """Return the bytes that each device puts into a compiled program's collectives, by kind. Scalars do not count.
 
     Args:
-      program: as `jax.jit(f).lower(…).compile().as_text()` gives it.
+      program: the text from `jax.jit(f).lower(…).compile().as_text()`.
 
     >>> exchanged("  %sum = f32[8,4]{1,0} all-reduce(f32[8,4]{1,0} %x), channel_id=1")
     {'all-reduce': 128}
@@ -84,45 +86,45 @@ _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "col
 
 
 class Accelerator(NamedTuple):
-    """A kind of device and how its like are connected, by what its maker says."""
+    """A kind of device and its connections, by its maker's figures."""
 
     name: str
     flops: float
-    """Multiply-adds a second, twice, in bfloat16 matrix products."""
+    """Floating-point operations per second in bfloat16 matrix products; a multiply-add is two."""
     memory: float
-    """Bytes a second to and from its own memory."""
+    """Bytes per second to and from its own memory."""
     group: int
-    """How many are connected directly."""
+    """How many devices are connected directly."""
     link: float
-    """Bytes a second that each sends within the group."""
+    """Bytes per second that each device sends within the group."""
     network: float
-    """Bytes a second that each sends beyond it."""
+    """Bytes per second that each device sends beyond the group."""
     latency: float = 5e-6
-    """Seconds that each of the log₂ n rounds of a collective takes at least; assumed."""
+    """Seconds that each of the log₂ n rounds of a collective takes at least; an assumption."""
 
 
 H100 = Accelerator("H100 SXM, InfiniBand NDR", 989e12, 3.35e12, 8, 450e9, 50e9)
 """NVIDIA's H100 data sheet: 989 TFLOP/s dense, 3.35 TB/s, NVLink 900 GB/s both ways; one 400 Gb/s adapter each."""
 TPU_V5P = Accelerator("TPU v5p", 459e12, 2.765e12, 8960, 300e9, 25e9)
-"""Google Cloud's documentation: 459 TFLOP/s, 2,765 GB/s, 4,800 Gb/s of links a chip both ways, pods of 8,960 chips."""
+"""Google Cloud's documentation: 459 TFLOP/s, 2,765 GB/s, links of 4,800 Gb/s per chip both ways, pods of 8,960."""
 
 
 class StepTime(NamedTuple):
-    """Seconds of one step, by what they go to."""
+    """The seconds of one step, by their use."""
 
     compute: float
     memory: float
-    """The optimizer's reading and writing of parameters, gradients and two moments."""
+    """For the optimizer to read and write parameters, gradients and two moments."""
     exchange: float
 
     @property
     def apart(self) -> float:
-        """Where nothing is exchanged while something is computed."""
+        """The seconds if the devices never compute and exchange at the same time."""
         return self.compute + self.memory + self.exchange
 
     @property
     def overlapped(self) -> float:
-        """Where everything is."""
+        """The seconds if they always do."""
         return max(self.compute + self.memory, self.exchange)
 
 
@@ -133,18 +135,18 @@ def step_time(
     data: int,
     model: int,
     rules: Rules,
-    on: Accelerator,
+    accelerator: Accelerator,
     utilisation: float = 0.4,
 ) -> StepTime:
-    """Return the seconds of one step of mixed precision on a mesh of `data` times `model` accelerators, on paper.
+    """Return the predicted seconds of one mixed-precision step on a mesh of `data` times `model` accelerators.
 
-    Assumed is: 6 · parameters · positions operations, divided evenly, at the share `utilisation` of the peak; Adam with
-    float32 master weights, 28 bytes a parameter of a device; collectives in rings (2 (n − 1) / n of the bytes sent and
-    received for a sum, half of that to gather or to add up in parts), within a group first and then, for a group's
-    share, between groups; "model" within a group; parameters and activations exchanged in bfloat16, gradients in
-    float32. Stragglers, input and everything else: nothing.
+    The assumptions: 6 · parameters · positions operations, divided evenly, at the share `utilisation` of the peak. Adam
+    with float32 master weights, 28 bytes per parameter of a device. Collectives in rings, first within a group and
+    then between groups: a sum sends and receives 2 (n − 1) / n of the bytes; gathering, or summing in parts, half of
+    that. "model" lies within a group. Parameters and activations travel in bfloat16, gradients in float32. Stragglers,
+    input and everything else cost nothing.
 
-    >>> time = step_time(ModelConfig(vocab_size=35), 256, 3, data=8, model=1, rules=(), on=H100)
+    >>> time = step_time(ModelConfig(vocab_size=35), 256, 3, data=8, model=1, rules={}, accelerator=H100)
     >>> time.exchange > time.compute  # a small model on a fast device
     True
     """
@@ -152,22 +154,23 @@ def step_time(
     n_params = count(jax.eval_shape(lambda: init(jax.random.key(0), config)))
     n_devices, is_cut = data * model, sent.gathered > 0
     stored = n_params / (n_devices if is_cut else model)
-    near = max(1, min(data, on.group // model))  # of those that share a "data" axis, how many are in a group
-    # Added up in parts where each device keeps but its part.
-    exchange = _ring(sent.gradients, data, near, on) * (1 if is_cut else 2)
-    exchange += _ring(sent.gathered / 2, data, near, on)
-    exchange += 2 * _ring(sent.activations / 2, model, model, on)
+    near = max(1, min(data, accelerator.group // model))  # how many devices along "data" are in one group
+    # A device that keeps only its part of a sum needs half of the traffic of a whole sum.
+    exchange = _ring(sent.gradients, data, near, accelerator) * (1 if is_cut else 2)
+    exchange += _ring(sent.gathered / 2, data, near, accelerator)
+    exchange += 2 * _ring(sent.activations / 2, model, model, accelerator)
     return StepTime(
-        compute=6 * n_params * batch_size * config.context_length / n_devices / (on.flops * utilisation),
-        memory=28 * stored / on.memory,
+        compute=6 * n_params * batch_size * config.context_length / n_devices / (accelerator.flops * utilisation),
+        memory=28 * stored / accelerator.memory,
         exchange=exchange,
     )
 
 
-def _ring(n_bytes: float, n: int, near: int, on: Accelerator) -> float:
-    """Return the seconds to bring together, or add up in parts, so many bytes among n devices in groups of `near`."""
+def _ring(n_bytes: float, n: int, near: int, accelerator: Accelerator) -> float:
+    """Return the seconds to gather, or to sum in parts, so many bytes among n devices in groups of `near`."""
     if n == 1 or n_bytes == 0:
         return 0.0
     groups = n // near
-    seconds = n_bytes * (near - 1) / near / on.link + n_bytes / near * (groups - 1) / groups / on.network
-    return seconds + on.latency * float(np.log2(n))
+    within = n_bytes * (near - 1) / near / accelerator.link
+    between = n_bytes / near * (groups - 1) / groups / accelerator.network
+    return within + between + accelerator.latency * float(np.log2(n))

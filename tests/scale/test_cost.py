@@ -1,4 +1,4 @@
-"""What a step takes: bytes and products against counts by hand, and the refusal of what does not fit."""
+"""What a step costs: bytes and operations against counts by hand, and the refusal of a state that does not fit."""
 
 import re
 from pathlib import Path
@@ -12,6 +12,11 @@ import pytest
 import jaxcalc
 from jaxcalc import Batch, InputError, ModelConfig, Params, Task
 from jaxcalc.scale import cost, large, sharding
+
+
+@pytest.fixture(scope="module")
+def params(task: Task) -> Params:
+    return jaxcalc.init(jax.random.key(1), ModelConfig(task.vocab_size, 16, 4, 32, 2, task.context_length))
 
 
 def test_the_bytes_of_a_state_are_those_of_its_leaves_on_a_device(params: Params) -> None:
@@ -38,15 +43,15 @@ def test_the_bytes_of_a_program_are_those_that_xla_lays_out(task: Task, params: 
         assert sizes["parameters"] == expected["parameters"]
         assert sizes["optimizer state"] == expected["optimizer state"]
         assert sizes["temporaries"] > expected["gradients"]
-        # The state is given and given back in the same place; of the task a step takes what it needs.
+        # The state is updated in place, and the step takes from the task only the arrays that it needs.
         assert 0 < sizes["task and metrics"] < sum(leaf.nbytes for leaf in jax.tree.leaves(task))
     assert many["temporaries"] > 5 * few["temporaries"]
 
 
 def test_products_are_counted_as_by_hand(params: Params) -> None:
     n, length, batch = 8, 8, Batch(jnp.ones((8, 9), int), jnp.ones((8, 8)))
-    weights = jaxcalc.count(params) - jaxcalc.count(params["embed"]) - 5 * 64  # two products forward, four backward
-    attention = 2 * 2 * 2 * n * length * length * 64  # two blocks, query · key and pattern · value
+    weights = jaxcalc.count(params) - jaxcalc.count(params["embed"]) - 5 * 16  # two products forward, four backward
+    attention = 2 * 2 * 2 * n * length * length * 16  # two blocks, query · key and pattern · value
     jaxpr = jax.make_jaxpr(lambda params: jax.grad(jaxcalc.loss)(params, batch))(params)
     assert cost.flops(jaxpr) == 6 * weights * n * length + 3 * attention
     forward = jax.make_jaxpr(lambda params: jaxcalc.loss(params, batch))(params)
@@ -54,14 +59,14 @@ def test_products_are_counted_as_by_hand(params: Params) -> None:
 
 
 def test_products_in_loops_are_counted_as_often_as_they_run(task: Task, params: Params) -> None:
-    def of(apply_fn: jaxcalc.losses.ApplyFn = jaxcalc.apply, n_steps: int = 1, n_parts: int = 1) -> int:
+    def counted(apply_fn: jaxcalc.losses.ApplyFn = jaxcalc.apply, n_steps: int = 1, n_parts: int = 1) -> int:
         state = jaxcalc.create_state(params, optax.sgd(0.1), apply_fn)
         step_fn = jaxcalc.in_microbatches(n_parts) if n_parts > 1 else jaxcalc.train_step
         settings = {"n_steps": n_steps, "batch_size": 16, "step_fn": step_fn}
         return cost.flops(jaxcalc.train_steps.trace(state, task, seed=0, **settings).jaxpr)
 
-    assert of(n_steps=3) == 3 * of()
-    assert of(n_parts=4) == of(large.scanned()) == of()
+    assert counted(n_steps=3) == 3 * counted()
+    assert counted(n_parts=4) == counted(large.scanned()) == counted()
     branches = jax.make_jaxpr(lambda x: jax.lax.cond(x[0, 0] > 0, lambda: x @ x @ x, lambda: x @ x))(jnp.ones((2, 2)))
     assert cost.flops(branches) == 2 * 2 * 2**3
 
@@ -86,10 +91,10 @@ def test_a_device_holds_what_it_says_and_cpu_devices_share_the_machine() -> None
 
     assert cost.available_bytes([device("gpu", bytes_limit=7), device("gpu", bytes_limit=5)]) == 5
     assert cost.available_bytes([device("gpu")]) is None
-    one, eight = (cost.available_bytes([device("cpu")] * n) for n in (1, 8))
-    assert one is not None
-    assert eight is not None
-    assert 2**24 < eight < one / 4
+    whole, share = (cost.available_bytes([device("cpu")] * n) for n in (1, 8))
+    assert whole is not None
+    assert share is not None
+    assert 2**24 < share < whole / 4
 
 
 @pytest.mark.parametrize(

