@@ -37,15 +37,19 @@ SHORTER = {
 TOO_LONG = ("benchmark.py --json", "benchmark.py --quick", "words999", "--size 10M")
 """Commands of many minutes; their options are parsed, and they do not run."""
 
-
 PYTHON = f"""#!{sys.executable}
 import os, sys
 _, script, *words = sys.argv
 name = os.path.basename(script)
-more = {SHORTER!r}.get(name, {{}}) if words or name != "train.py" else {{}}
+more = dict({SHORTER!r}.get(name, {{}})) if words or name != "train.py" else {{}}
+if "--resume" in words:  # ten steps more than the run has
+    done = os.listdir(words[words.index("--resume") + 1] + "/checkpoints")
+    more = {{"--steps": str(10 + max(int(step) for step in done if step.isdecimal()))}}
+elif "--fork" in words:
+    more = {{"--steps": "300"}}
+elif name == "train.py" and "--run-dir" not in words:
+    words.append("--overwrite")
 extra = [word for flag, value in more.items() if flag not in words for word in (flag, value)]
-if name == "train.py" and not {{"--run-dir", "--resume"}} & {{*words}}:
-    extra.append("--overwrite")
 os.execv(sys.executable, [sys.executable, script, *words, *extra])
 """
 """What the slow suite calls python."""
