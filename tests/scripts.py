@@ -32,7 +32,7 @@ SMALL = (*TINY, "--steps", str(STEPS), "--checkpoint-every", "20")
 DRAWN = (
     "--notation", "digits-reversed", "--ops", "plus", "--max-number", "198", "--model.d-model", "16",
     "--model.n-heads", "2", "--model.d-ff", "32", "--model.n-layers", "1", "--batch-size", "64",
-    "--steps", "20", "--snapshots", "3", "--json",
+    "--optimizer", "adamw", "--steps", "20", "--snapshots", "3", "--json",
 )  # fmt: skip
 """The options of the fixture `drawn_run`."""
 

@@ -1,4 +1,4 @@
-"""A run goes on only as the run that it is: whatever is other is refused, with every difference."""
+"""A run is resumed only with its own options and files; an error lists every difference."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def leaves(state: TrainState) -> dict[str, str]:
 
 
 def check_refused(run: Path, config: dict[str, Any]) -> int:
-    """Check that a run is not read as one of another configuration, and that every leaf that differs is listed."""
+    """Check that a checkpoint is refused for another configuration, and that the error lists each leaf that differs."""
     there, here = (leaves(runs.state_like(each)) for each in (config_of(run), config))
     differ = [name for name in {**there, **here} if there.get(name) != here.get(name)]
     with pytest.raises(InputError, match="is of another model, optimizer or dtype: ") as error:
@@ -57,7 +57,7 @@ def test_another_model_or_optimizer_is_refused_with_every_leaf(stopped_run: Path
 
 
 def test_another_task_is_refused_with_every_difference(stopped_run: Path) -> None:
-    """The same shapes, and still another run."""
+    """Even if all shapes are the same."""
     config = config_of(stopped_run)
     task = {**config["task"], "operations": ["minus", "plus", "times", "divided by"], "seed": 3, "held_out": 0.3}
     other = {**config, "task": {**task, "copies": {"times": 4, "divided by": 3}}, "seed": 3, "batch_size": 16}
@@ -234,7 +234,7 @@ def test_a_fork_leaves_its_source_as_it_was(stopped_run: Path, fork: Path) -> No
 
 
 class Killed(BaseException):
-    """As if the process ended there."""
+    """Stands for the end of the process."""
 
 
 @pytest.mark.faults
