@@ -50,6 +50,7 @@ def run_script(name: str, *arguments: object, stdin: str = "") -> Ended:
 
     The module is imported once per test process, so what it compiled is kept.
     """
+    jax.devices()  # start JAX, so that a script with a mesh cannot choose the number of devices for all tests
     module = importlib.import_module(name)
     path = EXPERIMENTS / f"{name}.py"
     *_, guard = ast.parse(path.read_text(encoding="utf-8")).body

@@ -128,9 +128,7 @@ def test_the_state_is_the_one_before_the_bad_step(faulty: Faulty, bad: list[int]
     for name, values in found.items():
         assert values.shape == (10,)
         np.testing.assert_array_equal(values[: bad[0]], good[name][: bad[0]])
-        np.testing.assert_array_equal(
-            values[bad[0] :], np.full(10 - bad[0], values[-1])
-        )  # all later rows repeat the bad step
+        np.testing.assert_array_equal(values[bad[0] :], np.full(10 - bad[0], values[-1]))  # the bad step again
     assert np.isfinite(found["loss"][-1]) == (faulty.what != "mask")
     assert np.isfinite(found["grad_norm"][-1]) == (faulty.what == "update")
     assert not np.isfinite(found["update_ratio"][-1])
