@@ -14,14 +14,14 @@ from jaxcalc.trees import dotted, is_concrete, named_leaves
 
 
 class EmbedParams(TypedDict):
-    """Embeddings: token `[V, D]` and position `[C, D]`."""
+    """The embeddings: a row per token and a row per position."""
 
     token: jax.Array
     position: jax.Array
 
 
 class AttentionParams(TypedDict):
-    """One block's attention: norm `[D]`; query, key and value `[D, H, K]`; out `[H, K, D]`."""
+    """One block's attention."""
 
     norm: jax.Array
     query: jax.Array
@@ -31,7 +31,7 @@ class AttentionParams(TypedDict):
 
 
 class MlpParams(TypedDict):
-    """One block's feed-forward layers: norm `[D]`, up `[D, F]`, down `[F, D]`."""
+    """One block's feed-forward layers."""
 
     norm: jax.Array
     up: jax.Array
@@ -46,14 +46,14 @@ class BlockParams(TypedDict):
 
 
 class OutputParams(TypedDict):
-    """The output: norm `[D]` and unembed `[D, V]`."""
+    """The output: the last norm, and the matrix that makes logits."""
 
     norm: jax.Array
     unembed: jax.Array
 
 
 class Params(TypedDict):
-    """All parameters of the model, a plain pytree of dicts, one list and float32 arrays."""
+    """All parameters of the model: a plain pytree of dicts, one list and float32 arrays, whose axes `AXES` lists."""
 
     embed: EmbedParams
     blocks: list[BlockParams]

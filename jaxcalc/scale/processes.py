@@ -93,13 +93,13 @@ def wait(what: str) -> None:
 
 
 def everywhere(tree: Any, mesh: Mesh) -> Any:
-    """Return arrays that are the same in every process as arrays that lie whole on every device of a mesh."""
+    """Copy arrays that are the same in every process to every device of a mesh, and return the copies."""
     replicated = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda leaf: put(leaf, replicated), tree) if jax.process_count() > 1 else tree
 
 
 def whole(tree: Any) -> Any:
-    """Return arrays that are spread over several processes whole, on a device of this process. All must call this."""
+    """Gather arrays whose parts lie in several processes, whole on a device of this one. All processes must call it."""
     if jax.process_count() == 1:
         return tree
     mesh = jax.tree.leaves(tree)[0].sharding.mesh
