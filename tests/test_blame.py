@@ -132,8 +132,8 @@ def test_shares_of_next_to_nothing_are_withheld(params: Params, grads: Params) -
 
 @pytest.mark.parametrize(("name", "learning_rate"), [("muon", None), ("adamw", None), ("sgd", None), ("sgd", 0.01)])
 def test_credit_sums_to_the_actual_drop(task: Task, name: OptimizerName, learning_rate: float | None) -> None:
-    """For the default model, untrained, whose steps are the largest, on one example and on many."""
-    params = jaxcalc.init(jax.random.key(0), jaxcalc.ModelConfig(task.vocab_size))
+    """For an untrained model of the default width, whose steps are the largest, on one example and on many."""
+    params = jaxcalc.init(jax.random.key(0), jaxcalc.ModelConfig(task.vocab_size, n_layers=1))
     tx = make_optimizer(name, None, learning_rate)
     for size in (1, 256):
         batch = jaxcalc.batch_at(task, 0, 0, size)
