@@ -18,7 +18,7 @@ from rich.console import Console
 
 import jaxcalc
 from jaxcalc.errors import InputError
-from jaxcalc.runs import report
+from jaxcalc.runs import cli, report
 from jaxcalc.runs.text import percent
 from jaxcalc.tasks import digits
 
@@ -100,4 +100,4 @@ def interval(total: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(report.run_script(main, AdditionOptions))
+    sys.exit(cli.run_script(main, AdditionOptions))

@@ -19,7 +19,7 @@ import tyro
 import jaxcalc
 from jaxcalc.batch import PAD_ID
 from jaxcalc.evaluation import answer_log_probs, answer_text
-from jaxcalc.runs import report
+from jaxcalc.runs import cli, placement
 from jaxcalc.runs.text import percent
 from jaxcalc.tasks.table import Calculator
 
@@ -64,7 +64,7 @@ def read_line() -> str:
         return ""
 
 
-@functools.partial(jax.jit, compiler_options=report.QUICK_TO_COMPILE)
+@functools.partial(jax.jit, compiler_options=placement.QUICK_TO_COMPILE)
 def answer_with(
     params: jaxcalc.Params, task: jaxcalc.Task, prompt: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -117,4 +117,4 @@ def print_answer(answer: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(report.run_script(main, AskOptions))
+    sys.exit(cli.run_script(main, AskOptions))

@@ -41,7 +41,7 @@ from timing import Program, compile_timed, measure, n_cores
 import jaxcalc
 from jaxcalc import runs
 from jaxcalc.errors import InputError
-from jaxcalc.runs import checkpoint, report
+from jaxcalc.runs import checkpoint, cli, report
 from jaxcalc.scale.cost import matmul_peak
 
 
@@ -243,4 +243,4 @@ SECTIONS: dict[str, Callable[[Row, bool], Any]] = {
 
 
 if __name__ == "__main__":
-    sys.exit(report.run_script(main, BenchmarkOptions))
+    sys.exit(cli.run_script(main, BenchmarkOptions))

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import train  # beside this script
 from rich.console import Console
-from train_options import TrainOptions, task_config_of
 
 from jaxcalc import runs
 from jaxcalc.errors import InputError
-from jaxcalc.runs import figures, report
+from jaxcalc.runs import cli, figures, report
+from jaxcalc.runs.options import TrainOptions
 
 Row = dict[str, Any]
 """The result of one run or of one share, as in data_efficiency.json."""
@@ -50,13 +50,19 @@ def main(options: DataEfficiencyOptions) -> int:
         values = getattr(options, name)
         if not values or len(set(values)) < len(values):
             raise InputError(f"--{name.replace('_', '-')} is {values}; name at least one, each once")
-    for name in ("run_dir", "json", "overwrite", "resume", "fork", "seed", "held_out"):
-        if getattr(options.train, name) != getattr(TrainOptions, name):
-            raise InputError(f"--train.{name.replace('_', '-')} cannot be chosen; every run here has its own")
-    if options.train.split == "none":
+    asked, usual = options.train, TrainOptions()
+    chosen = {
+        name: getattr(asked, name) != getattr(usual, name)
+        for name in ("run_dir", "json", "overwrite", "resume", "fork")
+    }
+    chosen["seed"] = asked.schedule.seed != usual.schedule.seed
+    chosen["held_out"] = asked.task.held_out != usual.task.held_out
+    for name in (name for name, is_chosen in chosen.items() if is_chosen):
+        raise InputError(f"--train.{name.replace('_', '-')} cannot be chosen; every run here has its own")
+    if asked.task.split == "none":
         raise InputError("--train.split none holds nothing out; choose another split")
     for share in options.held_out:  # before hours of training
-        task = runs.task_of(task_config_of(dataclasses.replace(options.train, held_out=share), 0))
+        task = dataclasses.replace(asked.task, held_out=share).make(seed=0)
         held_out = np.bincount(task.kind_ids[np.asarray(task.held_out_rows)], minlength=len(task.kind_names))
         for operation, count in zip(task.tokenizer.operations, held_out, strict=True):
             if not count:
@@ -86,7 +92,13 @@ def main(options: DataEfficiencyOptions) -> int:
 def run(options: DataEfficiencyOptions, share: float, seed: int) -> Row:
     """Return the result of one run of train.py, training it unless its folder is finished already."""
     folder = options.out / f"held_out_{share:g}_seed_{seed}"
-    wanted = dataclasses.replace(options.train, run_dir=folder, held_out=share, seed=seed, overwrite=True)
+    wanted = dataclasses.replace(
+        options.train,
+        run_dir=folder,
+        overwrite=True,
+        task=dataclasses.replace(options.train.task, held_out=share),
+        schedule=dataclasses.replace(options.train.schedule, seed=seed),
+    )
     asked = json.loads(json.dumps(dataclasses.asdict(wanted), default=str))
     made_by = folder / "options.json"
     if not made_by.is_file():
@@ -140,4 +152,4 @@ def draw(path: Path, rows: list[Row]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(report.run_script(main, DataEfficiencyOptions))
+    sys.exit(cli.run_script(main, DataEfficiencyOptions))

@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 
 import jaxcalc
-from jaxcalc.runs import report
+from jaxcalc.runs import cli, report
 from jaxcalc.tasks.table import Calculator
 
 
@@ -59,4 +59,4 @@ def main(options: EvaluateOptions) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(report.run_script(main, EvaluateOptions))
+    sys.exit(cli.run_script(main, EvaluateOptions))

@@ -17,7 +17,7 @@ import tyro
 import jaxcalc
 from jaxcalc import runs
 from jaxcalc.errors import InputError
-from jaxcalc.runs import report
+from jaxcalc.runs import cli
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,4 +54,4 @@ def main(options: ExploreOptions) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(report.run_script(main, ExploreOptions))
+    sys.exit(cli.run_script(main, ExploreOptions))

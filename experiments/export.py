@@ -16,7 +16,7 @@ import tyro
 
 import jaxcalc
 from jaxcalc.batch import PAD_ID
-from jaxcalc.runs import report
+from jaxcalc.runs import cli
 from jaxcalc.runs.files import write_whole
 from jaxcalc.runs.stablehlo import export_answerer
 from jaxcalc.tasks.drawn import Arithmetic
@@ -94,4 +94,4 @@ def prompt_layout(task: jaxcalc.Task) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(report.run_script(main, ExportOptions))
+    sys.exit(cli.run_script(main, ExportOptions))

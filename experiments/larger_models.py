@@ -23,7 +23,7 @@ from timing import measure  # beside this script
 import jaxcalc
 from jaxcalc.losses import ApplyFn
 from jaxcalc.model import SIZES, SizeName
-from jaxcalc.runs import report
+from jaxcalc.runs import cli, report
 from jaxcalc.scale import cost, large
 
 VARIANTS: dict[str, ApplyFn] = {
@@ -210,4 +210,4 @@ def predictions() -> list[Row]:
 
 
 if __name__ == "__main__":
-    sys.exit(report.run_script(main, LargerOptions))
+    sys.exit(cli.run_script(main, LargerOptions))

@@ -1,9 +1,10 @@
-"""The figures of lens.py: each title says what was found, from the numbers drawn."""
+"""The figures of lens.py. Each title states the finding, from the numbers drawn."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lens_measures import Example, History, Measures, Surroundings, Swap  # beside this script
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -12,8 +13,14 @@ from jaxcalc.runs.figures import COLOURS
 from jaxcalc.tasks.tokenizer import EQUALS, PAD
 
 
-def draw(folder: Path, example: dict[str, Any], found: dict[str, Any], blank: dict[str, Any],
-         history: dict[str, Any] | None, landscape: dict[str, Any] | None) -> list[str]:  # fmt: skip
+def draw(
+    folder: Path,
+    example: Example,
+    found: Measures,
+    blank: Measures,
+    history: History | None,
+    surroundings: Surroundings | None,
+) -> list[str]:
     """Write every figure as PNG and SVG and return their names."""
     drawings = {
         "question": question(example),
@@ -24,11 +31,11 @@ def draw(folder: Path, example: dict[str, Any], found: dict[str, Any], blank: di
         "output": output(found),
     }
     if found["swap"]:
-        drawings["operation"] = operation(found)
+        drawings["operation"] = operation(found, found["swap"])
     if history:
         drawings["learning"] = learning(history)
-    if landscape:
-        drawings["landscape"] = loss_lines(landscape)
+    if surroundings:
+        drawings["landscape"] = loss_lines(surroundings)
     for name, figure in drawings.items():
         figure.savefig(folder / f"{name}.png", dpi=110)
         figure.savefig(folder / f"{name}.svg")
@@ -36,22 +43,21 @@ def draw(folder: Path, example: dict[str, Any], found: dict[str, Any], blank: di
 
 
 def short(site: str) -> str:
-    """Return a stage's name for an axis: "blocks.0.mlp.residual" → "mlp 0"."""
+    """Return the short name of a residual site, for an axis: "blocks.0.mlp.residual" → "mlp 0"."""
     parts = site.split(".")
     return "embed" if parts[0] == "embed" else f"{parts[2]} {parts[1]}"
 
 
 def grid(axes: Axes, values: np.ndarray, rows: list[str], columns: list[str], decimals: int, **settings: Any) -> Any:
-    """Draw a table of numbers as colours, each number written in its cell."""
+    """Draw a table of numbers as colours, with each number in its cell."""
     values = np.round(values, decimals) + 0.0  # no −0
     image = axes.imshow(values, aspect="auto", **settings)
     low, high = image.get_clim()
     for (row, column), value in np.ndenumerate(values):
         red, green, blue, _ = image.cmap((value - low) / ((high - low) or 1))
         dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
-        axes.text(
-            column, row, f"{value:.{decimals}f}", ha="center", va="center", fontsize=7, color="w" if dark else "k"
-        )
+        colour = "w" if dark else "k"
+        axes.text(column, row, f"{value:.{decimals}f}", ha="center", va="center", fontsize=7, color=colour)
     axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(len(rows)), rows, fontsize=8)
     return image
@@ -67,7 +73,7 @@ def plain(axes: Axes) -> None:
 
 
 def head_panels(heads: dict[str, np.ndarray], rows: list[str], columns: list[str]) -> Figure:
-    """Draw the attention of every head, block by block: who looks, in rows, at what, in %."""
+    """Draw the attention of every head in %, block by block: who looks, in rows, at what, in columns."""
     n_blocks = len({name.split(".")[0] for name in heads})
     n_heads = -(-len(heads) // n_blocks)
     figure = Figure(figsize=(3.1 * n_heads + 1, 3.2 * n_blocks + 0.5), layout="constrained")
@@ -81,54 +87,61 @@ def head_panels(heads: dict[str, np.ndarray], rows: list[str], columns: list[str
     return figure
 
 
-def question(example: dict[str, Any]) -> Figure:
+def question(example: Example) -> Figure:
     words, heads = example["words"], {head: np.array(pattern) for head, pattern in example["attention"].items()}
     figure = head_panels(heads, words, words)
     due = words.index(EQUALS)
-    share, head, word = max((pattern[due, key], head, words[key]) for head, pattern in heads.items()
-                            for key in range(due + 1))  # fmt: skip
-    said = " ".join(word for word in words[: due + 1] if word != PAD)
-    heading(figure, f'Attention in %, "{said} …": for the answer\'s first word head {head} looks at "{word}" '
-                    f"with {100 * share:.0f} %")  # fmt: skip
+    looks = [(pattern[due, key], head, words[key]) for head, pattern in heads.items() for key in range(due + 1)]
+    share, head, word = max(looks)
+    text = " ".join(word for word in words[: due + 1] if word != PAD)
+    first = f'for the answer\'s first word head {head} looks at "{word}" with {100 * share:.0f} %'
+    heading(figure, f'Attention in %, "{text} …": {first}')
     return figure
 
 
-def attention(found: dict[str, Any]) -> Figure:
+def attention(found: Measures) -> Figure:
     heads = {head: np.array(shares) for head, shares in found["attention"].items()}
     kept = [index for index, role in enumerate(lens.ROLES) if role != "start"]
     names: list[str] = list(lens.ROLES)
     figure = head_panels({head: shares[kept] for head, shares in heads.items()}, [names[i] for i in kept], names)
-    due = [names.index(role) for role in ("equals", "answer")]
-    looks = [(shares[query, key], head, names[query], names[key])
-             for head, shares in heads.items() for query in due for key in range(len(names))]  # fmt: skip
+    looks = [
+        (share, head, query, key)
+        for head, shares in heads.items()
+        for query in ("equals", "answer")
+        for share, key in zip(shares[names.index(query)], names, strict=True)
+    ]
     share, head, query, key = max(looks)
-    heading(figure, f"Where each head looks, in % of a row's attention: \"{query}\" looks at \"{key}\" with "
-                    f"{100 * share:.0f} % in head {head}")  # fmt: skip
+    most = f'"{query}" looks at "{key}" with {100 * share:.0f} % in head {head}'
+    heading(figure, f"Where each head looks, in % of a row's attention: {most}")
     return figure
 
 
-def ablation(found: dict[str, Any]) -> Figure:
+def ablation(found: Measures) -> Figure:
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     for axes, (kind, costs) in zip(figure.subplots(1, 2), found["lost_without_head"].items(), strict=True):
         names = list(found["exact_match"])
         values = 100 * np.array([[row[name] for name in names] for row in costs.values()])
         grid(axes, values, [f"head {head}" for head in costs], names, decimals=0, vmin=0, vmax=100, cmap="cividis")
-        axes.set_title(f"{kind} in place of what the head mixes", loc="left", fontsize=9)
+        axes.set_title(f"{kind} replaces what the head mixes", loc="left", fontsize=9)
     costs = found["lost_without_head"]["mean"]
     lost, head, name = max((row[name], head, name) for head, row in costs.items() for name in row)
-    heading(figure, f"Points of exact match lost without a head: at most {100 * lost:.0f}, {name} without head {head}")
+    heading(figure, f'Points of exact match lost without a head: at most {100 * lost:.0f} ("{name}" without {head})')
     return figure
 
 
-def probes(found: dict[str, Any], blank: dict[str, Any]) -> Figure:
+def probes(found: Measures, blank: Measures) -> Figure:
     figure = Figure(figsize=(10, 6), layout="constrained")
-    stages = [short(site) for site in found["stages"]]
+    sites = [short(site) for site in found["stages"]]
     rows = figure.subplots(2, 4, sharex=True, sharey=True)
-    for axes_row, key, where in zip(rows, ("number_probes", "answer_probes"), ("number", "answer"), strict=True):
-        for axes, name in zip(axes_row, found[key], strict=True):
-            axes.plot(stages, found[key][name]["score"], marker="o", color="#4477aa", label="this model")
-            axes.plot(stages, blank[key][name]["score"], marker="s", color="#ccbb44", label="untrained")
-            axes.plot(stages, found[key][name]["shuffled"], linestyle=":", color="#666666", label="shuffled labels")
+    probed = [
+        ("number", found["number_probes"], blank["number_probes"]),
+        ("answer", found["answer_probes"], blank["answer_probes"]),
+    ]
+    for axes_row, (where, trained, untrained) in zip(rows, probed, strict=True):
+        for axes, (name, scores) in zip(axes_row, trained.items(), strict=True):
+            axes.plot(sites, scores["score"], marker="o", color="#4477aa", label="this model")
+            axes.plot(sites, untrained[name]["score"], marker="s", color="#ccbb44", label="untrained")
+            axes.plot(sites, scores["shuffled"], linestyle=":", color="#666666", label="shuffled labels")
             axes.set_title(f"{where}: {name}" + (" (R²)" if name == "magnitude" else ""), loc="left", fontsize=9)
             axes.set_ylim(-0.45, 1.05)
             axes.tick_params("x", rotation=45)
@@ -138,11 +151,11 @@ def probes(found: dict[str, Any], blank: dict[str, Any]) -> Figure:
     rows[1][0].set_ylabel('read at "equals"')
     final = {name: scores["score"][-1] for name, scores in found["answer_probes"].items() if name != "magnitude"}
     read = ", ".join(f"{name} {value:.0%}" for name, value in final.items())
-    heading(figure, f"What a linear probe reads off the stream (share right), at last of the answer: {read}")
+    heading(figure, f"What a linear probe reads from the stream (share right); the answer at the end: {read}")
     return figure
 
 
-def numbers(found: dict[str, Any]) -> Figure:
+def numbers(found: Measures) -> Figure:
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes = figure.subplots(2, 3)
     last = len(found["stages"]) - 1
@@ -153,18 +166,18 @@ def numbers(found: dict[str, Any]) -> Figure:
         for row, (colour, label, cmap) in enumerate(colourings):
             image = axes[row, column].scatter(*points.T, c=colour, cmap=cmap, s=14)
             share = sum(found["pca_variance"][stage])
-            axes[row, column].set_title(f"after {short(found['stages'][stage])}, by {label} ({share:.0%} of variance)",
-                                        loc="left", fontsize=9)  # fmt: skip
+            title = f"after {short(found['stages'][stage])}, by {label} ({share:.0%} of variance)"
+            axes[row, column].set_title(title, loc="left", fontsize=9)
             axes[row, column].set_xlabel("principal component 1", fontsize=8)
             axes[row, column].set_ylabel("principal component 2", fontsize=8)
             figure.colorbar(image, ax=axes[row, column], label=label)
     image = axes[0, 2].imshow(found["distances"], cmap="cividis")
-    axes[0, 2].set_title("distance of two numbers, last stage", loc="left", fontsize=9)
+    axes[0, 2].set_title("distance between two numbers, last stage", loc="left", fontsize=9)
     figure.colorbar(image, ax=axes[0, 2], label="distance")
     power = 100 * np.array(found["fourier"][last])
     axes[1, 2].bar(1 + np.arange(len(power)), power, color="#4477aa")
     shuffled = 100 * found["fourier_shuffled"][last]
-    axes[1, 2].axhline(shuffled, color="#666666", linestyle=":", label="most, order shuffled")
+    axes[1, 2].axhline(shuffled, color="#666666", linestyle=":", label="largest, in random order")
     n = len(found["distances"])
     top = np.argsort(-power)[:3]
     for k in top:
@@ -178,20 +191,20 @@ def numbers(found: dict[str, Any]) -> Figure:
     return figure
 
 
-def operation(found: dict[str, Any]) -> Figure:
-    swap = found["swap"]
+def operation(found: Measures, swap: Swap) -> Figure:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
-    stages = [short(site) for site in found["stages"]]
+    sites = [short(site) for site in found["stages"]]
     changes = np.array(swap["change_in_log_prob"])
-    image = grid(left, changes, stages, list(lens.ROLES[:-1]), decimals=1, cmap="cividis")
+    image = grid(left, changes, sites, list(lens.ROLES[:-1]), decimals=1, cmap="cividis")
     figure.colorbar(image, ax=left, label="change in ln p of the right answer (nats)")
-    left.set_title(f"stream taken from the {swap['to']!r} question, by place and stage", loc="left", fontsize=9)
+    left.set_title(f"stream from the {swap['to']!r} question, by place and stage", loc="left", fontsize=9)
     colours = {"operation": "#4477aa", "equals": "#ee6677"}
     for name, shares in swap["turned"].items():
-        for (of, values), style in zip(shares.items(), ("-", ":"), strict=True):
-            label = f"{swap['to']} − {swap['from']} at {name!r}" if of != "random" else f"random at {name!r}"
-            right.plot(stages, 100 * np.array(values), marker="o", color=colours[name], linestyle=style, label=label)
+        for (direction, values), style in zip(shares.items(), ("-", ":"), strict=True):
+            added = "random" if direction == "random" else f"{swap['to']} − {swap['from']}"
+            label = f"{added} at {name!r}"
+            right.plot(sites, 100 * np.array(values), marker="o", color=colours[name], linestyle=style, label=label)
     right.set_title("answers turned by a direction (%)", loc="left", fontsize=9)
     right.set_ylim(-3, 103)
     right.tick_params("x", rotation=45)
@@ -199,19 +212,19 @@ def operation(found: dict[str, Any]) -> Figure:
     plain(right)
     place = lens.ROLES.index("operation")
     costs = [f"{abs(changes[stage, place]):.1f}" for stage in (0, 1, -1)]
-    heading(figure, f"What {swap['from']!r} means: a swap at the operation costs {costs[0]} nats at the embedding, "
-                    f"{costs[1]} after attention 0, {costs[2]} at the end")  # fmt: skip
+    swapped = f"{costs[0]} nats at the embedding, {costs[1]} after attention 0, {costs[2]} at the end"
+    heading(figure, f"What {swap['from']!r} means: a swap at the operation costs {swapped}")
     return figure
 
 
-def output(found: dict[str, Any]) -> Figure:
+def output(found: Measures) -> Figure:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    stages = [short(site) for site in found["stages"]]
+    sites = [short(site) for site in found["stages"]]
     by_stage = np.array(found["p_right_by_stage"])
     styles = zip(by_stage.T, ("#4477aa", "#ee6677", "#228833", "#ccbb44"), "os^d", strict=False)
     for index, (values, colour, marker) in enumerate(styles):
-        left.plot(stages, values, marker=marker, color=colour, label=f"token {index + 1} of the answer")
+        left.plot(sites, values, marker=marker, color=colour, label=f"token {index + 1} of the answer")
     left.set_title("p(right token), read out after each stage", loc="left", fontsize=9)
     left.set_ylim(-0.03, 1.03)
     left.legend(frameon=False, fontsize=8)
@@ -220,14 +233,14 @@ def output(found: dict[str, Any]) -> Figure:
     right.barh(list(parts), list(parts.values()), color="#4477aa")
     right.invert_yaxis()
     right.set_xlabel("logit of the answer's first word, above the mean logit")
-    right.set_title("written directly by each part; they add up", loc="left", fontsize=9)
+    right.set_title("what each part writes directly; the parts add up", loc="left", fontsize=9)
     plain(right)
     best = max(parts, key=parts.__getitem__)
     heading(figure, f"Who says the word: {best} writes {parts[best]:.1f} of {sum(parts.values()):.1f}")
     return figure
 
 
-def learning(history: dict[str, Any]) -> Figure:
+def learning(history: History) -> Figure:
     table = history["snapshots"]
     steps = [max(row["step"], 1) for row in table]
     figure = Figure(figsize=(9, 8), layout="constrained")
@@ -239,12 +252,12 @@ def learning(history: dict[str, Any]) -> Figure:
     for name, style in zip(table[0]["answer_probes"], ("-", "--", "-.", ":"), strict=True):
         scores = [row["answer_probes"][name] for row in table]
         readable.plot(steps, scores, linestyle=style, color="#4477aa", label=name)
-    readable.set_ylabel("answer's probes")
+    readable.set_ylabel("probes of the answer")
     loss.plot(steps, [row["loss"] for row in table], marker="o", color="#4477aa")
     loss.set_ylabel("surprise (nats)")
     loss.set_yscale("log")
-    sharp.errorbar(steps, [row["sharpness"] for row in table], [row["sharpness_error"] for row in table], marker="o",
-                   color="#4477aa")  # fmt: skip
+    errors = [row["sharpness_error"] for row in table]
+    sharp.errorbar(steps, [row["sharpness"] for row in table], errors, marker="o", color="#4477aa")
     sharp.set_ylabel("sharpness")
     sharp.set_xscale("log")
     sharp.set_xlabel("training step (0 is drawn at 1)")
@@ -255,28 +268,30 @@ def learning(history: dict[str, Any]) -> Figure:
     order = []
     for name in table[0]["exact_match"]:
         reached = next((row["step"] for row in table if row["exact_match"][name] >= 0.9), None)
-        order.append(f"{name} " + ("not yet" if reached is None else f"by step {reached:,}"))
+        order.append(f"{name} (" + ("not yet)" if reached is None else f"step {reached:,})"))
     heading(figure, "90 % right: " + ", ".join(order))
     return figure
 
 
-def loss_lines(landscape: dict[str, Any]) -> Figure:
+def loss_lines(surroundings: Surroundings) -> Figure:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     styles = (("#ee6677", "-"), ("#4477aa", "--"), ("#4477aa", ":"))
-    for (name, losses), (colour, style) in zip(landscape["losses"].items(), styles, strict=True):
-        axes.plot(landscape["distances"], losses, label=name, color=colour, linestyle=style)
+    for (name, losses), (colour, style) in zip(surroundings["losses"].items(), styles, strict=True):
+        axes.plot(surroundings["distances"], losses, label=name, color=colour, linestyle=style)
     axes.set_yscale("log")
-    share = 1 / landscape["step_lengths"]
-    axes.set_xlabel("distance, in lengths of the filter-normalised random direction 1\n"
-                    f"(the next step is {share:.1e} of it). Three directions of as many as there are\n"
-                    "weights; their shapes depend on how they are scaled (Li et al. 2018)")  # fmt: skip
+    share = 1 / surroundings["step_lengths"]
+    axes.set_xlabel(
+        "distance, in lengths of the filter-normalised random direction 1\n"
+        f"(the next step is {share:.1e} of it). Three of as many directions as there are\n"
+        "weights; the curves depend on how the directions are scaled (Li et al. 2018)"
+    )
     axes.set_ylabel("surprise (nats)")
     axes.legend(frameon=False)
     plain(axes)
-    near = np.isclose(np.abs(landscape["distances"]), 0.25)
+    near = np.isclose(np.abs(surroundings["distances"]), 0.25)
     there = ", ".join(
-        f"{np.mean(np.array(losses)[near]):.2g} along {name}" for name, losses in landscape["losses"].items()
+        f"{np.mean(np.array(losses)[near]):.2g} along {name}" for name, losses in surroundings["losses"].items()
     )
     heading(figure, f"Surprise a quarter of the way: {there}")
     return figure

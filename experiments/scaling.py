@@ -25,7 +25,7 @@ from rich.table import Table
 from timing import n_cores  # beside this script
 
 import jaxcalc
-from jaxcalc.runs import report
+from jaxcalc.runs import cli, report
 from jaxcalc.runs.text import percent
 from jaxcalc.scale import scaling, sharding
 from jaxcalc.scale.processes import everywhere, join
@@ -249,4 +249,4 @@ def paper_cells(row: Row) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(report.run_script(main, ScalingOptions))
+    sys.exit(cli.run_script(main, ScalingOptions))

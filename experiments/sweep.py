@@ -17,19 +17,20 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from train_options import ModelOptions, TaskOptions, task_config_of  # beside this script
 
 import jaxcalc
 from jaxcalc import population, runs
 from jaxcalc.errors import InputError
 from jaxcalc.optimizers import DEFAULT_LEARNING_RATE, DEFAULT_WEIGHT_DECAY, OptimizerName
-from jaxcalc.runs import report
+from jaxcalc.runs import cli, report
+from jaxcalc.runs.config import SizesConfig, TaskConfig
+from jaxcalc.runs.options import WithoutPrefix
 from jaxcalc.runs.text import percent
 
 Row = dict[str, float]
@@ -37,7 +38,7 @@ Row = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
-class SweepOptions(TaskOptions):
+class SweepOptions:
     """Train a model for each learning rate, weight decay and seed."""
 
     out: Path = Path("runs/sweep")
@@ -58,7 +59,8 @@ class SweepOptions(TaskOptions):
     """Problems per step and model."""
     threshold: float = 0.99
     """Held-out exact match that a model must reach to count."""
-    model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
+    task: Annotated[TaskConfig, WithoutPrefix] = TaskConfig()
+    model: SizesConfig = SizesConfig()
 
 
 def main(options: SweepOptions) -> int:
@@ -71,10 +73,10 @@ def main(options: SweepOptions) -> int:
     if path.exists():
         raise InputError(f"{path} exists; choose another --out or remove it")
     # Find everything that can be wrong before writing anything.
-    tasks = {seed: runs.task_of(task_config_of(options, seed)) for seed in options.seeds}
+    tasks = {seed: options.task.make(seed) for seed in options.seeds}
     for task in tasks.values():
         if not task.held_out_rows.size:
-            raise InputError(f"--split {options.split} holds nothing out; choose one that does")
+            raise InputError(f"--split {options.task.split} holds nothing out; choose one that does")
         jax.eval_shape(lambda task=task: jaxcalc.batch_at(task, 0, 0, options.batch_size))
     grid = list(itertools.product(rates, decays))
     for rate, decay in grid:
@@ -189,4 +191,4 @@ def draw(path: Path, found: list[Row], options: SweepOptions) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(report.run_script(main, SweepOptions))
+    sys.exit(cli.run_script(main, SweepOptions))

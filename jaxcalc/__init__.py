@@ -1,6 +1,6 @@
 """jaxcalc teaches a small transformer to calculate in English words, and shows how it learns."""
 
-from jaxcalc import backprop, blame, landscape, lens, population
+from jaxcalc import backprop, blame, interventions, landscape, lens, population, steps, weights
 from jaxcalc.batch import Batch, batch_at, batch_of
 from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
@@ -63,6 +63,7 @@ __all__ = [
     "generate",
     "in_microbatches",
     "init",
+    "interventions",
     "landscape",
     "large",
     "lens",
@@ -77,11 +78,13 @@ __all__ = [
     "save_params",
     "scaling",
     "sharding",
+    "steps",
     "summary",
     "surprise",
     "trace",
     "train_step",
     "train_steps",
+    "weights",
     "words_to_number",
 ]
 

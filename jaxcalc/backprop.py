@@ -1,15 +1,13 @@
-"""Backpropagation seen: the chain rule, one stage at a time, by explicit `jax.vjp`.
+"""Backpropagation made visible: the chain rule, one stage at a time, by explicit `jax.vjp`.
 
-The network is a list of stages, each a pure function of its own parameters and
-of what the stage before it put out:
+The network is a list of stages. Each is a pure function of its own parameters and of the output of the stage before:
 
     tokens → embed → block 0 attention → block 0 mlp → … → output → loss
 
-The forward walk keeps each stage's vector-Jacobian product. The backward walk
-starts with ∂L/∂L = 1 and hands it back: a stage turns the message that arrives
-at its output, ∂L/∂output, into the gradient of its own parameters and the message
-for the stage before it, ∂L/∂input. (The tokenizer has no weights and its
-output, whole numbers, has no derivative: the walk ends at the embeddings.)
+The forward walk keeps each stage's vector-Jacobian product. The backward walk starts with ∂L/∂L = 1. Each stage turns
+the message that arrives at its output, ∂L/∂output, into the gradient of its own parameters and the message for the
+stage before it, ∂L/∂input. The walk ends at the embeddings: the tokenizer has no weights, and token ids are whole
+numbers, which have no derivative.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -33,42 +31,42 @@ class Stage(NamedTuple):
     name: str
     """Such as "block 0 attention"."""
     select: Callable[[Any], Any]
-    """(all parameters) → this stage's own. Linear, so that its transpose puts gradients back."""
+    """(all parameters) → the stage's own. Linear, so that its transpose puts gradients back in place."""
     apply: Callable[[Any, Any], Any]
     """(its own parameters, its input) → its output."""
 
 
 class Forward(NamedTuple):
-    """What the forward walk keeps of a stage."""
+    """What the forward walk keeps of one stage."""
 
     stage: Stage
     input: Any
     output: Any
     vjp: Callable[[Any], tuple[Any, ...]]
-    """(message arriving) → (gradients, message leaving); without the latter for the first stage."""
+    """(message at the output) → (gradients, message at the input); the first stage returns gradients alone."""
 
 
 class Backward(NamedTuple):
-    """What the backward walk finds at a stage."""
+    """What the backward walk finds at one stage."""
 
     name: str
     input: Any
-    """What the stage was given: token ids `[B, T]`, the residual stream `[B, T, D]`, or logits `[B, T, V]`."""
+    """Token ids `[B, T]`, the residual stream `[B, T, D]`, or logits `[B, T, V]`."""
     output: Any
-    """What it made of that: the residual stream, logits, or the loss."""
+    """The residual stream, logits, or the loss."""
     message_in: Any
     """∂L/∂output, the message that arrives: an array like `output`."""
     message_out: Any
-    """∂L/∂input, the message that leaves: like `input`; None at the embeddings, whose input is whole numbers."""
+    """∂L/∂input, the message that leaves: an array like `input`; None at the embeddings."""
     grads: Any
-    """∂L/∂parameters of this stage, a tree like them; an empty one for the loss."""
+    """∂L/∂parameters of this stage: a tree like them, empty for the loss."""
     stage: Stage
 
 
 def stages(params: Params, batch: Batch) -> list[Stage]:
-    """Return the network of `params` as a list of stages that ends in the loss on `batch`.
+    """Return the network of `params` as a list of stages; the last is the loss on `batch`.
 
-    A variant of the network is another list: replace an element, or what it selects.
+    For a variant of the network, replace a stage in the list.
 
     >>> import jaxcalc
     >>> task = jaxcalc.calculator()
@@ -97,11 +95,7 @@ def _block_part(index: int, name: str) -> Callable[[Any], Any]:
 
 
 def forward(params: Any, tokens: jax.Array, network: Iterable[Stage]) -> Iterator[Forward]:
-    """Walk forward through the stages, yielding each with its vector-Jacobian product.
-
-    Args:
-      tokens: what the first stage is given, int `[B, T]`.
-    """
+    """Walk forward through the stages from tokens, int `[B, T]`; yield each with its vector-Jacobian product."""
     x: Any = tokens
     for index, stage in enumerate(network):
         own = stage.select(params)
@@ -114,9 +108,9 @@ def forward(params: Any, tokens: jax.Array, network: Iterable[Stage]) -> Iterato
 
 
 def backward(walked: Iterable[Forward]) -> Iterator[Backward]:
-    """Walk back from the loss, yielding at each stage what arrives, what leaves and the gradients in between.
+    """Walk back from the loss; yield what arrives at each stage, its gradients, and what leaves.
 
-    Equations, for stage s with output y = s(p, x): grads = (∂y/∂p)ᵀ message_in, message_out = (∂y/∂x)ᵀ message_in.
+    For a stage with output y = s(p, x): grads = (∂y/∂p)ᵀ message_in, message_out = (∂y/∂x)ᵀ message_in.
     """
     done = list(walked)
     message = jnp.ones_like(done[-1].output)  # ∂L/∂L
@@ -131,7 +125,7 @@ def walk(params: Params, batch: Batch, network: list[Stage] | None = None) -> It
     """Walk forward, then yield the stages backwards, the loss first and the embeddings last.
 
     Raises as `jaxcalc.apply` does, and `InputError` for a batch whose mask is all zero and for a parameter that is not
-    finite, naming the first.
+    finite.
 
     >>> import jaxcalc
     >>> task = jaxcalc.calculator()
@@ -152,7 +146,7 @@ def walk(params: Params, batch: Batch, network: list[Stage] | None = None) -> It
 
 
 def check_finite(params: Any) -> None:
-    """Raise `InputError` naming the first parameter that is not finite; of concrete arrays only."""
+    """Raise `InputError` naming the first parameter that is not finite. Tracers are not checked."""
     for name, leaf in named_leaves(params).items():
         if is_concrete(leaf) and not np.isfinite(leaf).all():
             where = np.argwhere(~np.isfinite(leaf))[0].tolist()
@@ -160,9 +154,9 @@ def check_finite(params: Any) -> None:
 
 
 def collect(params: Params, walked: Iterable[Backward]) -> Params:
-    """Return the whole gradient, a tree like `params`: the sum of what each stage found for its own.
+    """Return the whole gradient, a tree like `params`: the sum of the gradients of the stages.
 
-    Where two stages share a weight (a tied unembedding, say) their gradients add up.
+    If two stages share a weight (a tied unembedding, say), its gradients add up.
 
     >>> import jaxcalc
     >>> task = jaxcalc.calculator()
@@ -178,27 +172,37 @@ def collect(params: Params, walked: Iterable[Backward]) -> Params:
     return total
 
 
+def message_strengths(walked: Iterable[Backward]) -> dict[str, np.ndarray]:
+    """Return ‖∂L/∂output‖ of each stage at each position, over all examples: stage → `[T]`, in the order of the walk.
+
+    Norms do not add up, neither over stages nor over positions, so they have no percentages.
+    """
+    return {
+        step.name: np.linalg.norm(np.moveaxis(np.asarray(step.message_in, np.float64), 1, 0).reshape(t, -1), axis=1)
+        for step in walked
+        if np.ndim(step.message_in) and (t := step.message_in.shape[1])
+    }
+
+
 class NonFinite(NamedTuple):
-    """Where a number that is not finite first appears in a step."""
+    """Where in a step a number that is not finite first appears."""
 
     stage: str
     """Such as "block 0 mlp", or "batch"."""
     what: str
-    """Of that stage: its "parameter", its "output", its "gradient" or the "message" that it hands back."""
+    """The stage's "parameter", its "output", its "gradient", or the "message" that it hands back."""
     leaf: str | None
-    """The dotted path of the parameter, where it is a parameter or a gradient; "mask" for the batch."""
+    """The dotted path of the parameter or of the gradient's parameter; "mask" for the batch; else None."""
 
     def __str__(self) -> str:
         return f"{self.stage}, {self.what}" + f" {self.leaf}" * (self.leaf is not None)
 
 
 def first_nonfinite(params: Params, batch: Batch, network: list[Stage] | None = None) -> NonFinite | None:
-    """Return the first stage that makes a number that is not finite, on the way forward and then on the way back.
+    """Return where the first number that is not finite appears, on the way forward and then on the way back.
 
-    A gradient whose squares add up to more than float32 holds counts as well, since its norm is infinite.
-    None where all is finite: then it was the update that was not.
-
-    Raises as `jaxcalc.apply` does.
+    A gradient whose squares sum to more than float32 holds counts too, since its norm is infinite. Returns None if all
+    numbers are finite; then the update was not. Raises as `jaxcalc.apply` does.
 
     >>> import jaxcalc
     >>> task = jaxcalc.calculator()

@@ -1,7 +1,7 @@
-"""The loss around a point: how sharply it curves, and what it is along a direction.
+"""The loss around a point: how sharply it curves, and its values along a direction.
 
-A picture of a loss landscape shows one or two directions of a hundred thousand. Its shape depends on how
-the directions are scaled (Li et al. 2018), and a random direction says nothing of the one that training took.
+A picture of a loss landscape shows one or two of a hundred thousand directions. Its shape depends on how the
+directions are scaled (Li et al. 2018), and a random direction says nothing about the one that training took.
 """
 
 import functools
@@ -13,12 +13,14 @@ from jax.flatten_util import ravel_pytree
 from jaxcalc.batch import Batch
 from jaxcalc.losses import ApplyFn, loss
 from jaxcalc.model import apply
-from jaxcalc.params import Params
+from jaxcalc.params import Params, axes_of
+from jaxcalc.trees import named_leaves
 
 
 def hessian_vector(params: Params, vector: Params, batch: Batch, apply_fn: ApplyFn = apply) -> Params:
-    """Return H v, the loss's second derivatives times a tree like the parameters: the derivative of the gradient
-    along v, forward over reverse, without ever forming H.
+    """Return H v, the loss's second derivatives times v, a tree like the parameters.
+
+    It is the derivative of the gradient along v, forward over reverse; H is never formed.
 
     >>> import jaxcalc
     >>> params = jaxcalc.init(jax.random.key(0), jaxcalc.ModelConfig(vocab_size=35))
@@ -33,13 +35,14 @@ def hessian_vector(params: Params, vector: Params, batch: Batch, apply_fn: Apply
 def sharpness(
     key: jax.Array, params: Params, batch: Batch, n_steps: int = 16, apply_fn: ApplyFn = apply
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the Hessian's largest eigenvalue and a bound on its error: some eigenvalue lies within it. Jitted.
+    """Return the Hessian's largest eigenvalue and a bound on its error: some eigenvalue lies within the bound. Jitted.
 
-    Lanczos from a random vector, each new one made orthogonal to all before it, twice, so that float32 suffices; the
-    bound is the residual norm |β s| (Parlett 1998). Gradient descent of a larger rate than 2 / sharpness climbs.
+    Lanczos from a random vector. Each new vector is made orthogonal to all earlier ones, twice, so that float32
+    suffices. The bound is the residual norm |β s| (Parlett 1998). Gradient descent with a rate above 2 / sharpness
+    diverges along this eigenvector.
 
     Args:
-      n_steps: Hessian-vector products, each the cost of about two gradients; at most the number of parameters.
+      n_steps: Hessian-vector products, at most the number of parameters; each costs about two gradients.
     """
     flat, unravel = ravel_pytree(params)
 
@@ -65,8 +68,10 @@ def sharpness(
 
 
 def random_direction(key: jax.Array, params: Params) -> Params:
-    """Return a random direction, filter-normalised (Li et al. 2018): what feeds one output unit, and each
-    embedding, has the norm of the weights it is added to; the gains of the norms stay as they are.
+    """Return a random direction, filter-normalised (Li et al. 2018).
+
+    A filter is the weights that feed one output unit, or one embedding. Each filter has the norm of the weights that
+    it is added to. The gains of the norms do not move.
 
     >>> import jaxcalc
     >>> params = jaxcalc.init(jax.random.key(0), jaxcalc.ModelConfig(vocab_size=35))
@@ -74,20 +79,19 @@ def random_direction(key: jax.Array, params: Params) -> Params:
     >>> abs(column(random_direction(jax.random.key(1), params)) / column(params) - 1) < 1e-5
     True
     """
-    paths, structure = jax.tree.flatten_with_path(params)
-    keys = jax.random.split(key, len(paths))
-    inputs = {"token": 1, "position": 1, "out": (0, 1)}  # the axes of one filter; the first axis elsewhere
+    leaves = named_leaves(params)
+    keys = jax.random.split(key, len(leaves))
 
     def filters(key: jax.Array, name: str, leaf: jax.Array) -> jax.Array:
         if leaf.ndim == 1:
             return jnp.zeros_like(leaf)
         drawn = jax.random.normal(key, leaf.shape, leaf.dtype)
-        axes = inputs.get(name, 0)
+        axes = axes_of(name).filter_axes or 0
         size, goal = (jnp.sqrt((x**2).sum(axis=axes, keepdims=True)) for x in (drawn, leaf))
         return drawn * goal / size
 
-    leaves = [filters(key, path[-1].key, leaf) for key, (path, leaf) in zip(keys, paths, strict=True)]
-    return jax.tree.unflatten(structure, leaves)
+    drawn = [filters(key, name, leaf) for key, (name, leaf) in zip(keys, leaves.items(), strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(params), drawn)
 
 
 @functools.partial(jax.jit, static_argnames="apply_fn")
@@ -96,7 +100,7 @@ def loss_along(
 ) -> jax.Array:
     """Return the loss at params + t · direction for each distance t, `[n]` in nats. Jitted."""
 
-    def at(t: jax.Array) -> jax.Array:
+    def loss_there(t: jax.Array) -> jax.Array:
         return loss(jax.tree.map(lambda p, d: p + t * d, params, direction), batch, apply_fn)
 
-    return jax.lax.map(at, distances)
+    return jax.lax.map(loss_there, distances)

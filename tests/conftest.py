@@ -132,9 +132,9 @@ def stopped_run(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixtur
     """The run of `small_run`, stopped in order after 40 of its steps. Do not write into it."""
 
     def make(folder: Path) -> None:
-        write, n_calls = runs.Metrics.write, 0
+        write, n_calls = runs.MetricsFile.write, 0
 
-        def stop_at_seventh(self: runs.Metrics, *rows: dict) -> None:
+        def stop_at_seventh(self: runs.MetricsFile, *rows: dict) -> None:
             nonlocal n_calls
             n_calls += 1
             if n_calls == 7:  # there are two calls every ten steps: losses, then the held-out results
@@ -142,7 +142,7 @@ def stopped_run(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixtur
             write(self, *rows)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(runs.Metrics, "write", stop_at_seventh)
+            patch.setattr(runs.MetricsFile, "write", stop_at_seventh)
             train(folder, SMALL, 128 + signal.SIGTERM)
         steps = [row["step"] for row in runs.read_metrics(folder / "run") if "loss" in row]
         assert steps == list(range(1, 41))

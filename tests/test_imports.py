@@ -13,10 +13,11 @@ ORDER = [
     "tasks.words", "tasks.tokenizer", "tasks.problems", "tasks.questions", "tasks.task", "tasks.hashing", "tasks.table",
     "tasks.digits", "tasks.drawing", "tasks.drawn", "tasks",
     "trees", "params", "numerics", "model", "losses", "optimizers", "training", "decoding", "evaluation",
-    "backprop", "blame", "lens", "landscape", "population",
+    "backprop", "steps", "blame", "weights", "lens", "interventions", "landscape", "population",
     "scale.large", "scale.sharding", "scale.scaling", "scale.cost", "scale.processes", "scale",
-    "runs.text", "runs.files", "runs.manifest", "runs.checkpoint", "runs.share", "runs.stablehlo", "runs.folder",
-    "runs.figures", "runs.report", "runs",
+    "runs.text", "runs.files", "runs.manifest", "runs.checkpoint", "runs.share", "runs.stablehlo", "runs.config",
+    "runs.configfile", "runs.metrics", "runs.folder", "runs.guard", "runs.placement", "runs.figures", "runs.report",
+    "runs.results", "runs.session", "runs.cli", "runs.options", "runs",
     "explorer.page", "explorer",
 ]  # fmt: skip
 """Every module, each below those that may import it."""

@@ -1,4 +1,4 @@
-"""What is read from a model, against plain recomputation; what is changed in it, against models changed by hand."""
+"""What is read from a model, against plain recomputation."""
 
 import chex
 import jax
@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 
 import jaxcalc
-from jaxcalc import InputError, lens
+from jaxcalc import lens
 from jaxcalc.tasks.task import Task
+
+
+@pytest.fixture(scope="module")
+def params(task: Task) -> jaxcalc.Params:
+    params = jaxcalc.init(jax.random.key(1), jaxcalc.ModelConfig(task.vocab_size, 16, 2, 24, 2))
+    return jax.tree.map(lambda leaf: leaf * 3 if leaf.ndim > 1 else leaf, params)
 
 
 @pytest.fixture(scope="module")
@@ -45,66 +51,29 @@ def test_roles_of_large_numbers() -> None:
 
 def test_attention_by_role_is_the_mean_of_the_patterns(params: jaxcalc.Params, task: Task, rows: np.ndarray) -> None:
     found = np.asarray(lens.attention_by_role(params, task, rows))
-    pattern = np.asarray(jaxcalc.trace(params, lens.read(task, rows)[0])[1]["blocks"][1]["attention"]["pattern"])
+    pattern = np.asarray(
+        jax.jit(jaxcalc.trace)(params, lens.read(task, rows)[0])[1]["blocks"][1]["attention"]["pattern"]
+    )
     role = lens.roles(task, rows)
     expected = np.zeros((len(lens.ROLES), len(lens.ROLES)))
     for b, t in np.ndindex(role.shape):
-        np.add.at(expected[role[b, t]], role[b], pattern[b, 2, t] / (role == role[b, t]).sum())
-    np.testing.assert_allclose(found[1, 2], expected, atol=1e-5)
+        np.add.at(expected[role[b, t]], role[b], pattern[b, 1, t] / (role == role[b, t]).sum())
+    np.testing.assert_allclose(found[1, 1], expected, atol=1e-5)
     np.testing.assert_allclose(found.sum(axis=-1), 1, atol=1e-5)
     without = np.asarray(lens.attention_by_role(params, task, [row(task, "64 / 32")]))
     assert not without[:, :, lens.ROLES.index("start")].any()
 
 
-def test_an_ablated_head_is_a_head_cut_off(params: jaxcalc.Params, task: Task, rows: np.ndarray) -> None:
-    tokens, _ = lens.read(task, rows)
-    for block, head in ((0, 1), (1, 3)):
-        kept = np.delete(np.arange(4), head)
-        cut = jax.tree.map(lambda leaf: leaf, params)
-        attention = cut["blocks"][block]["attention"]
-        for name, axis in jaxcalc.model.HEAD_AXIS.items():
-            attention[name] = jnp.take(attention[name], kept, axis=axis)
-        chex.assert_trees_all_close(
-            lens.ablate_head(params, tokens, block, head), jaxcalc.apply(cut, tokens), rtol=1e-4, atol=1e-5
-        )
-
-
-def test_mean_ablation_leaves_what_a_head_always_says(params: jaxcalc.Params, task: Task, rows: np.ndarray) -> None:
-    tokens, _ = lens.read(task, rows)
-    same = jnp.repeat(tokens[:1], 4, axis=0)
-    untouched = jaxcalc.apply(params, same)
-    chex.assert_trees_all_close(lens.ablate_head(params, same, 0, 1, mean=True), untouched, rtol=1e-4, atol=1e-5)
-    assert jnp.abs(lens.ablate_head(params, same, 0, 1) - untouched).max() > 0.01
-    assert jnp.abs(lens.ablate_head(params, tokens, 0, 1, mean=True) - jaxcalc.apply(params, tokens)).max() > 0.01
-
-
-def test_interventions_see_those_before_them(params: jaxcalc.Params, task: Task, rows: np.ndarray) -> None:
-    tokens, _ = lens.read(task, rows)
-    here, there = tokens[:8], tokens[8:16]
-    chex.assert_trees_all_close(lens.intervene(params, here, {})[0], jaxcalc.apply(params, here))
-    other = jaxcalc.trace(params, there)[1]
-    edits = {
-        "blocks.1.attention.out": lambda out: 2 * out,  # named first, but it comes later in the network
-        "embed.residual": lambda _: other["embed"]["residual"],
-    }
-    logits, activations = lens.intervene(params, here, edits)
-    stronger = jax.tree.map(lambda leaf: leaf, params)
-    stronger["blocks"][1]["attention"]["out"] = 2 * params["blocks"][1]["attention"]["out"]
-    chex.assert_trees_all_close(logits, jaxcalc.apply(stronger, there), rtol=1e-3, atol=1e-4)
-    chex.assert_trees_all_close(activations["blocks"][0], other["blocks"][0], rtol=1e-3, atol=1e-4)
-    with pytest.raises(InputError, match=r"'blocks\.2\.mlp\.out' is no activation; there are embed\.residual"):
-        lens.intervene(params, here, {"blocks.2.mlp.out": lambda out: out})
-
-
 def test_states_are_those_of_questions(params: jaxcalc.Params, task: Task) -> None:
+    trace = jax.jit(jaxcalc.trace)
     states = lens.number_states(params, task)
-    assert states.shape == (5, 100, 64)
+    assert states.shape == (5, 100, 16)
     for number, question in ((42, "42 + 5"), (7, "7 times 11"), (90, "90 / 10")):
         index = row(task, question)
-        activations = jaxcalc.trace(params, lens.read(task, [index])[0])[1]
+        activations = trace(params, lens.read(task, [index])[0])[1]
         place = task.prompt_length - 4
         expected = jaxcalc.named_leaves(activations)
-        for stage, name in enumerate(lens.stages(params)):
+        for stage, name in enumerate(lens.residual_sites(params)):
             chex.assert_trees_all_close(states[stage, number], expected[name][0, place], rtol=1e-4, atol=1e-5)
         found = lens.answer_states(params, task, [index])
         chex.assert_trees_all_close(found[4, 0], activations["blocks"][1]["mlp"]["residual"][0, place + 3], rtol=1e-4)
@@ -145,42 +114,14 @@ def test_pca_finds_the_plane_of_points() -> None:
     np.testing.assert_allclose(np.var(coordinates, axis=0, ddof=1), expected, rtol=1e-4)
 
 
-def test_twins_differ_in_the_operation_alone(task: Task) -> None:
-    here, there = lens.twins(task, "plus", "minus")
-    problems = np.asarray(task.problems)
-    assert len(here) > 2000
-    np.testing.assert_array_equal(problems[here][:, [0, 2]], problems[there][:, [0, 2]])
-    assert set(problems[here, 1]) == {0}
-    assert set(problems[there, 1]) == {1}
-    assert (problems[here, 3] != problems[there, 3]).all()
-    with pytest.raises(InputError, match="no operation 'modulo'"):
-        lens.twins(task, "plus", "modulo")
-
-
-def test_patching_and_steering_at_the_embedding_make_the_other_question(params: jaxcalc.Params, task: Task) -> None:
-    here, there = (rows[:32] for rows in lens.twins(task, "plus", "minus"))
-    (tokens, _), (others, _) = lens.read(task, here), lens.read(task, there)
-    asked = jnp.concatenate([tokens[:, : task.prompt_length], others[:, task.prompt_length :]], axis=1)
-    is_operation = jnp.asarray(lens.roles(task, here) == lens.ROLES.index("operation"))
-    expected = jaxcalc.apply(params, others)
-    patched = lens.patch(params, asked, others, "embed.residual", is_operation)
-    chex.assert_trees_all_close(patched, expected, rtol=1e-4, atol=1e-4)
-    ids = task.tokenizer.ids
-    direction = params["embed"]["token"][ids["minus"]] - params["embed"]["token"][ids["plus"]]
-    steered = lens.steer(params, asked, direction, "embed.residual", is_operation)
-    chex.assert_trees_all_close(steered, expected, rtol=1e-3, atol=1e-3)
-    nowhere = lens.patch(params, asked, others, "blocks.0.mlp.residual", jnp.zeros_like(is_operation))
-    chex.assert_trees_all_close(nowhere, jaxcalc.apply(params, asked))
-
-
 def test_the_last_lens_is_the_model(params: jaxcalc.Params, task: Task, rows: np.ndarray) -> None:
     tokens, batch = lens.read(task, rows)
     found = lens.logit_lens(params, batch)
     assert found.shape == (5, 64, 3)
-    logits = jaxcalc.apply(params, tokens)
+    logits = jax.jit(jaxcalc.apply)(params, tokens)
     chex.assert_trees_all_close(found[-1].sum(axis=1), lens.answer_log_prob(logits, batch), rtol=1e-4)
     assert jnp.abs(found[-1] - found[0]).max() > 0.1
-    grads = jax.grad(lambda p: lens.logit_lens(p, batch)[2].sum())(params)
+    grads = jax.jit(jax.grad(lambda p: lens.logit_lens(p, batch)[2].sum()))(params)
     assert jnp.abs(grads["blocks"][0]["mlp"]["up"]).max() > 0
     assert not grads["blocks"][1]["mlp"]["up"].any()  # what comes after a stage does not matter to it
 
@@ -188,8 +129,8 @@ def test_the_last_lens_is_the_model(params: jaxcalc.Params, task: Task, rows: np
 def test_contributions_add_up_to_the_logit(params: jaxcalc.Params, task: Task, rows: np.ndarray) -> None:
     tokens, batch = lens.read(task, rows)
     parts = lens.direct_contributions(params, batch)
-    assert len(parts) == 1 + 2 * (4 + 1)
-    logits = jaxcalc.apply(params, tokens)[:, -batch.mask.shape[1] :]
+    assert len(parts) == 1 + 2 * (2 + 1)
+    logits = jax.jit(jaxcalc.apply)(params, tokens)[:, -batch.mask.shape[1] :]
     right = jnp.take_along_axis(logits, jaxcalc.losses.targets(batch)[..., None], axis=2)[..., 0]
     total = sum(parts.values(), jnp.zeros(()))
     chex.assert_trees_all_close(total, right - logits.mean(axis=-1), rtol=1e-4, atol=1e-4)

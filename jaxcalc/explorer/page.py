@@ -25,6 +25,7 @@ from jaxcalc.optimizers import ADAM_BETAS
 from jaxcalc.params import Params
 from jaxcalc.runs import folder
 from jaxcalc.runs.folder import Run, calculator_of, load_run
+from jaxcalc.runs.metrics import read_metrics
 from jaxcalc.runs.text import percent
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.trees import count, named_leaves
@@ -96,7 +97,7 @@ def explore(run: Run | str | os.PathLike[str]) -> Explorer:
 
 def _states(run: Run) -> dict[int, Params]:
     """Return the parameters of a run by step: those of its snapshots and its last ones."""
-    states = {step: folder.load_snapshot(run, step).params for step in folder.snapshot_steps(run.path)}
+    states = {step: folder.load_snapshot(run, step).params for step in folder.checkpoint_steps(run.path)}
     return states | {run.summary["steps"]: run.params}
 
 
@@ -112,16 +113,16 @@ def _fitting(snapshots: list[Snapshot], room: int) -> list[Snapshot]:
 
 def _about(run: Run) -> dict[str, object]:
     """Return all that the page shows of a run, except its snapshots and which problems it held out."""
-    task, tokenizer = run.task, run.task.tokenizer
-    lines = folder.read_metrics(run.path)
+    task, tokenizer, schedule = run.task, run.task.tokenizer, run.config.schedule
+    lines = read_metrics(run.path)
     checks = [line for line in lines if "by_operation" in line]
     held_out = run.summary["held_out_exact_match"]
     right = f"{percent(held_out)} of held-out problems right" if held_out is not None else "nothing held out"
     examples = task.held_out_rows if task.held_out_rows.size else task.train_rows
     return {
         "about": f"{run.path.name}: {count(run.params):,} weights, {run.summary['steps']:,} steps, {right}",
-        "made": f"Made by jaxcalc {run.summary['versions']['jaxcalc']} from a run with seed {run.config['seed']}, "
-        f"optimizer {run.config['optimizer']} and batches of {run.config['batch_size']}. The learning curve and the "
+        "made": f"Made by jaxcalc {run.summary['versions']['jaxcalc']} from a run with seed {schedule.seed}, "
+        f"optimizer {run.config.optimizer.optimizer} and batches of {schedule.batch_size}. The learning curve and the "
         "table come from the run. Your browser computes everything else, in double precision, and sends nothing "
         "anywhere. In the console, jaxcalc.app.params holds the parameters.",
         "prompt": prompt_text(task, int(np.asarray(examples)[len(examples) // 3])),

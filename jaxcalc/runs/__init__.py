@@ -1,45 +1,50 @@
-"""What a training run leaves behind, and reading it back.
+"""What a training run is asked for, what makes it survive, what it leaves behind, and reading it back.
 
+config      the configuration: what tyro parses and config.json stores
+configfile  config.json, in the format that is written now and the one before
+options     the command line of train.py
+session     what makes a training loop survive
+placement   the devices of a run, and its compiled steps
+guard       steps that are not finite
 folder      the files of a run
+metrics     metrics.jsonl
 checkpoint  the whole training state at a step
+manifest    what a checkpoint says about itself, and finding damage
+results     the end of a run: evaluation, summary, what is printed
 share       the file in which a trained model is shared
-report      tables and figures
-cli         how a script reads its options and ends
+stablehlo   a trained model as a program that needs no jaxcalc
+report      tables and progress in the terminal
+figures     the learning curve
+text        numbers for people
+files       paths, and writing a file whole or not at all
+cli         how a script reads its command line and ends
 """
 
 from jaxcalc.runs import checkpoint
+from jaxcalc.runs.config import RunConfig
+from jaxcalc.runs.configfile import CONFIG, read_config, write_config, write_json
 from jaxcalc.runs.folder import (
     CHECKPOINTS,
-    CONFIG,
     CURVE,
     EXPLORER,
-    KEEPING,
-    METRICS,
     MODEL,
     SUMMARY,
-    Metrics,
     Run,
     calculator_of,
     check_free,
+    checkpoint_steps,
     environment,
-    flat,
     load_checkpoint,
     load_run,
     load_snapshot,
-    optimizer_of,
-    read_config,
-    read_metrics,
     resume,
-    save_nonfinite,
-    snapshot_steps,
     start_run,
-    state_like,
-    task_of,
     versions,
-    write_config,
-    write_json,
     writing,
 )
+from jaxcalc.runs.guard import save_nonfinite
+from jaxcalc.runs.metrics import METRICS, MetricsFile, read_metrics
+from jaxcalc.runs.session import Session, open_session
 from jaxcalc.runs.share import load_metadata, load_params, save_params
 from jaxcalc.runs.stablehlo import export_answerer
 
@@ -48,33 +53,31 @@ __all__ = [
     "CONFIG",
     "CURVE",
     "EXPLORER",
-    "KEEPING",
     "METRICS",
     "MODEL",
     "SUMMARY",
-    "Metrics",
+    "MetricsFile",
     "Run",
+    "RunConfig",
+    "Session",
     "calculator_of",
     "check_free",
     "checkpoint",
+    "checkpoint_steps",
     "environment",
     "export_answerer",
-    "flat",
     "load_checkpoint",
     "load_metadata",
     "load_params",
     "load_run",
     "load_snapshot",
-    "optimizer_of",
+    "open_session",
     "read_config",
     "read_metrics",
     "resume",
     "save_nonfinite",
     "save_params",
-    "snapshot_steps",
     "start_run",
-    "state_like",
-    "task_of",
     "versions",
     "write_config",
     "write_json",

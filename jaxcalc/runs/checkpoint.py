@@ -152,17 +152,17 @@ def restore(folder: PathLike, step: int, like: TrainState) -> tuple[TrainState, 
     path = step_path(folder, step).absolute()
     manifest = read_manifest(folder, step)
     check_files(path, manifest)
-    targets = _arrays(like)
-    expected = {name: f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}]" for name, leaf in targets.items()}
+    types = _arrays(like)
+    expected = {name: f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}]" for name, leaf in types.items()}
     found = {name: mark.split()[0] for name, mark in manifest["leaves"].items()}
     if expected != found:
         raise InputError(f"{path} is of another model, optimizer or dtype: {'; '.join(differences(found, expected))}")
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    targets = {
+    target = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or device)
-        for name, leaf in targets.items()
+        for name, leaf in types.items()
     }
-    arrays = _read(path, targets)
+    arrays = _read(path, target)
     marks = fingerprint(arrays)
     if marks != manifest["leaves"]:
         wrong = [name for name, mark in marks.items() if mark != manifest["leaves"][name]]
@@ -244,7 +244,7 @@ def _has_step_name(path: Path) -> bool:
     return path.name.isdecimal() and path.name == f"{int(path.name):06}"
 
 
-def _arrays(state: TrainState) -> dict[str, Any]:
+def _arrays(state: TrainState) -> dict[str, jax.Array]:
     return named_leaves({"params": state.params, "opt_state": state.opt_state})
 
 
@@ -266,7 +266,7 @@ def _checkpointer(alone: bool = False) -> Any:
     return orbax.StandardCheckpointer(multiprocessing_options=options)
 
 
-def _read(path: Path, target: dict[str, jax.ShapeDtypeStruct], alone: bool = False) -> dict[str, Any]:
+def _read(path: Path, target: dict[str, jax.ShapeDtypeStruct], alone: bool = False) -> dict[str, jax.Array]:
     """Return the arrays of a checkpoint: JAX arrays where `target` has a sharding, NumPy arrays elsewhere."""
     checkpointer = _checkpointer(alone)
     try:

@@ -30,7 +30,7 @@ def learning_curve(path: PathLike, lines: Sequence[Mapping[str, Any]], watched: 
         if checks[0]["by_operation"][operation] is None:
             continue  # a small table may hold out no problem of an operation
         shares = [100 * check["by_operation"][operation] for check in checks]
-        below.plot(steps, shares, marker=".", label=operation, color=COLOURS[operation])
+        below.plot(steps, shares, marker=".", label=operation, color=COLOURS.get(operation))
     below.set_ylim(-2, 102)
     below.set_ylabel("exact match (%)")
     below.set_xlabel("training step")

@@ -1,17 +1,15 @@
-"""What people read in the terminal (host): tables and progress, and how a script ends on bad input."""
+"""What people read in the terminal (host): tables and progress."""
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 from rich.table import Table
 
-from jaxcalc.errors import InputError
 from jaxcalc.evaluation import Evaluation, answer_text, prompt_text
 from jaxcalc.params import Params
 from jaxcalc.runs.text import percent
@@ -19,32 +17,6 @@ from jaxcalc.scale.cost import UTILISATION, size_text, step_seconds
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.task import Task
 from jaxcalc.trees import count
-
-Options = TypeVar("Options")
-
-QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
-"""Compiler options for a program that runs once, on one sentence: compiling it takes a thousand times as long as
-running it."""
-
-
-def run_script(
-    main: Callable[[Options], int],
-    options: type[Options],
-    defaults: Callable[[Options], Options | None] = lambda _: None,
-) -> int:
-    """Parse the command line into `options`, run `main` on it and return its exit status.
-
-    `defaults` may look at what was parsed and return what holds for all that the command line does not say.
-    An `InputError` becomes one line on stderr and status 2.
-    """
-    config = (tyro.conf.FlagCreatePairsOff,)
-    try:
-        parsed = tyro.cli(options, config=config)
-        default = defaults(parsed)
-        return main(parsed if default is None else tyro.cli(options, default=default, config=config))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[int] = (0,)) -> Table:
@@ -81,7 +53,7 @@ def position_tables(title: str, rows: Mapping[str, Sequence[float]], most: int =
 
 def parameters_table(params: Params) -> Table:
     """Return the number of parameters in each stage."""
-    stages: dict[str, Any] = {"embeddings": params["embed"]}
+    stages: dict[str, object] = {"embeddings": params["embed"]}
     for index, block in enumerate(params["blocks"]):
         stages |= {f"block {index} attention": block["attention"], f"block {index} feed-forward": block["mlp"]}
     stages["output"] = params["output"]
@@ -230,8 +202,10 @@ class ProgressLine:
     def __exit__(self, *_: object) -> None:
         self.live.stop()
 
-    def update(self, step: int, loss: float, match: float | None = None) -> None:
-        """Show a step and its loss, with the exact match if it was measured after this step."""
+    def update(self, step: int, losses: Sequence[float], match: float | None = None) -> None:
+        """Show a step and the last of its losses, with the exact match if it was measured after this step."""
+        if not len(losses):  # every step since the last update was left out
+            return
         now = time.perf_counter()
         if self.started is None:
             self.started, self.first_step = now, step
@@ -239,7 +213,8 @@ class ProgressLine:
         rate = (step - self.first_step) / (now - self.started) if step > self.first_step else None
         speed = f"{rate * self.batch_size:,.0f} examples/s" if rate else ""
         left = f"{(self.n_steps - step) / rate:.0f} s left" if rate else ""
-        text = f"step {step:,}/{self.n_steps:,}  loss {loss:.4f}  {self.watched} {percent(self.match)}  {speed}  {left}"
+        done = f"step {step:,}/{self.n_steps:,}  loss {losses[-1]:.4f}"
+        text = f"{done}  {self.watched} {percent(self.match)}  {speed}  {left}"
         if self.is_live:
             self.live.update(self.task, completed=step, description=text)
         elif match is not None:

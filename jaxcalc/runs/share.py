@@ -217,7 +217,7 @@ def _shown(value: Any) -> str:
 def _json(what: str, text: bytes) -> Any:
     """Return a JSON value in which all names of an object differ and all numbers are finite."""
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         value = dict(pairs)
         if len(value) < len(pairs):
             raise ValueError("an object has a name twice")

@@ -63,8 +63,8 @@ def make_mesh(data: int, model: int = 1, devices: Sequence[Any] | None = None) -
 def partition(axes: Axes, rules: Rules) -> P:
     """Return how rules cut a leaf with these axes.
 
-    >>> partition(Axes("D", "HK"), FULLY_SHARDED)
-    PartitionSpec('data', 'model')
+    >>> tuple(partition(Axes("D", "HK"), FULLY_SHARDED))
+    ('data', 'model')
     """
     cuts = [rules.get(letter) for letter in axes.letters] if axes.inputs else []
     while cuts and cuts[-1] is None:

@@ -6,18 +6,19 @@ import sys
 from pathlib import Path
 
 import lens
+import lens_figures
 import lens_findings
+import lens_measures
 import numpy as np
 import pytest
 import train
-from train_options import ModelOptions, TrainOptions
 
 import jaxcalc
-from jaxcalc.runs import report
+from jaxcalc.runs import cli
+from jaxcalc.runs.config import KeepingConfig, ScheduleConfig, SizesConfig, TaskConfig
+from jaxcalc.runs.options import TrainOptions
 
-pytestmark = pytest.mark.slow
-
-MODEL = ModelOptions(d_model=32, n_heads=2, d_ff=64, n_layers=1)
+MODEL = SizesConfig(d_model=32, n_heads=2, d_ff=64, n_layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +26,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("runs")
     paths = [folder / "one", folder / "two"]
     for seed, path in enumerate(paths):
-        assert train.main(TrainOptions(run_dir=path, seed=seed, ops=("plus", "minus"), max_number=30, steps=300,
-                                             batch_size=128, snapshots=4, model=MODEL)) == 0  # fmt: skip
+        options = TrainOptions(
+            run_dir=path,
+            task=TaskConfig(("plus", "minus"), 30),
+            model=MODEL,
+            schedule=ScheduleConfig(seed, steps=300, batch_size=128),
+            keeping=KeepingConfig(snapshots=4),
+        )
+        assert train.main(options) == 0
     return paths
 
 
@@ -35,10 +42,11 @@ def look(
 ) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["lens.py", *map(str, arguments)])
     capsys.readouterr()
-    status = report.run_script(lens.main, lens.LensOptions)
+    status = cli.run_script(lens.main, lens.LensOptions)
     return status, *capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_findings_are_written_and_said(
     runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -52,17 +60,18 @@ def test_findings_are_written_and_said(
 
     result = json.loads((folder / "findings.json").read_text())
     assert len(result["stable"]) == len(result["findings"]) == 23
-    for one in result["findings"]:
-        assert one["holds"] == (one["value"] > one["control"] + one["margin"])
-        assert (f"**holds**. {one['text'][0].upper()}{one['text'][1:]}" in out) == one["holds"]
-    assert sum(one["holds"] for one in result["findings"]) > 10
+    for claim in result["findings"]:
+        assert claim["holds"] == (claim["value"] > claim["control"] + claim["margin"])
+        assert (f"**holds**. {claim['text'][0].upper()}{claim['text'][1:]}" in out) == claim["holds"]
+    assert sum(claim["holds"] for claim in result["findings"]) > 10
     assert "seed 0 | seed 1" in out
     table = result["while_it_learns"]["snapshots"]
-    assert [row["step"] for row in table] == jaxcalc.runs.snapshot_steps(runs[0])
+    assert [row["step"] for row in table] == jaxcalc.runs.checkpoint_steps(runs[0])
     assert table[0]["loss"] > table[-1]["loss"]
     assert table[-1]["exact_match_all"] > 0.3
 
 
+@pytest.mark.slow
 def test_measures_are_those_of_the_model(runs: list[Path]) -> None:
     run = jaxcalc.load_run(runs[0])
     found = json.loads((runs[0] / "lens" / "findings.json").read_text())["measures"]
@@ -78,30 +87,56 @@ def test_measures_are_those_of_the_model(runs: list[Path]) -> None:
     assert found["p_right_by_stage"][-1][0] > 0.3
 
 
+@pytest.mark.slow
 def test_nothing_is_found_in_an_untrained_model(
     runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, out, _ = look(monkeypatch, capsys, runs[0], "--step", "0", "--json", "--out", runs[0] / "blank")
     assert status == 0
     result = json.loads(out)
-    assert [one["claim"] for one in result["findings"] if one["holds"]] == []
+    assert [claim["claim"] for claim in result["findings"] if claim["holds"]] == []
     assert "None of 23 claims holds" in (runs[0] / "blank" / "findings.md").read_text()
 
 
 def test_a_claim_holds_only_above_every_control() -> None:
     def holds(value: float, controls: list[float]) -> bool:
-        return lens_findings.claim("t", "n", "text", value, controls, 0.1, "share")["holds"]
+        return lens_findings.make_claim("t", "n", "text", value, controls, 0.1, "share")["holds"]
 
     assert holds(0.5, [0.1, 0.39])
     assert not holds(0.5, [0.1, 0.41])
 
 
+def test_the_learning_figure_says_when_each_operation_was_right() -> None:
+    def snapshot(step: int, right: float) -> lens_measures.Snapshot:
+        scores = {"exact_match": {"minus": 0.5, "divided by": right}, "answer_probes": {"parity": 0.5}}
+        return {"step": step, "loss": 1.0, "exact_match_all": 0.7, "sharpness": 2.0, "sharpness_error": 0.1, **scores}
+
+    history: lens_measures.History = {
+        "n_problems": 10,
+        "snapshots": [snapshot(0, 0.1), snapshot(1_290, 0.95)],
+        "mistakes_step": 0,
+        "mistakes": {},
+    }
+    title = lens_figures.learning(history).get_suptitle()
+    assert title == "90 % right: minus (not yet), divided by (step 1,290)"
+    assert "divided by: 90 % of the whole table is right by step 1,290" in "".join(
+        lens_findings.learning_lines(history)
+    )
+
+
+@pytest.mark.slow
 def test_what_cannot_be_looked_at_is_one_line(
     runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other"
-    train.main(TrainOptions(run_dir=other, ops=("plus",), max_number=9, steps=1, batch_size=8, snapshots=0,
-                                  model=MODEL))  # fmt: skip
+    options = TrainOptions(
+        run_dir=other,
+        task=TaskConfig(("plus",), 9),
+        model=MODEL,
+        schedule=ScheduleConfig(steps=1, batch_size=8),
+        keeping=KeepingConfig(snapshots=0),
+    )
+    train.main(options)
     for arguments, message in (
         ([], "name at least one run folder"),
         ([tmp_path / "nowhere"], "there is no run folder"),

@@ -13,10 +13,10 @@ import chex
 import jax
 import pytest
 from scripts import SMALL, TINY, Ended, run_script
-from train_options import snapshot_steps
 
 import jaxcalc
 from jaxcalc import runs
+from jaxcalc.runs.config import log_spaced_steps
 
 
 def test_training_leaves_a_finished_run(small_run: Path) -> None:
@@ -34,8 +34,8 @@ def test_training_leaves_a_finished_run(small_run: Path) -> None:
 
 def test_a_run_records_the_rates_that_it_used(small_run: Path) -> None:
     config = json.loads((small_run / "config.json").read_text())
-    assert config["learning_rate"] == jaxcalc.optimizers.DEFAULT_LEARNING_RATE["muon"]
-    assert config["weight_decay"] == jaxcalc.optimizers.DEFAULT_WEIGHT_DECAY["muon"]
+    assert config["optimizer"]["learning_rate"] == jaxcalc.optimizers.DEFAULT_LEARNING_RATE["muon"]
+    assert config["optimizer"]["weight_decay"] == jaxcalc.optimizers.DEFAULT_WEIGHT_DECAY["muon"]
 
 
 def test_every_step_is_logged_once(small_run: Path) -> None:
@@ -160,13 +160,13 @@ def test_a_stopped_run_cannot_be_asked_and_can_be_finished_where_it_stopped(stop
 
 
 def test_training_keeps_snapshots_at_log_spaced_steps(small_run: Path) -> None:
-    assert snapshot_steps(12, 10, 1200) == [0, 10, 20, 30, 40, 70, 110, 180, 290, 460, 740, 1200]
-    assert snapshot_steps(1, 10, 1200) == [0]
-    assert snapshot_steps(0, 10, 1200) == []
-    assert snapshot_steps(2, 10, 7) == [0, 7]
-    assert snapshot_steps(4, 10, 25) == [0, 10, 20, 25]
+    assert log_spaced_steps(12, 10, 1200) == [0, 10, 20, 30, 40, 70, 110, 180, 290, 460, 740, 1200]
+    assert log_spaced_steps(1, 10, 1200) == [0]
+    assert log_spaced_steps(0, 10, 1200) == []
+    assert log_spaced_steps(2, 10, 7) == [0, 7]
+    assert log_spaced_steps(4, 10, 25) == [0, 10, 20, 25]
     run = jaxcalc.load_run(small_run)
-    assert runs.snapshot_steps(small_run) == [0, 10, 20, 30, 40, 50, 60]
+    assert runs.checkpoint_steps(small_run) == [0, 10, 20, 30, 40, 50, 60]
     untrained = jaxcalc.init(jax.random.key(0), jaxcalc.config_of(run.params))
     # train.py compiles `init` as one program, which rounds differently.
     chex.assert_trees_all_close(runs.load_snapshot(run, 0).params, untrained, rtol=1e-6, atol=1e-7)

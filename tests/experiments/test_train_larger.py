@@ -40,7 +40,8 @@ def test_a_larger_model_trains_and_goes_on_in_other_microbatches(tmp_path: Path)
     status, out, err = run_script("train", "--run-dir", path, *task, *larger, *options)
     assert status == 0, err
     config = json.loads((path / "config.json").read_text())
-    assert (config["dtype"], config["microbatches"], config["remat"], config["scan"]) == ("bfloat16", 2, False, True)
+    computing = config["computing"]
+    assert [computing[name] for name in ("dtype", "microbatches", "remat", "scan")] == ["bfloat16", 2, False, True]
     sizes = {"d_model": 32, "n_heads": 4, "d_ff": 64, "n_layers": 2}  # n_heads is that of 1M, the rest was given
     assert {name: config["model"][name] for name in sizes} == sizes
     table = out.split("What a step is predicted to take")[1].split("Before and after")[0]

@@ -155,7 +155,7 @@ def test_a_run_without_snapshots_keeps_its_newest_checkpoint(tmp_path: Path) -> 
     path = tmp_path / "run"
     status, _, _ = run_script("train", "--run-dir", path, *TINY, "--steps", "2", "--snapshots", "0")
     assert status == 0
-    assert runs.snapshot_steps(path) == [2]
+    assert runs.checkpoint_steps(path) == [2]
     shutil.rmtree(path / "checkpoints")
     for arguments in ([], ["--replay"]):
         status, _, err = run_script("watch", path, "two plus three", *arguments)
@@ -181,3 +181,15 @@ def test_the_notebook_runs_from_top_to_bottom(small_run: Path, tmp_path: Path) -
     pictures = [output.data for output in outputs if output.output_type in ("display_data", "execute_result")]
     assert sum("treescope" in data.get("text/html", "") for data in pictures) >= 2
     assert any("image/png" in data for data in pictures)
+
+
+def test_the_learning_rate_is_that_of_the_runs_schedule(tmp_path: Path) -> None:
+    """A run that is resumed for more steps keeps its schedule, which has ended: 1 % of the peak from then on."""
+    run = tmp_path / "run"
+    sgd = ["--optimizer", "sgd", "--learning-rate", "0.1", "--steps", "4", "--snapshots", "1"]
+    assert run_script("train", *TINY, *sgd, "--run-dir", run).status == 0
+    assert run_script("train", "--resume", run, "--steps", "8").status == 0
+    result = json.loads(run_script("watch", run, "two plus three", "--step", "8", "--json").out)
+    assert result["optimizer"] == {"name": "sgd", "of": "the run's own", "learning_rate": pytest.approx(0.001)}
+    weight = result["weight"]
+    assert weight["step"] == pytest.approx(-0.001 * weight["state"]["trace"], rel=1e-4)

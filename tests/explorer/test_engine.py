@@ -28,9 +28,10 @@ import jaxcalc
 from jaxcalc import Batch, InputError, ModelConfig, Params, Task, named_leaves, number_to_words
 from jaxcalc.backprop import collect, stages, walk
 from jaxcalc.batch import PAD_ID
-from jaxcalc.blame import Account, blame, credit, take_step
+from jaxcalc.blame import Account, assign_blame, assign_credit
 from jaxcalc.optimizers import ADAM_BETAS
 from jaxcalc.runs.report import QUICK_TO_COMPILE
+from jaxcalc.steps import take_step
 from jaxcalc.tasks.tokenizer import EQUALS
 
 SCRIPT = Path(__file__).with_name("explorer_golden.mjs")
@@ -148,9 +149,9 @@ def expect(params: Params, lesson: Lesson) -> dict[str, np.ndarray]:
     quantities = compute(params, batch)
     grads, tx = quantities["gradient"], OPTIMIZERS["sgd"]
     step = take_step(tx, grads, tx.init(params), params)
-    quantities["blame"] = rows(blame(grads, step))
+    quantities["blame"] = rows(assign_blame(grads, step))
     if lesson.n_points:
-        quantities["credit"] = rows(credit(params, step, batch, n_points=lesson.n_points))
+        quantities["credit"] = rows(assign_credit(params, step, batch, n_points=lesson.n_points))
     return {
         f"{quantity}/{name}": np.asarray(leaf, np.float64)
         for quantity, tree in quantities.items()

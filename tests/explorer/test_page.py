@@ -109,7 +109,7 @@ def tab(browser: Any, file: Path) -> Iterator[Tab]:
 
 
 def test_the_page_holds_the_run(run: Run, explorer: Explorer) -> None:
-    assert explorer.steps == (*runs.snapshot_steps(run.path),)
+    assert explorer.steps == (*runs.checkpoint_steps(run.path),)
     assert explorer.left_out == ()
     assert len(explorer.html.encode()) < page.MOST_BYTES
     assert "<title>jaxcalc explorer: a run &amp; &lt;more&gt;</title>" in explorer.html
@@ -374,7 +374,7 @@ def test_the_script_writes_the_page(run: Run, tmp_path: Path) -> None:
     assert written.status == 0
     result = json.loads(written.out)
     assert result["bytes"] == (tmp_path / "a page.html").stat().st_size < 6_000_000
-    assert result["steps"] == runs.snapshot_steps(run.path)
+    assert result["steps"] == runs.checkpoint_steps(run.path)
     refused = run_script("explore", *options, tmp_path / "no" / "where.html")
     assert refused.status == 2
     assert refused.err.startswith("error: cannot write")

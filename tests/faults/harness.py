@@ -48,7 +48,7 @@ def steps_of(run: Path) -> list[int]:
     return [row["step"] for row in runs.read_metrics(run) if "loss" in row or "skipped" in row]
 
 
-def config_of(run: Path) -> dict[str, Any]:
+def config_of(run: Path) -> runs.RunConfig:
     return runs.read_config(run)
 
 
@@ -76,12 +76,12 @@ def names(run: Path) -> list[str]:
 
 def check_same_run(run: Path, reference: Path) -> None:
     """Check that a run that was interrupted is bit for bit one that was not, and that nothing is left behind."""
-    last = config_of(reference)["steps"]
+    last = config_of(reference).schedule.steps
     assert steps_of(run) == list(range(1, last + 1))
     assert metrics(run) == metrics(reference)
     assert names(run) == names(reference)
-    assert runs.snapshot_steps(run) == runs.snapshot_steps(reference)
-    for step in runs.snapshot_steps(run):
+    assert runs.checkpoint_steps(run) == runs.checkpoint_steps(reference)
+    for step in runs.checkpoint_steps(run):
         assert bits_at(run, step) == bits_at(reference, step), step
     found, expected = (load_params(path / "model.safetensors") for path in (run, reference))
     chex.assert_trees_all_equal(found, expected, strict=True)
@@ -106,7 +106,7 @@ def check_clean(run: Path) -> None:
 
 def newest(run: Path) -> int:
     """Return the step of the newest complete checkpoint, −1 where there is none."""
-    return max(runs.snapshot_steps(run), default=-1)
+    return max(runs.checkpoint_steps(run), default=-1)
 
 
 def copied(run: Path, to: Path) -> Path:
@@ -148,7 +148,7 @@ def nth(n: int, action: Callable[[], Any]) -> Callable[..., None]:
 
 def stop_at_write(n: int, number: int = signal.SIGTERM) -> contextlib.AbstractContextManager[None]:
     """Raise a signal when the n-th lines of metrics.jsonl are about to be written."""
-    return patched(runs.Metrics, "write", before(nth(n, lambda: signal.raise_signal(number))))
+    return patched(runs.MetricsFile, "write", before(nth(n, lambda: signal.raise_signal(number))))
 
 
 def differs(data: bytes, random: random.Random) -> bytes:

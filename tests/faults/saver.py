@@ -32,14 +32,14 @@ def state_of(step: int) -> TrainState:
     return state.replace(step=jnp.int32(step), opt_state=moments)
 
 
-def resumed(folder: Path) -> tuple[int, runs.Metrics]:
+def resumed(folder: Path) -> tuple[int, runs.MetricsFile]:
     """Return the step of the newest checkpoint and the metrics that go on there, as train.py --resume does."""
     metrics_file, checkpoints = folder / runs.METRICS, folder / runs.CHECKPOINTS
     checkpoint.clean(checkpoints)
     if not checkpoint.steps(checkpoints):
-        return 0, runs.Metrics(metrics_file)
+        return 0, runs.MetricsFile(metrics_file)
     state, manifest = checkpoint.restore_newest(checkpoints, state_of(0), lambda text: sys.exit(f"damaged: {text}"))
-    return int(state.step), runs.Metrics(metrics_file, manifest["metrics"])
+    return int(state.step), runs.MetricsFile(metrics_file, manifest["metrics"])
 
 
 def child(order: dict[str, Any], shim: ctypes.CDLL, into: int) -> None:

@@ -9,14 +9,16 @@ import pytest
 from harness import bits, bits_at, check_same_run, copied, differs, files, metrics, names, tell, train
 
 from jaxcalc import InputError, TrainState, runs
-from jaxcalc.runs import checkpoint
+from jaxcalc.runs import checkpoint, folder, session
+from jaxcalc.runs.config import RunConfig
+from jaxcalc.runs.configfile import changes
 
 N_FLIPS, N_FLIPS_LONG = 150, 1_000
 BLOCK = 512
 
 
 def like(run: Path) -> TrainState:
-    return runs.state_like(runs.read_config(run))
+    return runs.read_config(run).state_like()
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +208,7 @@ def test_a_checkpoint_that_is_damaged_twice_is_kept_once(stopped_run: Path, tmp_
 
 def test_without_a_good_checkpoint_nothing_is_deleted(stopped_run: Path, tmp_path: Path) -> None:
     run = copied(stopped_run, tmp_path / "run")
-    for step in runs.snapshot_steps(run):
+    for step in runs.checkpoint_steps(run):
         damage(run / "checkpoints", "missing", step)
     found = sorted(files(run).values())
     ended = train("--resume", run)
@@ -246,20 +248,22 @@ def test_metrics_after_the_newest_checkpoint_are_cut_off(stopped_run: Path, tmp_
         with (run / "metrics.jsonl").open("ab") as file:
             file.write(more)
     with runs.writing(run):
-        _, manifest = runs.resume(run, config, pytest.fail)
-        with runs.Metrics(run / "metrics.jsonl", manifest["metrics"]):
+        resumed = runs.resume(run, config, pytest.fail, config.state_like())
+        assert resumed is not None
+        _, manifest = resumed
+        with runs.MetricsFile(run / "metrics.jsonl", manifest["metrics"]):
             pass
     assert metrics(run) == metrics(stopped_run)
 
 
 CHANGES = [
-    ('"learning_rate": 0.04', '"learning_rate": 0.05', "learning_rate is 0.04 there and 0.05 here"),
-    ('"weight_decay": 0.25', '"weight_decay": 0.35', "weight_decay is 0.25 there and 0.35 here"),
-    ('"batch_size": 32', '"batch_size": 33', "batch_size is 32 there and 33 here"),
-    ('"schedule_steps": 60', '"schedule_steps": 70', "schedule_steps is 60 there and 70 here"),
+    ('"learning_rate": 0.04', '"learning_rate": 0.05', "optimizer.learning_rate is 0.04 there and 0.05 here"),
+    ('"weight_decay": 0.25', '"weight_decay": 0.35', "optimizer.weight_decay is 0.25 there and 0.35 here"),
+    ('"batch_size": 32', '"batch_size": 33', "schedule.batch_size is 32 there and 33 here"),
+    ('"schedule_steps": 60', '"schedule_steps": 70', "schedule.schedule_steps is 60 there and 70 here"),
     ('"held_out": 0.2', '"held_out": 0.3', "task.held_out is 0.2 there and 0.3 here"),
-    ('"loss_on": "answer"', '"loss_on": "all"', "loss_on is answer there and all here"),
-    ('"clip_norm": null', '"clip_norm": 1.0', "clip_norm is None there and 1.0 here"),
+    ('"loss_on": "answer"', '"loss_on": "all"', "schedule.loss_on is answer there and all here"),
+    ('"clip_norm": null', '"clip_norm": 1.0', "optimizer.clip_norm is None there and 1.0 here"),
 ]
 
 
@@ -277,7 +281,7 @@ def test_a_configuration_in_which_digits_are_others_is_refused_with_each(stopped
     both = text.replace(*CHANGES[0][:2]).replace(*CHANGES[1][:2]).replace('"seed": 0', '"seed": 1')
     (run / "config.json").write_text(both)
     err = train("--resume", run).err
-    for message in (CHANGES[0][2], CHANGES[1][2], "task.seed is 0 there and 1 here", "; seed is 0 there and 1 here"):
+    for message in (CHANGES[0][2], CHANGES[1][2], "schedule.seed is 0 there and 1 here"):
         assert message in err
 
 
@@ -291,16 +295,16 @@ def test_a_configuration_of_which_a_bit_is_flipped_is_refused_in_one_line_or_mea
     good, chance = (run / "config.json").read_bytes(), random.Random(5)
     before = files(run)
     n_refused, n_same, n = 0, 0, 250
-    reached: list[dict] = []
-    monkeypatch.setattr(runs, "Metrics", lambda *_: pytest.fail("a step further"))
-    resume = runs.resume
+    reached: list[RunConfig] = []
+    monkeypatch.setattr(session, "MetricsFile", lambda *_: pytest.fail("a step further"))
+    resume = folder.resume
 
-    def only_resume(path: Path, config: dict, warn: Callable[[str], None], like: TrainState) -> None:
+    def only_resume(path: Path, config: RunConfig, warn: Callable[[str], None], like: TrainState) -> None:
         resume(path, config, warn, like)
         reached.append(config)
         raise InputError("it would go on")
 
-    monkeypatch.setattr(runs, "resume", only_resume)
+    monkeypatch.setattr(folder, "resume", only_resume)
     wrong: list[str] = []
     for _ in range(n):
         changed = differs(good, chance)
@@ -318,8 +322,7 @@ def test_a_configuration_of_which_a_bit_is_flipped_is_refused_in_one_line_or_mea
     assert not wrong, "\n".join(wrong)
     assert n_refused > n / 2
     for config in reached:  # it is the same run but for what may be changed in one
-        changed = {name for name, value in runs.read_config(run).items() if config.get(name) != value}
-        assert changed <= set(runs.KEEPING), changed
+        assert not changes(runs.read_config(run), config)
     assert files(run) == before
     tell(record_property, flips=n, refused=n_refused, of_what_may_change=n_same)
 

@@ -36,7 +36,7 @@ from harness import (
 from scripts import SMALL, STEPS, TINY
 
 from jaxcalc import InputError, runs
-from jaxcalc.runs import checkpoint, figures, share
+from jaxcalc.runs import checkpoint, figures, guard, results
 
 # Orbax leaves to the garbage what was still to be written when a save fails.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine")
@@ -103,7 +103,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_line_and_the_others_stay(
         ended, f"cannot write {run / 'checkpoints'}/0000", "bytes of arrays): ", "the intact checkpoints are those of"
     )
     assert "go on with --resume" in ended.err
-    intact = runs.snapshot_steps(run)
+    intact = runs.checkpoint_steps(run)
     assert {0, 20, 40} <= set(intact)
     assert f"steps {', '.join(map(str, intact))};" in ended.err
     for step in intact:
@@ -176,12 +176,12 @@ def test_a_disk_that_fills_up_at_any_point_is_one_line(
 @pytest.mark.parametrize(
     ("owner", "name", "file"),
     [
-        (runs.Metrics, "write", "metrics.jsonl"),
-        (share, "save_params", "model.safetensors"),
+        (runs.MetricsFile, "write", "metrics.jsonl"),
+        (results, "save_params", "model.safetensors"),
         (figures, "learning_curve", "learning_curve.png"),
-        (runs, "write_json", "summary.json"),
+        (results, "write_json", "summary.json"),
         (checkpoint, "_complete", "manifest.json"),
-        (runs, "save_nonfinite", "nonfinite"),
+        (guard, "save_nonfinite", "nonfinite"),
     ],
 )
 def test_each_file_that_does_not_fit_is_named(
@@ -193,7 +193,7 @@ def test_each_file_that_does_not_fit_is_named(
     if file == "nonfinite":
         shutil.rmtree(run)
         arguments = ["--run-dir", run, *SMALL, "--optimizer", "sgd", "--learning-rate", "1e30"]
-    if file == "summary.json":  # config.json is written by the same function
+    if file == "summary.json":
 
         def only_summary(original: Any) -> Any:
             return lambda path, value: (limited(size)(original) if path.name == file else original)(path, value)
@@ -353,10 +353,10 @@ def test_the_newest_is_newest_by_its_step_whatever_the_clock_said(stopped_run: P
         scramble(run, random.Random(seed))
         for step, year in ((0, 2035), (40, 1999)):  # and in the opposite order
             os.utime(run / "checkpoints" / f"{step:06}", (year * 31_556_952.0 - 6.2e10,) * 2)
-        state, _ = checkpoint.restore_newest(run / "checkpoints", runs.state_like(runs.read_config(run)), pytest.fail)
+        state, _ = checkpoint.restore_newest(run / "checkpoints", runs.read_config(run).state_like(), pytest.fail)
         assert int(state.step) == 40
         checkpoint.prune(run / "checkpoints", kept={0}, newest=4 - seed // 2)
-    assert runs.snapshot_steps(run) == [0, 30, 40]
+    assert runs.checkpoint_steps(run) == [0, 30, 40]
 
 
 @pytest.mark.faults
@@ -413,7 +413,7 @@ def test_the_folder_is_held_until_the_last_save_is_over(stopped_run: Path, tmp_p
     def fail() -> None:
         raise InputError("the disk is full")
 
-    with patched(checkpoint, "_complete", slow), patched(runs.Metrics, "write", before(nth(3, fail))):
+    with patched(checkpoint, "_complete", slow), patched(runs.MetricsFile, "write", before(nth(3, fail))):
         check_refused(train("--resume", run), "the disk is full")
         ended_first = not over
         while not over:

@@ -99,7 +99,7 @@ def check_same_steps(run: Path, reference: Path) -> None:
     last = min(newest(run), newest(reference))
     rows = [[row for row in metrics(each) if row["step"] <= last] for each in (run, reference)]
     assert rows[0] == rows[1]
-    for step in runs.snapshot_steps(reference):
+    for step in runs.checkpoint_steps(reference):
         if step <= last:
             assert bits_at(run, step) == bits_at(reference, step)
 
@@ -220,7 +220,7 @@ def check_left(folder: Path, least: int) -> int:
     assert bits(state) == bits(saver.state_of(step))
     for other in there[:-1]:
         check_files(checkpoints / f"{other:06}", checkpoint.read_manifest(checkpoints, other))
-    with runs.Metrics(folder / "metrics.jsonl", manifest["metrics"]):
+    with runs.MetricsFile(folder / "metrics.jsonl", manifest["metrics"]):
         pass
     assert [row["step"] for row in runs.read_metrics(folder)] == list(range(1, step + 1))
     return step
@@ -230,7 +230,7 @@ def saved(folder: Path, *steps: int, moments: bool = False) -> None:
     """Save states of `saver` here, the last of them watched."""
     copies = folder.with_name("copies")
     copies.mkdir(exist_ok=True)
-    with runs.Metrics(folder / "metrics.jsonl") as metrics:
+    with runs.MetricsFile(folder / "metrics.jsonl") as metrics:
         writer = checkpoint.Writer(folder / "checkpoints", {"of": "a test"}, saver.KEPT, saver.NEWEST)
         for step in steps:
             with Moments(folder, copies) if moments and step == steps[-1] else contextlib.nullcontext():
@@ -277,7 +277,7 @@ def test_a_kill_at_any_call_of_beginning_a_run_leaves_a_folder_in_which_it_can_b
     else:
         (tmp_path / "run").mkdir()
     with Moments(tmp_path / "run", tmp_path / "copies") as moments, runs.writing(tmp_path / "run"):
-        runs.start_run(tmp_path / "run", {}, overwrite)
+        runs.start_run(tmp_path / "run", runs.RunConfig(), overwrite)
     assert moments.n > 2
     for copy in sorted((tmp_path / "copies").iterdir()):
         runs.check_free(copy, overwrite=True)
@@ -311,7 +311,7 @@ def test_a_save_that_ends_at_any_stage_of_it_does_not_count_before_its_manifest_
 ) -> None:
     saved(tmp_path, 10, 20, 30)
     writer = checkpoint.Writer(tmp_path / "checkpoints", {"of": "a test"}, saver.KEPT, saver.NEWEST)
-    with runs.Metrics(
+    with runs.MetricsFile(
         tmp_path / "metrics.jsonl", checkpoint.read_manifest(tmp_path / "checkpoints", 30)["metrics"]
     ) as m:
         m.write(*({"step": step} for step in range(31, 41)))

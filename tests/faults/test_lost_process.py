@@ -58,8 +58,8 @@ def test_the_run_goes_on_with_any_number_of_processes(tmp_path: Path) -> None:
         started[1].kill()
         for process in started:
             process.communicate(timeout=90)
-        assert 20 <= max(runs.snapshot_steps(path)) < 4000
-        if max(runs.snapshot_steps(path)) > 60:
+        assert 20 <= max(runs.checkpoint_steps(path)) < 4000
+        if max(runs.checkpoint_steps(path)) > 60:
             pytest.skip("the kill came later than the end of the comparison")
         resume = ["--resume", path, "--steps", "60", "--json"]
         if n_processes == 1:

@@ -1,4 +1,4 @@
-"""Files of models that are damaged or made to do harm: each is refused, in bounded memory, and nothing else happens."""
+"""Model files that are damaged or made to do harm are refused in bounded memory, and nothing else happens."""
 
 import copy
 import gc
@@ -23,9 +23,9 @@ from jaxcalc import InputError, Params, load_params, named_leaves, save_params
 from jaxcalc.runs.share import LARGEST_HEADER, load_metadata
 
 MOST_MEMORY = 50_000_000
-"""Bytes that refusing a file may take."""
+"""The most bytes that refusing a file may allocate."""
 MOST_SECONDS = 0.1
-"""And how long it may take, of one processor; looked at in the long part only."""
+"""The most processor seconds that it may take; only the long suite checks this."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def made(header: bytes | dict[str, Any], data: bytes = b"", length: int | None =
 
 
 def repeated(unit: bytes, before: bytes = b'{"a":[', after: bytes = b"0]}") -> bytes:
-    """A header as long as may be."""
+    """A header of the largest length that is read."""
     return made(before + unit * ((LARGEST_HEADER - len(before) - len(after)) // len(unit)) + after)
 
 
@@ -130,7 +130,7 @@ def refusal(path: Path) -> str:
 
 
 def memory_of(call: Callable[[], Any]) -> int:
-    """Return the bytes that a call took at most: by Python and NumPy, or by the process where that is more."""
+    """Return the most bytes that a call held: in Python and NumPy, or in the whole process if that is more."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tracemalloc.start()
     try:
@@ -250,7 +250,7 @@ def mutated(good: bytes, rng: random.Random) -> bytes:
     """A good file with up to three changes: in the structure of its header, in its length, or in its bytes."""
     length = int.from_bytes(good[:8], "little")
     header, data = json.loads(good[8 : 8 + length]), good[8 + length :]
-    if rng.random() < 0.5:  # as other code writes it: what holds the rest up is not the checksum
+    if rng.random() < 0.5:  # as other code writes it, so that no checksum hides what the other checks find
         del header["__metadata__"]
     if rng.random() < 0.8:
         for _ in range(rng.randint(1, 3)):

@@ -19,7 +19,7 @@ import jaxcalc
 from jaxcalc import Batch, InputError, Params, Task, TrainState, named_leaves, runs
 from jaxcalc.backprop import first_nonfinite
 from jaxcalc.batch import PAD_ID
-from jaxcalc.runs import checkpoint
+from jaxcalc.runs import checkpoint, guard
 
 NAN, INF = float("nan"), float("inf")
 TX = optax.adam(0.1)
@@ -297,15 +297,16 @@ def poisoned(*bad: int) -> Callable[[Any], Any]:
 
 def poisoned_train(bad: tuple[int, ...], *arguments: str | Path) -> Any:
     wrap = poisoned(*bad)
-    with patched(jaxcalc, "batch_at", wrap), patched(jaxcalc.training, "batch_at", wrap):
+    with patched(guard, "batch_at", wrap), patched(jaxcalc.training, "batch_at", wrap):
         return train(*arguments)
 
 
 def check_batch_is_kept(run: Path, step: int, wrap: Callable[[Any], Any] = lambda function: function) -> dict[str, Any]:
     """Check that the batch of a step, counted from 1, is in its file, and return what is beside it."""
     config = config_of(run)
-    task = runs.task_of(config["task"])
-    expected = wrap(jaxcalc.batch_at)(task, config["seed"], step - 1, config["batch_size"], config["loss_on"])
+    task = config.make_task()
+    schedule = config.schedule
+    expected = wrap(jaxcalc.batch_at)(task, schedule.seed, step - 1, schedule.batch_size, schedule.loss_on)
     found = safetensors.numpy.load_file(run / "nonfinite" / f"{step:06}.safetensors")
     assert {name: array.tobytes() for name, array in found.items()} == {
         name: np.asarray(array).tobytes() for name, array in expected._asdict().items()
@@ -344,7 +345,7 @@ def test_bad_steps_stop_a_run_and_are_left_out_as_often_as_allowed(skipping: tup
         assert said["step"] == step
         assert said["first"] == {"stage": "batch", "what": "mask", "leaf": "mask"}
         assert set(said["metrics"].values()) == {"nan"}
-    for step in runs.snapshot_steps(run):
+    for step in runs.checkpoint_steps(run):
         state, _ = runs.load_checkpoint(run, config_of(run), step)
         assert is_finite((state.params, state.opt_state))
 

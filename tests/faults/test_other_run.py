@@ -1,5 +1,6 @@
 """A run goes on only as the run that it is: whatever is other is refused, with every difference."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -22,9 +23,9 @@ def leaves(state: TrainState) -> dict[str, str]:
     return {name: f"{leaf.dtype}{list(leaf.shape)}".replace(" ", "") for name, leaf in found.items()}
 
 
-def check_refused(run: Path, config: dict[str, Any]) -> int:
+def check_refused(run: Path, config: runs.RunConfig) -> int:
     """Check that a run is not read as one of another configuration, and that every leaf that differs is listed."""
-    there, here = (leaves(runs.state_like(each)) for each in (config_of(run), config))
+    there, here = (leaves(each.state_like()) for each in (config_of(run), config))
     differ = [name for name in {**there, **here} if there.get(name) != here.get(name)]
     with pytest.raises(InputError, match="is of another model, optimizer or dtype: ") as error:
         runs.load_checkpoint(run, config, 40)
@@ -42,37 +43,40 @@ def check_refused(run: Path, config: dict[str, Any]) -> int:
         {"model": {"n_heads": 4}},
         {"model": {"d_ff": 64}},
         {"model": {"n_layers": 2}},
-        {"model": {"vocab_size": 15}},
-        {"model": {"context_length": 6}},
-        {"optimizer": "adamw"},
-        {"optimizer": "sgd"},
-        {"optimizer": "sgd", "model": {"n_layers": 2, "d_model": 32}},
+        {"task": {"max_number": 7}},
+        {"task": {"max_number": 21}},
+        {"optimizer": {"optimizer": "adamw"}},
+        {"optimizer": {"optimizer": "sgd"}},
+        {"optimizer": {"optimizer": "sgd"}, "model": {"n_layers": 2, "d_model": 32}},
     ],
     ids=str,
 )
 def test_another_model_or_optimizer_is_refused_with_every_leaf(stopped_run: Path, change: dict[str, Any]) -> None:
     config = config_of(stopped_run)
-    other = {**config, **change, "model": {**config["model"], **change.get("model", {})}}
+    sections = {name: dataclasses.replace(getattr(config, name), **entries) for name, entries in change.items()}
+    other = dataclasses.replace(config, **sections)
     assert check_refused(stopped_run, other) > 0
 
 
 def test_another_task_is_refused_with_every_difference(stopped_run: Path) -> None:
     """The same shapes, and still another run."""
     config = config_of(stopped_run)
-    task = {**config["task"], "operations": ["minus", "plus", "times", "divided by"], "seed": 3, "held_out": 0.3}
-    other = {**config, "task": {**task, "copies": {"times": 4, "divided by": 3}}, "seed": 3, "batch_size": 16}
+    ops = ("minus", "plus", "times", "divided-by")
+    task = dataclasses.replace(config.task, ops=ops, held_out=0.3, copies=4)
+    schedule = dataclasses.replace(config.schedule, seed=3, batch_size=16)
+    other = dataclasses.replace(config, task=task, schedule=schedule, task_seed=3)
     with pytest.raises(InputError, match=r"is of another run than config\.json") as error:
         runs.load_checkpoint(stopped_run, other, 40)
     listed = str(error.value).split("config.json: ")[1].split("; ")
     assert sorted(line.split(" is ")[0] for line in listed) == [
-        "batch_size", "seed", "task.copies.times", "task.held_out", "task.operations", "task.seed",
+        "schedule.batch_size", "schedule.seed", "task.copies", "task.held_out", "task.ops", "task_seed",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 def test_another_dtype_is_refused_and_nothing_is_cast(stopped_run: Path, tmp_path: Path, dtype: str) -> None:
     state, manifest = runs.load_checkpoint(stopped_run, config_of(stopped_run), 40)
-    like = runs.state_like(config_of(stopped_run))
+    like = config_of(stopped_run).state_like()
 
     def cast(leaf: jax.Array) -> np.ndarray:
         is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -203,18 +207,18 @@ def fork(stopped_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_fork_begins_with_the_state_of_its_source(stopped_run: Path, fork: Path) -> None:
-    assert runs.snapshot_steps(fork)[0] == 20
+    assert runs.checkpoint_steps(fork)[0] == 20
     assert bits_at(fork, 20) == bits_at(stopped_run, 20)
     assert steps_of(fork) == list(range(21, 41))
     config = config_of(fork)
-    assert config["forked_from"] == {"run": str(stopped_run), "step": 20}
-    assert (config["seed"], config["learning_rate"]) == (5, 0.01)
+    assert config.forked_from == f"{stopped_run}@20"
+    assert (config.schedule.seed, config.optimizer.learning_rate) == (5, 0.01)
     ours, theirs = ([row for row in metrics(run) if row["step"] == 21][0] for run in (fork, stopped_run))  # noqa: RUF015
     assert ours["loss"] != theirs["loss"]  # another batch
 
 
 def test_a_fork_never_learns_what_its_source_held_out(stopped_run: Path, fork: Path) -> None:
-    source, task = (runs.task_of(config_of(run)["task"]) for run in (stopped_run, fork))
+    source, task = (config_of(run).make_task() for run in (stopped_run, fork))
     held_out = problems(source, source.held_out_rows)
     assert held_out
     assert problems(task, task.held_out_rows) == held_out
@@ -270,7 +274,8 @@ def test_a_fork_of_a_fork_keeps_the_split_of_the_first_source(stopped_run: Path,
     run = tmp_path / "run"
     ended = train("--fork", f"{fork}@40", "--run-dir", run, "--seed", "9", "--steps", "50")
     assert ended.status == 0, ended.err
-    assert config_of(run)["task"] == config_of(stopped_run)["task"]
+    assert config_of(run).task == config_of(stopped_run).task
+    assert config_of(run).task_seed == config_of(stopped_run).task_seed
     assert bits_at(run, 40) == bits_at(fork, 40)
     ended = train("--fork", f"{run}@40", "--run-dir", tmp_path / "none", "--steps", "40")
     assert ended.status == 2

@@ -35,7 +35,7 @@ from scripts import SMALL, STEPS, TINY
 
 import jaxcalc
 from jaxcalc import runs
-from jaxcalc.runs import checkpoint, figures, report, share
+from jaxcalc.runs import checkpoint, figures, folder, report, results
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LAST = 240
@@ -79,7 +79,7 @@ def test_a_signal_at_any_stage_ends_in_order(
 ) -> None:
     run = tmp_path / "run"
     stages: list[tuple[Any, str, int]] = [
-        (runs, "start_run", 1),
+        (folder, "start_run", 1),
         (report, "parameters_table", 1),
         (report, "ProgressLine", 1),
         (jaxcalc, "evaluate", 1),  # among what is compiled
@@ -88,13 +88,13 @@ def test_a_signal_at_any_stage_ends_in_order(
         (checkpoint.Writer, "save", 2),
         (checkpoint, "_complete", 1),
         (checkpoint, "prune", 1),
-        (runs.Metrics, "write", 1),
-        (runs.Metrics, "mark", 2),
+        (runs.MetricsFile, "write", 1),
+        (runs.MetricsFile, "mark", 2),
         (checkpoint.Writer, "wait", 3),
         (checkpoint, "restore_newest", 1),
-        (runs, "write_json", 1),
+        (results, "write_json", 1),
         (report, "wrong_answers", 1),  # the run is complete, but for its evaluation
-        (share, "save_params", 1),
+        (results, "save_params", 1),
         (figures, "learning_curve", 1),
         (report, "by_operation", 1),
     ]
@@ -142,7 +142,7 @@ def test_a_run_made_longer_is_bit_for_bit_one_of_that_length(small_run: Path, tm
     assert metrics(run) == metrics(at_once)
     assert steps_of(run) == list(range(1, STEPS + 36))
     assert bits_at(run, STEPS + 35) == bits_at(at_once, STEPS + 35)
-    assert config_of(run)["schedule_steps"] == STEPS
+    assert config_of(run).schedule.schedule_steps == STEPS
 
 
 @pytest.mark.faults

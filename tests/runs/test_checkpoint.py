@@ -1,4 +1,4 @@
-"""A checkpoint counts when it is complete and verified; everything else is found out."""
+"""A checkpoint counts only if it is complete and verified; anything else is detected."""
 
 import json
 from pathlib import Path

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import chex
@@ -13,24 +14,28 @@ import pytest
 import jaxcalc
 from jaxcalc import InputError, load_run, save_params
 from jaxcalc.runs import checkpoint
+from jaxcalc.runs.config import RunConfig, ScheduleConfig, SizesConfig, TaskConfig
+from jaxcalc.runs.configfile import read_config, to_json, write_json
 from jaxcalc.runs.folder import (
-    Metrics,
+    checkpoint_steps,
     environment,
+    load_checkpoint,
     load_snapshot,
-    optimizer_of,
     resume,
-    snapshot_steps,
     start_run,
-    write_json,
     writing,
 )
+from jaxcalc.runs.metrics import MetricsFile, read_metrics
 
-OPTIMIZER = {"optimizer": "muon", "schedule_steps": 10, "learning_rate": None, "weight_decay": None, "clip_norm": None}
-TASK = {"operations": ["plus"], "max_number": 5, "output": "words", "split": "none", "held_out": 0.1, "seed": 0}
+CONFIG = RunConfig(
+    task=TaskConfig(ops=("plus",), max_number=5, split="none"),
+    model=SizesConfig(d_model=8, n_heads=2, d_ff=8, n_layers=1),
+    schedule=ScheduleConfig(steps=10),
+).filled()
 
 
-def save(path: Path, state: jaxcalc.TrainState, config: dict) -> None:
-    info = {"config": config, "environment": environment(config), "metrics": {"bytes": 0, "sha256": ""}}
+def save(path: Path, state: jaxcalc.TrainState, config: RunConfig) -> None:
+    info = {"config": to_json(config), "environment": environment(config), "metrics": {"bytes": 0, "sha256": ""}}
     writer = checkpoint.Writer(path / "checkpoints", info, kept=range(100))
     writer.save(state)
     writer.wait()
@@ -39,14 +44,11 @@ def save(path: Path, state: jaxcalc.TrainState, config: dict) -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A finished run of an untrained model."""
-    task = jaxcalc.calculator(("plus",), 5, split="none")
-    model = jaxcalc.ModelConfig(task.vocab_size, 8, 2, 8, 1, task.context_length)
     path = tmp_path / "a run with ünïcode"
-    config = {"task": TASK, "model": model.__dict__, **OPTIMIZER}
-    start_run(path, config, overwrite=False)
-    params = jaxcalc.init(jax.random.key(0), model)
+    start_run(path, CONFIG, overwrite=False)
+    params = jaxcalc.init(jax.random.key(0), CONFIG.make_model())
     save_params(path / "model.safetensors", params)
-    save(path, jaxcalc.create_state(params, optimizer_of(OPTIMIZER)), config)
+    save(path, jaxcalc.create_state(params, CONFIG.make_optimizer()), CONFIG)
     write_json(path / "summary.json", {"steps": 0})
     return path
 
@@ -64,7 +66,7 @@ def test_a_snapshot_is_the_whole_training_state_bit_for_bit(run: Path) -> None:
     for step in range(2):
         state, _ = jaxcalc.train_step(state, jaxcalc.batch_at(loaded.task, 0, step, 8))
     save(run, state, loaded.config)
-    assert snapshot_steps(run) == [0, 2]
+    assert checkpoint_steps(run) == [0, 2]
     back = load_snapshot(loaded, 2)
     chex.assert_trees_all_equal(
         (back.step, back.params, back.opt_state), (state.step, state.params, state.opt_state), strict=True
@@ -86,16 +88,16 @@ def test_a_step_without_a_snapshot_is_refused_with_the_list(run: Path) -> None:
 
 def test_a_snapshot_of_another_run_is_refused_with_every_difference(run: Path) -> None:
     loaded = load_run(run)
-    other = {**loaded.config, "learning_rate": 0.5, "task": {**TASK, "seed": 7}}
-    with pytest.raises(
-        InputError, match=r"task\.seed is 0 there and 7 here; learning_rate is None there and 0\.5 here$"
-    ):
+    optimizer = dataclasses.replace(CONFIG.optimizer, learning_rate=0.5)
+    other = dataclasses.replace(CONFIG, optimizer=optimizer, task_seed=7)
+    message = r"optimizer\.learning_rate is 0\.04 there and 0\.5 here; task_seed is 0 there and 7 here$"
+    with pytest.raises(InputError, match=message):
         load_snapshot(dataclasses.replace(loaded, config=other), 0)
 
 
 def test_one_process_at_a_time_writes_to_a_run(run: Path) -> None:
     with writing(run):
-        command = [sys.executable, "-c", f"from pathlib import Path\nfrom jaxcalc import runs\n"
+        command = [sys.executable, "-c", f"from jaxcalc import runs\nfrom pathlib import Path\n"
                    f"with runs.writing(Path({str(run)!r})): pass"]  # fmt: skip
         second = subprocess.run(command, capture_output=True, text=True, check=False)
         assert f"is being written by process {os.getpid()} on " in second.stderr
@@ -106,11 +108,11 @@ def test_one_process_at_a_time_writes_to_a_run(run: Path) -> None:
 
 def test_metrics_go_on_where_the_mark_is(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    with Metrics(path) as metrics:
+    with MetricsFile(path) as metrics:
         metrics.write({"step": 1}, {"step": 2})
         mark = metrics.mark()
         metrics.write({"step": 3})
-    with Metrics(path, mark) as metrics:
+    with MetricsFile(path, mark) as metrics:
         metrics.write({"step": 3, "again": True})
         later = metrics.mark()
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3, "again": true}\n'
@@ -118,25 +120,25 @@ def test_metrics_go_on_where_the_mark_is(tmp_path: Path) -> None:
     before = path.read_bytes().replace(b"1", b"7")
     path.write_bytes(before)
     with pytest.raises(InputError, match=r"the first 24 bytes of .* are not those that were written.*--fork"):
-        Metrics(path, mark)
+        MetricsFile(path, mark)
     assert path.read_bytes() == before
 
 
 def test_a_run_goes_on_elsewhere_with_a_warning(run: Path) -> None:
-    config = load_run(run).config
+    config, like = CONFIG, CONFIG.state_like()
     told: list[str] = []
-    resumed = resume(run, config, told.append)
+    resumed = resume(run, config, told.append, like)
     assert resumed is not None
     state = resumed[0]
     assert (int(state.step), told) == (0, [])
     checkpoint.remove(run / "checkpoints" / "000000")
-    elsewhere = {**environment({}), "threads": 96}
-    info = {"config": config, "environment": elsewhere, "metrics": {}}
+    elsewhere = {**environment(config), "threads": 96}
+    info = {"config": to_json(config), "environment": elsewhere, "metrics": {}}
     writer = checkpoint.Writer(run / "checkpoints", info)
     writer.save(state)
     writer.wait()
     (run / "summary.json.partial").write_text("{")
-    resume(run, config, told.append)
+    resume(run, config, told.append, like)
     assert told[0] == "removed what was not completely written: summary.json.partial"
     assert re.search(r"not bit for bit .*: threads is 96 there and \d+ here$", told[1])
 
@@ -157,11 +159,15 @@ def test_folders_that_are_no_finished_run_are_refused(run: Path, tmp_path: Path)
     [
         ({"format": 99}, "has format 99"),
         ({"format": None}, "has format None"),
-        ({"task": {**TASK, "colour": "blue"}}, "was written by other code"),
+        ({"task": {**to_json(CONFIG)["task"], "colour": "blue"}}, "was written by other code.*colour"),
+        (
+            {"task": {**to_json(CONFIG)["task"], "max_number": "many"}},
+            r"other code.*max_number is 'many'",
+        ),
         ({"task": None}, "was written by other code"),
-        ({"task": {**TASK, "max_number": 50}}, "has vocabulary 10"),
-        ({"model": {"vocab_size": 10}}, "holds a model of"),
-        ({"model": {"vocab": 10}}, "was written by other code"),
+        ({"task": {**to_json(CONFIG)["task"], "max_number": 50}}, "has vocabulary 10"),
+        ({"model": {**to_json(CONFIG)["model"], "d_model": 16}}, "holds a model of"),
+        ({"model": {"vocab": 10}}, "was written by other code.*vocab"),
     ],
 )
 def test_a_run_of_other_code_is_refused(run: Path, change: dict, message: str) -> None:
@@ -185,10 +191,13 @@ def test_broken_files_are_refused_by_name(run: Path) -> None:
 
 def test_overwriting_deletes_the_runs_files_and_nothing_else(run: Path) -> None:
     (run / "notes.txt").write_text("mine")
+    for made in ("lens/findings.json", "lens_step_40/attention.png", "explorer.html"):  # which other scripts wrote
+        (run / made).parent.mkdir(exist_ok=True)
+        (run / made).write_text("of the earlier run")
     with pytest.raises(InputError, match="holds a run already"):
-        start_run(run, {}, overwrite=False)
+        start_run(run, CONFIG, overwrite=False)
     assert (run / "model.safetensors").exists()
-    start_run(run, {}, overwrite=True)
+    start_run(run, CONFIG, overwrite=True)
     assert sorted(path.name for path in run.iterdir()) == ["config.json", "notes.txt"]
 
 
@@ -196,21 +205,43 @@ def test_a_folder_that_is_no_run_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     for overwrite in (False, True):
         with pytest.raises(InputError, match="is not a run folder"):
-            start_run(tmp_path, {}, overwrite)
+            start_run(tmp_path, CONFIG, overwrite)
     with pytest.raises(InputError, match="is not a run folder"):
-        start_run(tmp_path / "thesis.tex", {}, overwrite=True)
+        start_run(tmp_path / "thesis.tex", CONFIG, overwrite=True)
     assert (tmp_path / "thesis.tex").read_text() == "mine"
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write to .*file/run"):
-        start_run(tmp_path / "file" / "run", {}, overwrite=False)
+        start_run(tmp_path / "file" / "run", CONFIG, overwrite=False)
 
 
 def test_a_run_that_was_ended_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "config.json.partial").write_text("{")
-    start_run(tmp_path, {"task": TASK}, overwrite=False)
+    start_run(tmp_path, CONFIG, overwrite=False)
     told: list[str] = []
-    assert resume(tmp_path, {}, told.append) is None
+    assert resume(tmp_path, CONFIG, told.append, CONFIG.state_like()) is None
     assert "has no checkpoint yet and begins anew" in told[0]
+
+
+class Somewhere:
+    """A path that is neither a str nor a Path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+@pytest.mark.parametrize("kind", [str, Somewhere])
+def test_any_kind_of_path_will_do(run: Path, kind: Callable[[Path], str | os.PathLike[str]]) -> None:
+    path = kind(run)
+    assert load_run(path).path == run
+    assert read_config(path) == CONFIG
+    assert checkpoint_steps(path) == [0]
+    assert int(load_checkpoint(path, CONFIG, 0)[0].step) == 0
+    with MetricsFile(kind(run / "metrics.jsonl")) as metrics:
+        assert metrics.mark()["bytes"] == 0
+    assert read_metrics(path) == []

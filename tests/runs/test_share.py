@@ -20,7 +20,8 @@ import safetensors.numpy
 import jaxcalc
 from jaxcalc import InputError, Params, fingerprint, load_params, named_leaves, runs, save_params
 from jaxcalc.params import HEAD_AXIS
-from jaxcalc.runs import report
+from jaxcalc.runs import cli
+from jaxcalc.runs.config import RunConfig, SizesConfig, TaskConfig
 from jaxcalc.runs.files import write_whole
 from jaxcalc.runs.share import LARGEST_HEADER, load_metadata
 from jaxcalc.runs.stablehlo import export_answerer
@@ -30,7 +31,7 @@ METADATA = {
     "vocabulary": ["<pad>", "divided by"],
     "accuracy": 0.9974,
 }
-TASK = {"operations": ["plus", "times"], "max_number": 22, "output": "words", "split": "orbit", "held_out": 0.2}
+CONFIG = RunConfig(TaskConfig(("plus", "times"), 22, held_out=0.2), SizesConfig(16, 2, 32, 1)).filled()
 
 
 def parts(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -293,10 +294,8 @@ def test_damage_is_told_apart(params: Params, path: Path) -> None:
 def exported(make_params: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[runs.Run, Path]:
     """A run of an untrained model, and the program that export.py wrote of it."""
     path = tmp_path_factory.mktemp("export") / "run"
-    task = runs.task_of(TASK)
-    model = jaxcalc.ModelConfig(task.vocab_size, 16, 2, 32, 1, task.context_length)
-    runs.start_run(path, {"task": TASK, "model": model.__dict__}, overwrite=False)
-    save_params(path / runs.MODEL, make_params(model))
+    runs.start_run(path, CONFIG, overwrite=False)
+    save_params(path / runs.MODEL, make_params(CONFIG.make_model()))
     runs.write_json(path / runs.SUMMARY, {})
     assert export.main(export.ExportOptions(path)) == 0
     return runs.load_run(path), path
@@ -365,7 +364,7 @@ def test_the_script_says_what_it_wrote(
 
     def run(*arguments: Path | str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["export.py", *map(str, arguments)])
-        return report.run_script(export.main, export.ExportOptions), *capsys.readouterr()
+        return cli.run_script(export.main, export.ExportOptions), *capsys.readouterr()
 
     status, stdout, stderr = run(exported[1], "--out", out, "--json")
     assert (status, stderr) == (0, "")

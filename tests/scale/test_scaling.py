@@ -1,4 +1,4 @@
-"""The paper model: a compiled program exchanges the bytes that it predicts, and its seconds follow from them."""
+"""The model of a step on paper: it predicts the bytes that the compiled program exchanges, and seconds follow."""
 
 import jax
 import jax.numpy as jnp

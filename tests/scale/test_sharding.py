@@ -32,6 +32,8 @@ def devices() -> list[jax.Device]:
     return jax.devices()[:2]
 
 
+SGD = optax.sgd(0.1)
+"""One optimizer for several tests, whose steps JAX then compiles once; its step is the gradient itself."""
 MESHES = [(8, 1, TENSOR_PARALLEL), (2, 4, TENSOR_PARALLEL), (2, 4, FULLY_SHARDED)]
 
 
@@ -146,8 +148,8 @@ def test_each_device_makes_its_own_rows_of_a_batch(task: Task, drawn: bool) -> N
 
 
 def test_one_step_is_the_same_train_step(small: Params, batch: Batch) -> None:
-    expected, _ = jaxcalc.train_step(jaxcalc.create_state(small, optax.sgd(0.1)), batch)
-    state, _ = jaxcalc.train_step(state_on(small, optax.sgd(0.1), 2, 4, FULLY_SHARDED), batch)
+    expected, _ = jaxcalc.train_step(jaxcalc.create_state(small, SGD), batch)
+    state, _ = jaxcalc.train_step(state_on(small, SGD, 2, 4, FULLY_SHARDED), batch)
     chex.assert_trees_all_close(state.params, expected.params, rtol=1e-4, atol=1e-6)
 
 
@@ -183,27 +185,23 @@ def test_a_checkpoint_of_one_mesh_goes_on_another_with_the_same_fingerprints(sma
 
 
 def test_two_devices_take_the_step_of_one(small: Params, batch: Batch, devices: list[jax.Device]) -> None:
-    tx = optax.sgd(0.1)  # whose step is the gradient itself
-    alone, metrics = jaxcalc.train_step(jaxcalc.create_state(small, tx), batch)
-    together, their_metrics = jaxcalc.train_step(jaxcalc.create_state(small, tx, data_parallel(devices)), batch)
+    alone, metrics = jaxcalc.train_step(jaxcalc.create_state(small, SGD), batch)
+    together, their_metrics = jaxcalc.train_step(jaxcalc.create_state(small, SGD, data_parallel(devices)), batch)
     chex.assert_trees_all_close(together.params, alone.params, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_close(their_metrics, metrics, rtol=1e-5)
     assert together.params["embed"]["token"].sharding.device_set == set(devices)
 
 
-def test_many_steps_on_two_devices_are_those_of_one(task: Task, small: Params, devices: list[jax.Device]) -> None:
-    def train(apply_fn: jaxcalc.losses.ApplyFn) -> Params:
-        state = jaxcalc.create_state(jax.tree.map(jnp.copy, small), optax.sgd(0.01), apply_fn)
-        return jaxcalc.train_steps(state, task, seed=0, n_steps=5, batch_size=16)[0].params
-
-    chex.assert_trees_all_close(train(data_parallel(devices)), train(jaxcalc.apply), rtol=1e-4, atol=1e-5)
-
-
-def test_the_devices_meet_twice_a_step(task: Task, small: Params, devices: list[jax.Device]) -> None:
-    state = jaxcalc.create_state(small, optax.adam(1e-3), data_parallel(devices))
-    lowered = jaxcalc.train_steps.lower(state, task, seed=0, n_steps=3, batch_size=16)
+def test_many_steps_on_two_devices_are_those_of_one_and_they_meet_twice_per_step(
+    task: Task, small: Params, alone: tuple[jaxcalc.TrainState, jaxcalc.Metrics], devices: list[jax.Device]
+) -> None:
+    state = jaxcalc.create_state(jax.tree.map(jnp.copy, small), optax.adam(1e-3), data_parallel(devices))
+    steps = jaxcalc.train_steps.lower(state, task, seed=0, n_steps=5, batch_size=16).compile()
+    state, metrics = steps(state, task, seed=0)
+    chex.assert_trees_all_close(metrics, alone[1], rtol=1e-4)
+    chex.assert_trees_all_close(state.params, alone[0].params, rtol=1e-3, atol=1e-5)
     collectives = r"= (\S+) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)\("
-    meetings = re.findall(collectives, lowered.compile().as_text())
+    meetings = re.findall(collectives, steps.as_text())
     assert sorted(kind for _, kind in meetings) == ["all-gather", "all-reduce"]
     (gradient,) = (shape for shape, kind in meetings if kind == "all-reduce")
     assert gradient.startswith(f"f32[{jaxcalc.count(small)}]")

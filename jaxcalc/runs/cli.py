@@ -1,0 +1,31 @@
+"""How a script reads its command line, and how it ends on bad input."""
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import tyro
+
+from jaxcalc.errors import InputError
+
+Options = TypeVar("Options")
+
+
+def run_script(
+    main: Callable[[Options], int],
+    options: type[Options],
+    defaults: Callable[[Options], Options | None] = lambda _: None,
+) -> int:
+    """Parse the command line into `options`, run `main` on it and return its exit status.
+
+    `defaults` may look at what was parsed, and return what holds where the command line says nothing.
+    An `InputError` becomes one line on stderr and status 2.
+    """
+    config = (tyro.conf.FlagCreatePairsOff,)
+    try:
+        parsed = tyro.cli(options, config=config)
+        default = defaults(parsed)
+        return main(parsed if default is None else tyro.cli(options, default=default, config=config))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2

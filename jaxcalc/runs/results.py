@@ -1,0 +1,146 @@
+"""The end of a run: what it answers, the files that say so, and what is printed."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from jaxcalc.errors import InputError
+from jaxcalc.evaluation import Evaluation, evaluate, prompt_text
+from jaxcalc.params import Params
+from jaxcalc.runs import checkpoint, figures, folder, report
+from jaxcalc.runs.config import RunConfig
+from jaxcalc.runs.configfile import to_json, write_json
+from jaxcalc.runs.metrics import read_metrics
+from jaxcalc.runs.placement import Compiled
+from jaxcalc.runs.share import save_params
+from jaxcalc.tasks.table import Calculator
+from jaxcalc.tasks.task import Task
+from jaxcalc.trees import count
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What a trained model answers, and the summary of its run."""
+
+    held_out: Evaluation
+    training: Evaluation
+    after: Evaluation
+    """Its answers to `examples`."""
+    summary: dict[str, Any]
+
+
+def examples(task: Task, most: int = 12) -> np.ndarray:
+    """Return a dozen rows, spread over the held-out problems (over all of them if none is held out)."""
+    rows = np.asarray(task.held_out_rows if task.held_out_rows.size else task.train_rows)
+    kinds = task.kind_ids[rows]
+    groups = [rows[kinds == index] for index in np.unique(kinds)]
+    share = -(-most // len(groups))
+    picked = [group[np.linspace(0, len(group) - 1, min(share, len(group)) + 2).astype(int)[1:-1]] for group in groups]
+    return np.unique(np.concatenate(picked))[:most]
+
+
+def watched_rows(task: Task) -> tuple[str, jax.Array]:
+    """Return the rows that are decoded now and then during training, and the name of their side."""
+    return ("held-out", task.held_out_rows) if task.held_out_rows.size else ("training", task.train_rows[::10])
+
+
+def print_beginning(console: Console, params: Params, task: Task, compiled: Compiled) -> None:
+    """Print what is trained, on what, and what a step is predicted to take."""
+    cost_table = report.cost_table(compiled.bytes, compiled.available, compiled.flops, compiled.peak)
+    console.print(report.parameters_table(params), "", report.problems_table(task), "", cost_table, "", sep="\n")
+
+
+def check_row(step: int, watched: str, evaluation: Evaluation, seconds: float) -> dict[str, Any]:
+    """Return the line of metrics.jsonl that says how many watched problems are right after a step."""
+    shares = {name: row["exact_match"] for name, row in evaluation.by_operation().items()}
+    match = evaluation.exact_match
+    return {"step": step, f"{watched}_exact_match": match, "by_operation": shares, "seconds": seconds}
+
+
+def measure(
+    config: RunConfig, task: Task, params: Params, first_step: int, seconds: Mapping[str, float], started: float
+) -> Results:
+    """Return what a trained model answers, and the summary of its run.
+
+    Args:
+      first_step: the step from which training began or went on.
+      seconds: how long compiling ("compile") and training ("train") took.
+      started: when the script began, on the clock `time.perf_counter`.
+    """
+    clock = time.perf_counter()
+    held_out, training = (evaluate(params, task, rows) for rows in (task.held_out_rows, task.train_rows))
+    after = evaluate(params, task, examples(task))
+    seconds = {**seconds, "evaluate": time.perf_counter() - clock, "total": time.perf_counter() - started}
+    n_done = config.schedule.steps - first_step
+    summary = {
+        "n_params": count(params),
+        "n_train": len(training.rows),
+        "n_held_out": len(held_out.rows),
+        "held_out_exact_match": held_out.exact_match,
+        "train_exact_match": training.exact_match,
+        "by_operation": report.by_operation(held_out, training),
+        "errors": report.wrong_answers(held_out, training),
+        **({} if isinstance(task, Calculator) else report.by_length(held_out)),
+        "steps": config.schedule.steps,
+        "first_step": first_step,
+        "examples_per_second": n_done * config.schedule.batch_size / seconds["train"],
+        "seconds": seconds,
+        "seed": config.schedule.seed,
+        "split": task.split,
+        "versions": folder.versions(),
+        "device": jax.devices()[0].device_kind,
+    }
+    return Results(held_out, training, after, summary)
+
+
+def write(path: Path, config: RunConfig, task: Task, params: Params, results: Results) -> dict[str, Any]:
+    """Write the model file, the learning curve and, last, the summary of a run; return the summary.
+
+    Raises `InputError` if a file cannot be written.
+    """
+    rows = read_metrics(path)
+    summary = {**results.summary, "skipped_steps": sum("skipped" in row for row in rows)}
+    accuracy = {name: summary[name] for name in ("held_out_exact_match", "train_exact_match")}
+    about = {"config": to_json(config), "vocabulary": list(task.tokenizer.vocabulary), "accuracy": accuracy}
+    save_params(path / folder.MODEL, params, {**about, "versions": folder.versions()})
+    try:
+        figures.learning_curve(path / folder.CURVE, rows, watched_rows(task)[0])
+    except OSError as error:
+        raise InputError(f"cannot write {path / folder.CURVE}: {error.strerror}") from error
+    checkpoint.prune(path / folder.CHECKPOINTS, config.snapshot_steps, newest=1)
+    write_json(path / folder.SUMMARY, summary)  # the last: with it the run is whole
+    return summary
+
+
+def print_results(
+    console: Console, path: Path, config: RunConfig, task: Task, before: Evaluation, results: Results
+) -> None:
+    """Print what the model answered before and after training, its accuracy, its errors, and what to try next."""
+    summary, seconds = results.summary, results.summary["seconds"]
+    is_table = isinstance(task, Calculator)
+    first_step = summary["first_step"]
+    console.print(report.before_and_after_table(before, results.after, first_step), "", sep="\n")
+    console.print(report.accuracy_table(results.held_out, results.training), "", sep="\n")
+    console.print(report.errors_table(summary["errors"]), "", sep="\n")
+    if not is_table:
+        for table in report.length_tables(results.held_out):
+            console.print(table, "", sep="\n")
+    question = "two plus three" if is_table else prompt_text(task, int(results.after.rows[0]))
+    console.print(
+        f"{summary['steps'] - first_step:,} steps of {config.schedule.batch_size} in {seconds['train']:.1f} s "
+        f"({summary['examples_per_second']:,.0f} examples/s), {seconds['compile']:.1f} s of compiling before, "
+        f"{seconds['total']:.1f} s in all. Saved in {path}.\n\nTry next:\n"
+        f'  python experiments/ask.py {path} "{question}"\n'
+        f"  python experiments/evaluate.py {path}"
+        + f"\n  python experiments/explore.py {path}" * is_table
+        + f'\n  python experiments/watch.py {path} "{question}" --replay' * bool(config.keeping.snapshots)
+        + f"\n  python experiments/lens.py {path}" * is_table,
+        highlight=False,
+        soft_wrap=True,
+    )
