@@ -234,7 +234,7 @@ def watch(run: jaxcalc.Run, lesson: Lesson, options: WatchOptions) -> Watched:
             }
             for stage in walked
         ],
-        "messages": [{"name": name, "norm": at.tolist()} for name, at in message_strengths(walked).items()],
+        "messages": [{"name": name, "norm": norms.tolist()} for name, norms in message_strengths(walked).items()],
         "optimizer": optimizer,
         "blame": None if shares is None else {name: shares[name] for name in order},
         "blame_nats": {name: foreseen.nats[name] for name in order},

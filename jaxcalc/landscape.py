@@ -25,7 +25,7 @@ def hessian_vector(params: Params, vector: Params, batch: Batch, apply_fn: Apply
     >>> import jaxcalc
     >>> params = jaxcalc.init(jax.random.key(0), jaxcalc.ModelConfig(vocab_size=35))
     >>> batch = jaxcalc.batch_at(jaxcalc.calculator(), seed=0, step=0, size=4)
-    >>> hessian_vector(params, params, batch)["output"]["norm"].shape
+    >>> jax.jit(hessian_vector)(params, params, batch)["output"]["norm"].shape
     (64,)
     """
     return jax.jvp(jax.grad(lambda p: loss(p, batch, apply_fn)), (params,), (vector,))[1]

@@ -24,8 +24,8 @@ from jaxcalc.tasks.words import number_to_words, words_to_number
 from jaxcalc.trees import named_leaves
 
 ROLES = ("start", "first tens", "first ones", "operation", "second tens", "second ones", "equals", "answer")
-"""What a position holds. "start" is the padding before the question, "ones" a number's last word if that is one of
-"zero" to "nineteen", "tens" every other word of a number."""
+"""What a position holds. "start" is the padding before the question, "ones" the last word of a number unless that is a
+word such as "twenty", "tens" every other word of a number."""
 
 
 def read(task: Calculator, rows: jax.Array | np.ndarray) -> tuple[jax.Array, Batch]:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
+import hypothesis
 import jax
 import pytest
 from scripts import DRAWN, SMALL, Ended, run_script
@@ -34,6 +35,11 @@ QUICK_COMPILING = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_cod
 if jax.__version_info__ < (0, 11):  # later versions do not know this flag; it divides compile time by three
     QUICK_COMPILING.append("--xla_cpu_use_fusion_emitters=false")
 
+LONGEST = (
+    "test_training.py", "test_readme.py", "test_processes.py", "test_engine.py", "test_kills.py", "test_lens.py",
+    "test_blame.py", "test_population.py", "test_backprop.py", "test_sharding.py", "test_drawn.py", "test_watch.py",
+)  # fmt: skip
+"""The files of tests that take longest."""
 DEFAULT = ("--steps", "120", "--batch-size", "256", "--snapshots", "4")
 """The options of `default_run`."""
 
@@ -47,11 +53,23 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_num_cpu_devices", 8)
     if not hasattr(config, "workerinput"):  # in the process that starts the others, which inherit this
         os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
         os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *QUICK_COMPILING])
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # the cache warns in vain: github.com/jax-ml/jax/issues/38445
         jax.config.update("jax_compilation_cache_dir", COMPILED.name)  # JAX has read the environment already
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+
+
+# Property tests look at few cases, others each time; a failure prints how to repeat it. Look at more with:
+# pytest --hypothesis-profile thorough
+hypothesis.settings.register_profile("quick", max_examples=25, deadline=None, print_blob=True)
+hypothesis.settings.register_profile("thorough", max_examples=1_000, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("quick")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files: each is run by one process, and a long one at the end would keep it alone busy."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -32,7 +32,7 @@ SMALL = (*TINY, "--steps", str(STEPS), "--checkpoint-every", "20")
 DRAWN = (
     "--notation", "digits-reversed", "--ops", "plus", "--max-number", "198", "--model.d-model", "16",
     "--model.n-heads", "2", "--model.d-ff", "32", "--model.n-layers", "1", "--batch-size", "64",
-    "--steps", "20", "--snapshots", "3", "--json",
+    "--optimizer", "adamw", "--steps", "20", "--snapshots", "3", "--json",
 )  # fmt: skip
 """The options of the fixture `drawn_run`."""
 
@@ -50,6 +50,7 @@ def run_script(name: str, *arguments: object, stdin: str = "") -> Ended:
 
     The module is imported once per test process, so what it compiled is kept.
     """
+    jax.devices()  # start JAX, so that a script with a mesh cannot choose the number of devices for all tests
     module = importlib.import_module(name)
     path = EXPERIMENTS / f"{name}.py"
     *_, guard = ast.parse(path.read_text(encoding="utf-8")).body

@@ -223,11 +223,8 @@ def test_a_token_gradient_is_that_of_a_model_with_other_weights_there(params: Pa
     chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[t], ours), expected, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("chunk", [4, 5, 64])
-def test_example_blame_is_the_share_of_each_examples_own_gradient(
-    params: Params, batch: Batch, grads: Params, chunk: int
-) -> None:
-    result = example_blame(params, batch, chunk)
+def test_example_blame_is_the_share_of_each_examples_own_gradient(params: Params, batch: Batch, grads: Params) -> None:
+    result = example_blame(params, batch, chunk=5)
     assert result.shares.sum() == pytest.approx(1, abs=1e-4)
     n, square = 16, inner(grads, grads)
     own = [grad(params, Batch(batch.tokens[i : i + 1], batch.mask[i : i + 1])) for i in range(n)]
@@ -258,6 +255,15 @@ def test_the_noise_scale_of_known_noise() -> None:
     tokens = jnp.stack([jnp.arange(4096), jnp.zeros(4096, int)], axis=1)
     result = example_blame({"w": jnp.zeros(50)}, Batch(tokens, jnp.ones((4096, 1))), 512, linear(rows))
     assert result.noise_scale == pytest.approx(50 * 4 / (50 * 0.04), rel=0.2)
+
+
+@pytest.mark.parametrize("chunk", [4, 5, 64])
+def test_example_blame_is_the_same_in_chunks_of_any_size(chunk: int) -> None:
+    rows = np.random.default_rng(0).normal(size=(16, 50)).astype(np.float32)
+    tokens = jnp.stack([jnp.arange(16), jnp.zeros(16, int)], axis=1)
+    result = example_blame({"w": jnp.zeros(50)}, Batch(tokens, jnp.ones((16, 1))), chunk, linear(jnp.asarray(rows)))
+    mean = rows.mean(axis=0)
+    np.testing.assert_allclose(result.shares, rows @ mean / (16 * mean @ mean), rtol=1e-3, atol=1e-4)
 
 
 def test_one_example_has_all_the_blame_and_no_noise_scale() -> None:

@@ -1,5 +1,7 @@
 """The curvature and the loss along directions, against dense algebra."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -19,21 +21,27 @@ def small() -> tuple[jaxcalc.Params, jaxcalc.Batch]:
     return params, jaxcalc.batch_at(task, seed=0, step=0, size=16)
 
 
+def two_layers(params: dict, tokens: jax.Array, last: int) -> jax.Array:
+    return jnp.tanh(params["in"][tokens[:, -last:]]) @ params["out"]
+
+
 def test_sharpness_is_the_largest_eigenvalue_of_the_dense_hessian(small: tuple) -> None:
-    params, batch = small
+    _, batch = small
+    keys, n_words = jax.random.split(jax.random.key(0)), int(batch.tokens.max()) + 1
+    params: Any = {"in": jax.random.normal(keys[0], (n_words, 6)), "out": jax.random.normal(keys[1], (6, n_words))}
     flat, unravel = ravel_pytree(params)
-    hessian = jax.jit(jax.hessian(lambda x: jaxcalc.loss(unravel(x), batch)))(flat)
+    hessian = jax.jit(jax.hessian(lambda x: jaxcalc.loss(unravel(x), batch, two_layers)))(flat)
     largest = np.linalg.eigvalsh(np.asarray(hessian, np.float64))[-1]
     assert largest > 0.1
-    found, error = landscape.sharpness(jax.random.key(1), params, batch, n_steps=40)
+    found, error = landscape.sharpness(jax.random.key(1), params, batch, 40, two_layers)
     assert float(found) == pytest.approx(largest, rel=1e-3)
     assert abs(float(found) - largest) <= float(error) + 1e-3 * largest
-    rough, bound = landscape.sharpness(jax.random.key(1), params, batch, n_steps=2)
+    rough, bound = landscape.sharpness(jax.random.key(1), params, batch, 2, two_layers)
     assert float(rough) < float(found)  # fewer steps find less, and say so
     assert float(bound) > float(error)
 
     vector = jax.tree.map(jnp.ones_like, params)
-    product = ravel_pytree(jax.jit(landscape.hessian_vector)(params, vector, batch))[0]
+    product = ravel_pytree(landscape.hessian_vector(params, vector, batch, two_layers))[0]
     chex.assert_trees_all_close(product, hessian @ jnp.ones_like(flat), rtol=1e-3, atol=1e-4)
 
 

@@ -1,40 +1,31 @@
 """Every README is true: its Python runs, its commands parse and run, and what it names or links exists.
 
-A new README is covered as soon as it exists. Python blocks and quick commands run in order, all those of a file in one
-fresh folder that holds a small trained run at runs/calculator. Every other command is parsed by its script's own
-options, and the slow suite runs it, with fewer steps where it would take many minutes.
+A new README is covered as soon as it exists. Python blocks run in order, all those of a file in one
+fresh folder that holds a small trained run at runs/calculator. Every command is parsed by its script's own options,
+and the slow suite runs it, with fewer steps where it would take many minutes.
 """
 
 import contextlib
-import dataclasses
 import importlib
 import io
 import json
 import os
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import benchmark
 import jax
 import pytest
-import tyro
+from readmes import READMES, ROOT, blocks, commands, flags, parsed_options, read, shell_of, spans
 from scripts import run_script
 
-ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-LISTED = subprocess.run(
-    ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
-    cwd=ROOT, capture_output=True, text=True, check=True,
-)  # fmt: skip
-READMES = sorted(LISTED.stdout.split())
 COMPILES_LONG = ("jax_num_cpu_devices", "population", 'SIZES["1M"]', "10**30")
 """Python blocks with one of these compile for many seconds; the slow suite runs them."""
 SHORTER = {
@@ -46,107 +37,22 @@ SHORTER = {
 TOO_LONG = ("benchmark.py --json", "benchmark.py --quick", "words999", "--size 10M")
 """Commands of many minutes; their options are parsed, and they do not run."""
 
-
 PYTHON = f"""#!{sys.executable}
 import os, sys
 _, script, *words = sys.argv
 name = os.path.basename(script)
-more = {SHORTER!r}.get(name, {{}}) if words or name != "train.py" else {{}}
+more = dict({SHORTER!r}.get(name, {{}})) if words or name != "train.py" else {{}}
+if "--resume" in words:  # ten steps more than the run has
+    done = os.listdir(words[words.index("--resume") + 1] + "/checkpoints")
+    more = {{"--steps": str(10 + max(int(step) for step in done if step.isdecimal()))}}
+elif "--fork" in words:
+    more = {{"--steps": "300"}}
+elif name == "train.py" and "--run-dir" not in words:
+    words.append("--overwrite")
 extra = [word for flag, value in more.items() if flag not in words for word in (flag, value)]
-if name == "train.py" and not {{"--run-dir", "--resume"}} & {{*words}}:
-    extra.append("--overwrite")
 os.execv(sys.executable, [sys.executable, script, *words, *extra])
 """
 """What the slow suite calls python."""
-
-
-class Block(NamedTuple):
-    """One fenced block of a README."""
-
-    line: int
-    language: str
-    text: str
-
-
-def read(name: str) -> str:
-    return (ROOT / name).read_text(encoding="utf-8")
-
-
-def blocks(name: str) -> list[Block]:
-    text = read(name)
-    found = re.finditer(r"^```(\w+)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
-    return [Block(text.count("\n", 0, match.start()) + 1, match[1], match[2]) for match in found]
-
-
-def spans(name: str) -> list[str]:
-    """Return the inline code of a README."""
-    prose = re.sub(r"^```.*?^```$", "", read(name), flags=re.DOTALL | re.MULTILINE)
-    return re.findall(r"`([^`\n]+)`", prose)
-
-
-def commands(shell: str) -> Iterator[list[str]]:
-    """Return the arguments of each command in some lines of shell, as the shell would split them."""
-    for line in shell.replace("\\\n", " ").replace("$i", "0").splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
-        lexer.whitespace_split = True
-        command: list[str] = []
-        for token in [*lexer, ";"]:
-            if set(token) <= set(";&|"):
-                if command:
-                    yield command
-                command = []
-            elif token not in ("do", "done", "wait", "srun"):
-                command.append(token)
-
-
-def shell_of(name: str) -> list[str]:
-    """Return every piece of shell in a README: blocks, the questions of transcripts, and inline commands."""
-    pieces = [block.text for block in blocks(name) if block.language == "bash"]
-    for block in blocks(name):
-        if block.language == "console":
-            pieces += [line[2:] for line in block.text.splitlines() if line.startswith("$ ")]
-    for span in spans(name):
-        if re.match(r"(python3?|pip|pytest|srun) ", span):
-            pieces.append(span)
-        elif re.match(r"\w+\.py .", span):
-            pieces.append(f"python experiments/{span}")
-    return pieces
-
-
-class Parsed(BaseException):
-    """Stops a script once its command line is parsed."""
-
-
-@contextlib.contextmanager
-def arguments(*words: str) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", list(words))
-        yield
-
-
-def parsed_options(script: str, *words: str) -> Any:
-    """Return the options that a script makes of its command line, without running it."""
-    cli = tyro.cli
-
-    def parse(*args: Any, **kwargs: Any) -> None:
-        raise Parsed(cli(*args, **kwargs))
-
-    with arguments(script, *words), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tyro, "cli", parse)
-        try:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
-        except Parsed as parsed:
-            return parsed.args[0]
-    raise AssertionError(f"{script} parses no options")
-
-
-def flags(options: Any) -> set[str]:
-    """Return every flag of a script whose parsed options these are."""
-    found = set()
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        found |= {f"--{field.name}".replace("_", "-")} | (flags(value) if dataclasses.is_dataclass(value) else set())
-    return found
 
 
 def check(command: list[str]) -> Any:
@@ -274,30 +180,33 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def run_shell(script: str, folder: Path, programs: Path) -> None:
+    """Run some shell in a folder, in which the scripts are where the READMEs say."""
+    hidden = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")  # the tests' own, which slow down what trains for long
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    environment |= {"PATH": f"{programs}:{os.environ['PATH']}", "BROWSER": str(programs / "browser")}
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, f"{script}\n{ended.stdout[-2000:]}\n{ended.stderr[-2000:]}"
+
+
 @pytest.fixture(scope="session")
-def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that the README's first command leaves."""
-    path = tmp_path_factory.mktemp("trained") / "calculator"
-    assert run_script("train", "--run-dir", path).status == 0
-    return path
+def trained_run(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the run that the README's first command leaves."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "experiments").symlink_to(ROOT / "experiments")
+    run_shell("python experiments/train.py", folder, programs)
+    return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READMES)
 def test_commands_run(name: str, programs: Path, trained_run: Path, tmp_path: Path) -> None:
-    shutil.copytree(trained_run, tmp_path / "runs" / "calculator")
-    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
-    hidden = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")  # the tests' own, which slow down what trains for long
-    environment = {key: value for key, value in os.environ.items() if key not in hidden}
-    environment |= {"PATH": f"{programs}:{os.environ['PATH']}", "BROWSER": str(programs / "browser")}
+    shutil.copytree(trained_run, tmp_path, symlinks=True, dirs_exist_ok=True)
     for piece in shell_of(name):
-        lines = [line for line in piece.splitlines() if not any(sign in line for sign in TOO_LONG)]
-        script = "\n".join(lines)
-        if re.match(r"(python3|srun) |$", script):
-            continue
-        command = ["bash", "-euo", "pipefail", "-c", script]
-        ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert ended.returncode == 0, f"{script}\n{ended.stdout[-2000:]}\n{ended.stderr[-2000:]}"
+        script = "\n".join(line for line in piece.splitlines() if not any(sign in line for sign in TOO_LONG))
+        if not re.match(r"(python3|srun) |$", script):
+            run_shell(script, tmp_path, programs)
 
 
 def test_the_first_loop_is_short_and_the_front_door_too() -> None:

@@ -108,7 +108,8 @@ def test_a_claim_holds_only_above_every_control() -> None:
 
 def test_the_learning_figure_says_when_each_operation_was_right() -> None:
     def snapshot(step: int, right: float) -> lens_measures.Snapshot:
-        scores = {"exact_match": {"minus": 0.5, "divided by": right}, "answer_probes": {"parity": 0.5}}
+        probes = dict.fromkeys(("magnitude", "ones digit", "tens digit", "parity"), 0.5)
+        scores = {"exact_match": {"minus": 0.5, "divided by": right}, "answer_probes": probes}
         return {"step": step, "loss": 1.0, "exact_match_all": 0.7, "sharpness": 2.0, "sharpness_error": 0.1, **scores}
 
     history: lens_measures.History = {

@@ -147,7 +147,7 @@ def test_a_damaged_snapshot_is_one_line(small_run: Path, tmp_path: Path) -> None
     path.write_bytes(path.read_bytes()[:-1])
     status, _, err = run_script("watch", broken, "two plus three", "--step", "30")
     assert status == 2
-    assert "000030 is damaged: its file _METADATA is changed" in err
+    assert "000030 is damaged: its file _METADATA has changed" in err
     assert err.count("\n") == 1
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import chex
+import jax
 import numpy as np
 import pytest
 from scripts import Ended, run_script, start_script
@@ -30,7 +31,7 @@ def start(*arguments: object, **options: Any) -> "subprocess.Popen[str]":
 
 
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 240) -> None:
-    """Wait until a condition holds, while a process runs."""
+    """Wait until a condition holds; fail if the process ends first."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, f"ended with {process.returncode}: {process.communicate()[1]}"
@@ -44,7 +45,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def steps_of(run: Path) -> list[int]:
-    """Return the steps of metrics.jsonl that were made or left out, in its order."""
+    """Return the steps in metrics.jsonl, made or skipped, in its order."""
     return [row["step"] for row in runs.read_metrics(run) if "loss" in row or "skipped" in row]
 
 
@@ -59,7 +60,7 @@ def bits(state: Any) -> dict[str, tuple[str, bytes]]:
 
 
 def bits_at(run: Path, step: int) -> dict[str, tuple[str, bytes]]:
-    """Return the same of a run's checkpoint, read back strictly."""
+    """Return the `bits` of a run's checkpoint."""
     return bits(runs.load_checkpoint(run, config_of(run), step)[0])
 
 
@@ -68,14 +69,28 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def is_finite(tree: Any) -> bool:
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+
+
 def names(run: Path) -> list[str]:
     """Return what is in a run's folder and in its checkpoints/, such as "checkpoints/000040"."""
     found = [*run.iterdir(), *(run / "checkpoints").iterdir()]
     return sorted(path.relative_to(run).as_posix() for path in found)
 
 
+def check_refused(ended: Ended, *texts: str) -> None:
+    """Check that a script ended with status 2 and one line that holds all the texts."""
+    assert ended.status == 2, ended.err
+    assert "Traceback" not in ended.err
+    *_, last = ended.err.splitlines()
+    assert last.startswith("error: ")
+    for text in texts:
+        assert text in last
+
+
 def check_same_run(run: Path, reference: Path) -> None:
-    """Check that a run that was interrupted is bit for bit one that was not, and that nothing is left behind."""
+    """Check that an interrupted run equals an uninterrupted one, bit for bit, and that nothing is left behind."""
     last = config_of(reference).schedule.steps
     assert steps_of(run) == list(range(1, last + 1))
     assert metrics(run) == metrics(reference)
@@ -116,14 +131,14 @@ def copied(run: Path, to: Path) -> Path:
 
 @contextlib.contextmanager
 def patched(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
-    """Put `make(original)` in the place of an attribute."""
+    """Replace an attribute with `make(original)`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(owner, name, make(getattr(owner, name)))
         yield
 
 
 def before(action: Callable[..., None]) -> Callable[[Any], Any]:
-    """Return what puts an action before each call of a function, given the same arguments."""
+    """Return a wrapper that runs an action before each call of a function, with the same arguments."""
 
     def wrap(original: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -136,7 +151,7 @@ def before(action: Callable[..., None]) -> Callable[[Any], Any]:
 
 
 def nth(n: int, action: Callable[[], Any]) -> Callable[..., None]:
-    """Return a function that does something when it is called for the n-th time, counted from 1."""
+    """Return a function whose n-th call, counted from 1, runs an action."""
     calls = iter(range(1, 10**9))
 
     def call(*_: Any, **__: Any) -> None:
@@ -147,12 +162,12 @@ def nth(n: int, action: Callable[[], Any]) -> Callable[..., None]:
 
 
 def stop_at_write(n: int, number: int = signal.SIGTERM) -> contextlib.AbstractContextManager[None]:
-    """Raise a signal when the n-th lines of metrics.jsonl are about to be written."""
+    """Raise a signal just before lines are written to metrics.jsonl for the n-th time."""
     return patched(runs.MetricsFile, "write", before(nth(n, lambda: signal.raise_signal(number))))
 
 
-def differs(data: bytes, random: random.Random) -> bytes:
-    """Return bytes of which one random bit is flipped."""
+def with_flipped_bit(data: bytes, random: random.Random) -> bytes:
+    """Return bytes with one random bit flipped."""
     changed = bytearray(data)
     bit = random.randrange(8 * len(data))
     changed[bit // 8] ^= 1 << bit % 8
@@ -160,7 +175,7 @@ def differs(data: bytes, random: random.Random) -> bytes:
 
 
 def tell(record: Callable[[str, object], None], **counts: object) -> None:
-    """Keep the counts of a long test: as properties in a report of pytest, and on stdout, which -s shows."""
+    """Report the counts of a long test, as pytest properties and on stdout (see them with -s)."""
     for name, value in counts.items():
         record(name, value)
     print("faults:", json.dumps(counts))

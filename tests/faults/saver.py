@@ -1,8 +1,8 @@
-"""A server of writers that can be killed: it imports what they need once, and each is a process forked off it.
+"""A server of writers that can be killed: it imports JAX once, and forks a process for each writer.
 
-For each line of stdin, a JSON object, a child goes on with the checkpoints in a "folder" as train.py does, saves
-"n" states more, and counts the calls that change a file, from its last save on; at call "kill" it is killed. The server
-answers with a line: what the child said, and how it ended. With "kill" 0 nothing happens, and the calls are listed.
+Each line of stdin is a JSON object. For each, a child goes on with the checkpoints in "folder" as train.py does, and
+saves "n" more states. From its last save on it counts the calls that change a file, and at call number "kill" it is
+killed; with "kill" 0 it is not. The server answers with what the child printed and with its status.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ TX = optax.adam(0.1)
 
 
 def state_of(step: int) -> TrainState:
-    """Return the state of a step: known to all, and of bits that no other step has."""
+    """Return the state of a step; its bits depend on the step alone, and no other step has them."""
     numbers = np.random.default_rng(step)
     params = {"up": jnp.asarray(numbers.normal(size=(40, 30)), "f4"), "norm": jnp.asarray(numbers.normal(size=7), "f4")}
     state = create_state(params, TX)
@@ -33,7 +33,7 @@ def state_of(step: int) -> TrainState:
 
 
 def resumed(folder: Path) -> tuple[int, runs.MetricsFile]:
-    """Return the step of the newest checkpoint and the metrics that go on there, as train.py --resume does."""
+    """Return the step of the newest checkpoint and its metrics file, opened as train.py --resume does."""
     metrics_file, checkpoints = folder / runs.METRICS, folder / runs.CHECKPOINTS
     checkpoint.clean(checkpoints)
     if not checkpoint.steps(checkpoints):
@@ -45,7 +45,7 @@ def resumed(folder: Path) -> tuple[int, runs.MetricsFile]:
 def child(order: dict[str, Any], shim: ctypes.CDLL, into: int) -> None:
     folder = Path(order["folder"])
     step, metrics = resumed(folder)
-    if order.get("remove"):  # nothing but deleting the newest
+    if order.get("remove"):  # only delete the newest checkpoint
         shim.arm(order["kill"])
         checkpoint.remove(folder / runs.CHECKPOINTS / f"{step:06}")
         return

@@ -1,4 +1,4 @@
-"""A process of several is killed: the others stop within 30 s, with a line that says so, and the run goes on."""
+"""When one of several processes is killed, the others stop within 30 s and say so, and the run can go on."""
 
 import random
 import signal
@@ -48,7 +48,7 @@ def test_the_other_stops_and_says_so(killed: int, moment: str, tmp_path: Path) -
 
 
 def test_the_run_goes_on_with_any_number_of_processes(tmp_path: Path) -> None:
-    """Killed once in two processes, then finished by one, by two, and never killed: the same parameters."""
+    """A run that was killed in two processes and finished by one or by two ends like one that was not killed."""
     assert run_script("train", *OPTIONS, "--steps", "60", "--run-dir", tmp_path / "whole").status == 0
     expected = jaxcalc.load_run(tmp_path / "whole").params
     for n_processes in (1, 2):

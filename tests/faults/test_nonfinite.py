@@ -1,6 +1,5 @@
-"""A number that is not finite stops training before it is in the state, and where it began is said."""
+"""A step that is not finite never gets into the state, and the place where it began is named."""
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,15 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import safetensors.numpy
-from harness import bits, bits_at, check_unlocked, config_of, metrics, newest, patched, steps_of, train
-from scripts import TINY
+from harness import bits, is_finite, patched
 
 import jaxcalc
-from jaxcalc import Batch, InputError, Params, Task, TrainState, named_leaves, runs
+from jaxcalc import Batch, InputError, Params, Task, TrainState, named_leaves
 from jaxcalc.backprop import first_nonfinite
 from jaxcalc.batch import PAD_ID
-from jaxcalc.runs import checkpoint, guard
+from jaxcalc.runs import checkpoint
 
 NAN, INF = float("nan"), float("inf")
 TX = optax.adam(0.1)
@@ -56,24 +53,24 @@ backward_breaks.defvjp(
 
 
 def marked(params: Params, tokens: jax.Array, last: int | None = None) -> jax.Array:
-    """The model; a batch that begins with padding, as no real one does, breaks its backward pass."""
+    """The model, with a backward pass that breaks when a batch begins with padding, which no real batch does."""
     return backward_breaks(jaxcalc.apply(params, tokens, last), tokens[0, 0] == PAD_ID)
 
 
 def is_in(bad: jax.Array, step: jax.Array) -> jax.Array:
-    """Return whether a step is in a set of steps below 31, which is given as the bits of a number."""
+    """Return whether a step is in a set of steps below 31, given as the bits of a number."""
     return (bad >> jnp.minimum(step, 31)) & 1 == 1
 
 
 class FaultyState(NamedTuple):
-    """Of the optimizer below."""
+    """The state of `breaking_updates`: updates so far, and the bad ones as bits."""
 
     count: jax.Array
     bad: jax.Array
 
 
 def breaking_updates() -> optax.GradientTransformation:
-    """Return what makes the updates of some steps too large. A step that is left out it meets again."""
+    """Return a transformation that makes some updates too large. It counts updates, not steps."""
 
     def update(updates: Any, state: FaultyState, params: Any = None) -> tuple[Any, FaultyState]:
         scale = jnp.where(is_in(state.bad, state.count), 3e38, 1.0)
@@ -83,7 +80,7 @@ def breaking_updates() -> optax.GradientTransformation:
 
 
 class Faulty:
-    """Training in which something is not finite at some steps; one compiled program for all sets of steps."""
+    """Trains with values that are not finite at some steps; one compiled program serves all sets of steps."""
 
     def __init__(self, task: Task, what: str) -> None:
         self.task, self.what = task, what
@@ -94,7 +91,7 @@ class Faulty:
         return jaxcalc.create_state(new_params(self.task), self.tx, marked)
 
     def batch_at(self, task: Task, bad: jax.Array, step: jax.Array, *rest: Any) -> Batch:
-        """Stand in for `jaxcalc.batch_at`, the steps in the place of the seed."""
+        """Replace `jaxcalc.batch_at`; the seed says which steps are bad."""
         batch = self.real_batch_at(task, 0, step, *rest)
         if self.what == "mask":
             return batch._replace(mask=jnp.where(is_in(bad, step), NAN, batch.mask))
@@ -104,7 +101,7 @@ class Faulty:
     def steps(
         self, state: TrainState, bad: list[int], n: int = 10, **options: Any
     ) -> tuple[TrainState, dict[str, np.ndarray]]:
-        """Return what `train_steps` does, from a state that is kept."""
+        """Return what `train_steps` returns, without donating the state."""
         chosen = jnp.int32(sum(1 << step for step in bad))
         adam, rate, (count, _) = state.opt_state
         opt_state = adam, rate, FaultyState(count, chosen if self.what == "update" else jnp.int32(0))
@@ -121,10 +118,6 @@ def faulty(small: Task, request: pytest.FixtureRequest) -> Iterator[Faulty]:
         yield made
 
 
-def is_finite(tree: Any) -> bool:
-    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
-
-
 @pytest.mark.parametrize("bad", [[0], [1], [4], [9], [3, 4, 5], list(range(10))])
 def test_the_state_is_the_one_before_the_bad_step(faulty: Faulty, bad: list[int]) -> None:
     expected, good = faulty.steps(faulty.start(), [], stop=bad[0])
@@ -135,7 +128,7 @@ def test_the_state_is_the_one_before_the_bad_step(faulty: Faulty, bad: list[int]
     for name, values in found.items():
         assert values.shape == (10,)
         np.testing.assert_array_equal(values[: bad[0]], good[name][: bad[0]])
-        np.testing.assert_array_equal(values[bad[0] :], np.full(10 - bad[0], values[-1]))  # of the bad step
+        np.testing.assert_array_equal(values[bad[0] :], np.full(10 - bad[0], values[-1]))  # the bad step again
     assert np.isfinite(found["loss"][-1]) == (faulty.what != "mask")
     assert np.isfinite(found["grad_norm"][-1]) == (faulty.what == "update")
     assert not np.isfinite(found["update_ratio"][-1])
@@ -155,7 +148,7 @@ def test_a_bad_step_is_left_out_by_counting_on_and_stop_is_kept(faulty: Faulty) 
     assert made == [(0, 2), (2, 3), (4, 4), (5, 8), (9, 10)]
     assert int(state.opt_state[0].count) == 10 - len(bad)
     assert math.isfinite(found["loss"][0])
-    for stop in (10, 3):  # it is there already, or beyond
+    for stop in (10, 3):  # it is at or beyond this step already
         assert bits(faulty.steps(state, bad, stop=stop)[0]) == bits(state)
 
 
@@ -224,7 +217,7 @@ def test_where_a_finite_model_overflows_is_named(small: Task, small_batch: Batch
 def test_where_only_the_gradient_overflows_is_named(small: Task, small_batch: Batch) -> None:
     params = new_params(small)
     network = jaxcalc.backprop.stages(params, small_batch)
-    # The forward pass is as it was; the message that a stage hands back becomes too large to be squared.
+    # The forward pass is unchanged; the backward message of a stage becomes too large to be squared.
     for index, stage in enumerate(network[1:-1], 1):
 
         def apply(own: Any, x: jax.Array, stage: Any = stage) -> jax.Array:
@@ -275,126 +268,3 @@ def test_no_state_with_a_bad_leaf_becomes_a_checkpoint(small: Task, tmp_path: Pa
             writer.wait()
         assert checkpoint.steps(tmp_path) == [0]
         assert checkpoint.clean(tmp_path) == [f"{step:06}"]
-
-
-# The script.
-
-RUN = (*TINY, "--steps", "40", "--checkpoint-every", "10")
-
-
-def poisoned(*bad: int) -> Callable[[Any], Any]:
-    """Return what makes the mask of some steps' batches infinite, everywhere."""
-
-    def wrap(batch_at: Any) -> Any:
-        def bad_batch_at(task: Task, seed: int, step: int, *rest: Any) -> Batch:
-            batch = batch_at(task, seed, step, *rest)
-            return batch._replace(mask=jnp.where(jnp.isin(step, jnp.array(bad)), INF, batch.mask))
-
-        return bad_batch_at
-
-    return wrap
-
-
-def poisoned_train(bad: tuple[int, ...], *arguments: str | Path) -> Any:
-    wrap = poisoned(*bad)
-    with patched(guard, "batch_at", wrap), patched(jaxcalc.training, "batch_at", wrap):
-        return train(*arguments)
-
-
-def check_batch_is_kept(run: Path, step: int, wrap: Callable[[Any], Any] = lambda function: function) -> dict[str, Any]:
-    """Check that the batch of a step, counted from 1, is in its file, and return what is beside it."""
-    config = config_of(run)
-    task = config.make_task()
-    schedule = config.schedule
-    expected = wrap(jaxcalc.batch_at)(task, schedule.seed, step - 1, schedule.batch_size, schedule.loss_on)
-    found = safetensors.numpy.load_file(run / "nonfinite" / f"{step:06}.safetensors")
-    assert {name: array.tobytes() for name, array in found.items()} == {
-        name: np.asarray(array).tobytes() for name, array in expected._asdict().items()
-    }
-    return json.loads((run / "nonfinite" / f"{step:06}.json").read_text())
-
-
-BAD = (12, 13, 36)  # of the steps counted from 0: those after 12, 13 and 36 steps
-
-
-@pytest.fixture(scope="module")
-def skipping(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
-    """A run in which three steps are bad: how it stopped at the second, and how it ended when it was resumed."""
-    run = tmp_path_factory.mktemp("skipping") / "run"
-    first = poisoned_train(BAD, "--run-dir", run, *RUN, "--skip-nonfinite", "1", "--json")
-    assert (newest(run), steps_of(run), (run / "summary.json").exists()) == (13, list(range(1, 14)), False)
-    check_unlocked(run)
-    return run, first, poisoned_train(BAD, "--resume", run, "--skip-nonfinite", "3")
-
-
-def test_bad_steps_stop_a_run_and_are_left_out_as_often_as_allowed(skipping: tuple[Path, Any, Any]) -> None:
-    run, ended, resumed = skipping
-    assert ended.status == 3
-    assert "step 13 is left out" in ended.err
-    assert "Stopped: step 14 is not finite (loss nan, gradient norm nan), first in: batch, mask mask" in ended.err
-    assert f"--resume {run} --skip-nonfinite 2" in ended.err
-    assert str(run / "nonfinite" / "000014.safetensors") in ended.err
-    assert json.loads(ended.out)["steps"] == 13
-
-    assert resumed.status == 0, resumed.err
-    assert steps_of(run) == list(range(1, 41))
-    assert [row["step"] for row in metrics(run) if "skipped" in row] == [13, 14, 37]
-    assert json.loads((run / "summary.json").read_text())["skipped_steps"] == 3
-    for step in (13, 14, 37):
-        said = check_batch_is_kept(run, step, poisoned(*BAD))
-        assert said["step"] == step
-        assert said["first"] == {"stage": "batch", "what": "mask", "leaf": "mask"}
-        assert set(said["metrics"].values()) == {"nan"}
-    for step in runs.checkpoint_steps(run):
-        state, _ = runs.load_checkpoint(run, config_of(run), step)
-        assert is_finite((state.params, state.opt_state))
-
-
-def without_paths(run: Path) -> list[dict[str, Any]]:
-    return [{**row, "skipped": True} if "skipped" in row else row for row in metrics(run)]
-
-
-@pytest.mark.faults
-def test_bad_steps_are_counted_over_resumes_and_it_is_the_same_to_leave_them_out_at_once(
-    skipping: tuple[Path, Any, Any], tmp_path: Path
-) -> None:
-    at_once, step_by_step = tmp_path / "at once", tmp_path / "step by step"
-    assert poisoned_train(BAD, "--run-dir", at_once, *RUN, "--skip-nonfinite", "3").status == 0
-    assert poisoned_train(BAD, "--run-dir", step_by_step, *RUN).status == 3
-    for n, done in ((0, 12), (1, 13), (1, 13), (2, 36), (2, 36), (3, 40)):
-        ended = poisoned_train(BAD, "--resume", step_by_step, "--skip-nonfinite", str(n))
-        assert ended.status == (0 if n == 3 else 3), ended.err
-        assert newest(step_by_step) == done
-        assert steps_of(step_by_step) == list(range(1, done + 1))
-    for run in (at_once, step_by_step):
-        assert bits_at(run, 40) == bits_at(skipping[0], 40)
-        assert without_paths(run) == without_paths(skipping[0])
-
-
-RATE = ("--optimizer", "sgd", "--learning-rate", "1e30")
-
-
-@pytest.mark.faults
-def test_a_rate_that_is_too_high_stops_a_run(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    ended = train("--run-dir", run, *RUN, *RATE)
-    assert ended.status == 3
-    step = newest(run)
-    assert 0 <= step < 10
-    assert f"Stopped: step {step + 1} is not finite" in ended.err
-    said = check_batch_is_kept(run, step + 1)
-    assert said["first"] is None or said["first"]["stage"] != "batch"
-    assert steps_of(run) == list(range(1, step + 1))
-    state, _ = runs.load_checkpoint(run, config_of(run), step)
-    assert is_finite((state.params, state.opt_state))
-
-
-@pytest.mark.faults
-def test_a_run_may_leave_out_nearly_all_of_its_steps(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    ended = train("--run-dir", run, *RUN, *RATE, "--skip-nonfinite", "1000")
-    assert ended.status == 0, ended.err
-    assert steps_of(run) == list(range(1, 41))
-    assert sum("skipped" in row for row in metrics(run)) > 20
-    state, _ = runs.load_checkpoint(run, config_of(run), 40)
-    assert is_finite((state.params, state.opt_state))

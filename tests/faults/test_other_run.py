@@ -1,4 +1,4 @@
-"""A run goes on only as the run that it is: whatever is other is refused, with every difference."""
+"""A run is resumed only with its own options and files; an error lists every difference."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ def leaves(state: TrainState) -> dict[str, str]:
 
 
 def check_refused(run: Path, config: runs.RunConfig) -> int:
-    """Check that a run is not read as one of another configuration, and that every leaf that differs is listed."""
+    """Check that a checkpoint is refused for another configuration, and that the error lists each leaf that differs."""
     there, here = (leaves(each.state_like()) for each in (config_of(run), config))
     differ = [name for name in {**there, **here} if there.get(name) != here.get(name)]
     with pytest.raises(InputError, match="is of another model, optimizer or dtype: ") as error:
@@ -59,7 +59,7 @@ def test_another_model_or_optimizer_is_refused_with_every_leaf(stopped_run: Path
 
 
 def test_another_task_is_refused_with_every_difference(stopped_run: Path) -> None:
-    """The same shapes, and still another run."""
+    """Even if all shapes are the same."""
     config = config_of(stopped_run)
     ops = ("minus", "plus", "times", "divided-by")
     task = dataclasses.replace(config.task, ops=ops, held_out=0.3, copies=4)
@@ -238,7 +238,7 @@ def test_a_fork_leaves_its_source_as_it_was(stopped_run: Path, fork: Path) -> No
 
 
 class Killed(BaseException):
-    """As if the process ended there."""
+    """Stands for the end of the process."""
 
 
 @pytest.mark.faults

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run in order, at any moment, and it goes on from there bit for bit."""
+"""Ctrl-C and SIGTERM end a run in order at any moment, and it goes on from there bit for bit."""
 
 import contextlib
 import os
@@ -41,11 +41,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LAST = 240
 LONG = (*TINY, "--steps", str(LAST), "--checkpoint-every", "20", "--snapshots", "6")
 N_SIGNALS, MOST_IN_A_CHAIN = 30, 8
-"""Of processes in the long test."""
+"""How many signals the long test sends, and how many to one run."""
 
 
 def check_stopped(run: Path) -> None:
-    """Check that all steps that were made are saved, and that the folder is free."""
+    """Check that all steps are saved, and that the folder is free."""
     check_clean(run)
     check_unlocked(run)
     assert newest(run) == max(steps_of(run), default=0)
@@ -56,7 +56,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(stopped_run: Path, small_run: Path, t
     run = copied(stopped_run, tmp_path / "run")
     check_stopped(run)
     with patched(report, "wrong_answers", before(nth(1, lambda: signal.raise_signal(signal.SIGINT)))):
-        ended = train("--resume", run)  # and is stopped again, when it is being evaluated at its end
+        ended = train("--resume", run)  # it is stopped again, during the evaluation at its end
     assert ended.status == 128 + signal.SIGINT
     assert not (run / "summary.json").exists()
     check_stopped(run)
@@ -68,7 +68,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(stopped_run: Path, small_run: Path, t
 
 
 def raise_from_anywhere(number: int) -> None:
-    """Raise a signal in whatever thread this is; Python handles it in the main one."""
+    """Send this process a signal from any thread; Python handles it in the main one."""
     os.kill(os.getpid(), number)
 
 
@@ -82,7 +82,7 @@ def test_a_signal_at_any_stage_ends_in_order(
         (folder, "start_run", 1),
         (report, "parameters_table", 1),
         (report, "ProgressLine", 1),
-        (jaxcalc, "evaluate", 1),  # among what is compiled
+        (jaxcalc, "evaluate", 1),  # before the first step
         (checkpoint.Writer, "save", 1),
         (jaxcalc, "evaluate", 2),
         (checkpoint.Writer, "save", 2),
@@ -93,7 +93,7 @@ def test_a_signal_at_any_stage_ends_in_order(
         (checkpoint.Writer, "wait", 3),
         (checkpoint, "restore_newest", 1),
         (results, "write_json", 1),
-        (report, "wrong_answers", 1),  # the run is complete, but for its evaluation
+        (report, "wrong_answers", 1),  # after the last step, before the summary
         (results, "save_params", 1),
         (figures, "learning_curve", 1),
         (report, "by_operation", 1),
@@ -107,7 +107,7 @@ def test_a_signal_at_any_stage_ends_in_order(
         with patched(owner, name, before(nth(n, lambda: raise_from_anywhere(number)))):
             ended = train(*arguments)
         assert ended.status in (0, 128 + number), (name, n, ended.err)
-        if (run / "summary.json").exists():  # it is not called as often from here, or only after the summary
+        if (run / "summary.json").exists():  # this call came after the summary, or not at all
             check_same_run(run, small_run)
             shutil.rmtree(run)
             continue
@@ -131,7 +131,7 @@ def test_a_run_made_longer_is_bit_for_bit_one_of_that_length(small_run: Path, tm
     run = copied(small_run, tmp_path / "run")
     assert train("--resume", run).status == 2  # nothing is left to do
     longer = str(STEPS + 35)
-    with stop_at_write(3):  # and is stopped on the way
+    with stop_at_write(3):  # it is stopped on the way
         assert train("--resume", run, "--steps", longer).status == 128 + signal.SIGTERM
     assert not (run / "summary.json").exists()
     check_stopped(run)
@@ -151,7 +151,7 @@ def test_processes_that_are_stopped_at_random_moments_lose_nothing(
 ) -> None:
     chance = random.Random(0)
     reference = tmp_path / "uninterrupted"
-    assert train("--run-dir", reference, *LONG).status == 0  # and all is compiled
+    assert train("--run-dir", reference, *LONG).status == 0  # this also compiles everything
     clock = time.monotonic()
     with start("--run-dir", tmp_path / "first", *LONG) as process:
         assert process.wait(240) == 0
@@ -171,11 +171,11 @@ def test_processes_that_are_stopped_at_random_moments_lose_nothing(
             n_chain += 1
             status = process.returncode
             statuses[status] = statuses.get(status, 0) + 1
-            if status == 0:  # it had ended by then, or nearly so
+            if status == 0:  # it ended before the signal
                 continue
             n_signals += 1
             expected = {-number, 128 + number}
-            if "stopping after these steps" not in err:  # it was importing: Python, or NumPy, ends in its own way
+            if "stopping after these steps" not in err:  # it was still importing, and Python or NumPy ended it
                 expected |= {1, -signal.SIGABRT}
             assert status in expected, err
             if status == 128 + number:
@@ -189,11 +189,11 @@ def test_processes_that_are_stopped_at_random_moments_lose_nothing(
 @pytest.mark.faults
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_second_signal_ends_at_once(tmp_path: Path, number: int) -> None:
-    """A process that takes its time to stop, being in the middle of a save that the disk holds up."""
+    """The first signal waits for a save that takes minutes; the second does not."""
     slow = tmp_path / "slow.py"
     slow.write_text(
         "import runpy, sys, time\nfrom jaxcalc.runs import checkpoint\ncomplete = checkpoint._complete\n"
-        "checkpoint._complete = lambda *args: (time.sleep(60), complete(*args))\n"
+        "checkpoint._complete = lambda *args: (time.sleep(600), complete(*args))\n"
         "sys.argv[0] = sys.argv.pop(1)\nsys.path.insert(0, sys.argv[0].rpartition('/')[0])\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
@@ -204,11 +204,9 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, number: int) -> None:
         assert process.stderr is not None
         while "stopping after these steps; a second time ends at once" not in process.stderr.readline():
             pass
-        clock = time.monotonic()
         process.send_signal(number)
         assert process.wait(60) == -number
-        assert time.monotonic() - clock < 10
-    ended = train("--resume", run)  # it begins anew, as it saved nothing
+    ended = train("--resume", run)  # it starts again, as nothing was saved
     assert ended.status == 0, ended.err
     assert steps_of(run) == list(range(1, LAST + 1))
     check_clean(run)

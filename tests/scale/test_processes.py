@@ -29,7 +29,7 @@ def together(*options: object) -> list[tuple[str, str]]:
 
 
 def finished(started: "list[subprocess.Popen[str]]") -> list[tuple[str, str]]:
-    printed = [process.communicate(timeout=120) for process in started]
+    printed = [process.communicate(timeout=240) for process in started]
     assert [process.returncode for process in started] == [0, 0], printed
     return printed
 
