@@ -125,8 +125,9 @@ def surprise(axes: Axes, word: str, surprises: dict[int, float], last_step: int)
     axes.plot(list(surprises), list(surprises.values()), color=DARK, linewidth=1.2)
     axes.plot(*list(surprises.items())[-1], "o", color=GREEN, markersize=4.5)
     axes.set_xscale("symlog", linthresh=10, linscale=0.4)
-    axes.set(xlim=(-1, 1.2 * last_step), ylim=(-0.15, 5.8), yticks=(0, 2, 4), xticks=(0, 10, 100, 1000))
-    axes.set_xticklabels(("0", "10", "100", "1,000"))
+    ticks = [tick for tick in (0, 10, 100, 1_000, 10_000) if tick <= last_step]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set(xlim=(-1, 1.2 * last_step), ylim=(-0.15, 5.8), yticks=(0, 2, 4))
     axes.set_title(f"surprise at “{word}”: {list(surprises.values())[-1]:.3g} nats", fontsize=9, color=DARK,
                    loc="left", pad=3)  # fmt: skip
     axes.set_xlabel("training step", fontsize=7, color=DARK, labelpad=1)
