@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ import numpy as np
 from jaxcalc.tasks import digits
 from jaxcalc.tasks.hashing import hash_problem
 from jaxcalc.tasks.problems import Problem
+
+Side = Literal["training", "held out"]
 
 # What the first number of an operation does, and what the second does. They are equal where the two may change places.
 _ROLES = {
@@ -102,43 +104,20 @@ def is_held_out(rules: Rules, numbers: jax.Array | np.ndarray, kind_ids: jax.Arr
     return hash_problem(jnp.asarray(numbers), roles, rules.seed) < jnp.uint32(rules.held_out * 2**32)
 
 
-def draw(rules: Rules, key: jax.Array, size: int) -> Problems:
-    """Return `size` problems that are not held out; problem i is a function of the rules, the key and i alone."""
-    return _draw(rules, key, size, False, _PATIENCE, 2**31 - 1)[0]
-
-
-def draw_both_sides(rules: Rules, keys: jax.Array, size: int, most: int) -> tuple[Problems, jax.Array]:
-    """Return `size` problems that are not held out, `size` that are, and whether `most` attempts found them, bool `[]`.
-
-    Args:
-      keys: `[2]`, one per side.
-    """
-    patience = max(1, round(_PATIENCE * (1 - rules.held_out) / rules.held_out))
-    patience = jnp.array([min(most, _PATIENCE), min(most, patience)], jnp.int32)
-    # A loop over the sides, so that XLA compiles the drawing once.
-    problems, found = jax.lax.map(
-        lambda side: _draw(rules, side[0], size, side[1], side[2], most), (keys, jnp.array([False, True]), patience)
-    )
-    return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), problems), found.all()
-
-
-def _draw(
-    rules: Rules, key: jax.Array, size: int, side: bool | jax.Array, patience: int | jax.Array, most: int
-) -> tuple[Problems, jax.Array]:
+def draw(rules: Rules, key: jax.Array, size: int, side: Side, most: int = 2**31 - 1) -> tuple[Problems, jax.Array]:
     """Return `size` problems of one side, and whether all of them were found, bool `[]`.
 
-    A proposal that does not fit, or is of the other side, is drawn again, at most `most` times.
-
-    Args:
-      side: whether the problems are held out.
-      patience: see `_propose`.
+    Problem i is a function of the rules, the key and i. A proposal that is no problem of the task, or one of the
+    other side, is drawn again, at most `most` times.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(size))
+    share = rules.held_out if side == "held out" else 1 - rules.held_out
+    patience = min(most, max(1, round(_PATIENCE * (1 - rules.held_out) / share)))
 
     def attempt(carried: tuple[Problems, jax.Array, jax.Array]) -> tuple[Problems, jax.Array, jax.Array]:
         problems, found, n = carried
         proposal, fits = _propose(rules, keys, n, patience)
-        fits &= is_held_out(rules, proposal.numbers, proposal.kind_ids) == side
+        fits &= is_held_out(rules, proposal.numbers, proposal.kind_ids) == (side == "held out")
         take = fits & ~found
         problems = jax.tree.map(
             lambda new, old: jnp.where(take.reshape(-1, *[1] * (new.ndim - 1)), new, old), proposal, problems
@@ -153,9 +132,7 @@ def _draw(
     return problems, found.all()
 
 
-def _propose(
-    rules: Rules, keys: jax.Array, attempt: jax.Array, patience: int | jax.Array
-) -> tuple[Problems, jax.Array]:
+def _propose(rules: Rules, keys: jax.Array, attempt: jax.Array, patience: int) -> tuple[Problems, jax.Array]:
     """Return one proposal per key, and whether it fits: every result is in range and no divisor is zero.
 
     Kind and lengths stay the same for `patience` attempts, so that kinds and lengths that rarely fit are as frequent.

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import flax.struct
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxcalc.errors import InputError
 from jaxcalc.tasks import digits
-from jaxcalc.tasks.drawing import Problems, Rules, draw, draw_both_sides, is_held_out
+from jaxcalc.tasks.drawing import Problems, Rules, Side, draw, is_held_out
 from jaxcalc.tasks.problems import Problem
 from jaxcalc.tasks.task import Split, Task, check_held_out, check_max_number, check_operations
 from jaxcalc.tasks.tokenizer import EQUALS, OPERATIONS, Notation, Tokenizer
@@ -106,7 +106,7 @@ class Arithmetic(Task):
         if size < 1:
             raise InputError(f"batch size is {size}; it must be at least 1")
         key = jax.random.fold_in(jax.random.key(seed), step)
-        return encode_problems(self, draw(self.rules, key, size))
+        return encode_problems(self, draw(self.rules, key, size, "training")[0])
 
     def _with_sample(self, sample: Problems) -> "Arithmetic":
         tokens, held_out = _encode_and_split(self, sample)
@@ -199,9 +199,11 @@ def _encode_and_split(task: Arithmetic, problems: Problems) -> tuple[jax.Array, 
 @_compile_quickly
 def _sample(task: Arithmetic) -> tuple[Problems, jax.Array]:
     """Return `SAMPLE` problems of each side, and whether there are any. No training step draws from their keys."""
-    key = jax.random.key(task.seed)
-    keys = jnp.stack([jax.random.fold_in(key, np.uint32(2**32 - 1 - side)) for side in range(2)])
-    return draw_both_sides(task.rules, keys, SAMPLE, ATTEMPTS)
+    keys = [jax.random.fold_in(jax.random.key(task.seed), np.uint32(2**32 - 1 - i)) for i in range(2)]
+    sides = [draw(task.rules, key, SAMPLE, side, ATTEMPTS) for key, side in zip(keys, get_args(Side), strict=True)]
+    (training, has_training), (held_out, has_held_out) = sides
+    both = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), training, held_out)
+    return both, has_training & has_held_out
 
 
 @functools.cache

@@ -166,7 +166,7 @@ def test_the_share_and_the_seed_choose_what_is_held_out() -> None:
 @functools.cache
 def drawn(rules: Rules, n: int) -> Problems:
     """Return n problems of the training side."""
-    return jax.jit(lambda: draw(rules, jax.random.key(7), n))()
+    return jax.jit(lambda: draw(rules, jax.random.key(7), n, "training")[0])()
 
 
 def test_numbers_are_drawn_evenly_by_length_and_by_value() -> None:
