@@ -162,7 +162,7 @@ def by_operation(held_out: Evaluation, training: Evaluation) -> dict[str, dict[s
     }
 
 
-def by_length(evaluation: Evaluation) -> dict[str, dict[int, dict[str, Any]]]:
+def by_length(evaluation: Evaluation) -> dict[str, Mapping[int, Mapping[str, Any]]]:
     """Return exact match with its 95 % interval, by number of digits and by carries in a row."""
     return {"by_digits": evaluation.by_digits(), "by_carry_chain": evaluation.by_carry_chain()}
 
@@ -187,7 +187,7 @@ def accuracy_table(held_out: Evaluation, training: Evaluation) -> Table:
     return table("Exact match", ["operation", "held out", "", "training", ""], rows)
 
 
-def _share(row: dict[str, Any]) -> list[str]:
+def _share(row: Mapping[str, Any]) -> list[str]:
     return [f"{row['correct']:,} of {row['problems']:,}", percent(row["exact_match"])]
 
 
@@ -197,7 +197,7 @@ def length_tables(evaluation: Evaluation, of: str = "Held out") -> list[Table]:
     return [_interval_table(of, names[by], groups) for by, groups in by_length(evaluation).items() if groups]
 
 
-def _interval_table(of: str, name: str, groups: dict[int, dict[str, Any]]) -> Table:
+def _interval_table(of: str, name: str, groups: Mapping[int, Mapping[str, Any]]) -> Table:
     rows = [[str(key), *_share(row), f"{percent(row['low'])} to {percent(row['high'])}"]
             for key, row in groups.items()]  # fmt: skip
     return table(f"{of}, by {name}", [name, "right", "", "95 % interval"], rows)

@@ -26,7 +26,7 @@ TASKS = {
     "words": lambda: make(999),
     "all words": lambda: make(999_999_999, ("minus",)),
     "digits": lambda: make(9_999, ("plus", "times"), notation="digits"),
-    "reversed": lambda: make(LARGEST, ("plus", "divided by"), notation="digits-reversed"),
+    "reversed": lambda: make(LARGEST, ("plus",), notation="digits-reversed"),
     "chains": lambda: make(99, ("plus", "minus"), terms=4, notation="digits"),
 }
 each_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
@@ -73,9 +73,13 @@ def test_any_problem_is_encoded_as_the_host_does() -> None:
     """Numbers of every length, with many zeros: each form of number words on the device."""
     task = TASKS["all words"]()
     rng = random.Random(0)
-    pairs = [[rng.choice((0, rng.randrange(10**n), 10**n, 10**n - 1)) for n in rng.choices(range(9), k=2)]
-             for _ in range(300)]  # fmt: skip
-    problems = [Problem((max(pair), min(pair)), ("minus",)) for pair in pairs]
+
+    def number() -> int:
+        n = rng.randrange(9)
+        return rng.choice((0, rng.randrange(10**n), 10**n, 10**n - 1))
+
+    pairs = (sorted((number(), number()), reverse=True) for _ in range(300))
+    problems = [Problem(tuple(pair), ("minus",)) for pair in pairs]
     for problem, tokens in zip(problems, np.asarray(task.with_problems(problems).tokens), strict=True):
         assert tokens[: task.prompt_length].tolist() == task.encode(str(problem)).tolist()
         spelled = task.tokenizer.decode(token for token in tokens[task.prompt_length :] if token > 1)
@@ -197,7 +201,7 @@ def test_every_problem_is_as_likely_as_every_other(operation: str) -> None:
 
 
 def test_a_batch_is_a_function_of_seed_and_step_and_its_part_that_of_a_larger_one() -> None:
-    task = make(999)
+    task = make(9, ("plus",), notation="digits")
     tokens = jax.jit(lambda seed, step: jaxcalc.batch_at(task, seed, step, 16).tokens)
     batch = jaxcalc.batch_at(task, 0, 5, 64)
     assert batch.mask.shape == (64, task.answer_length)
@@ -207,7 +211,7 @@ def test_a_batch_is_a_function_of_seed_and_step_and_its_part_that_of_a_larger_on
 
 
 def test_train_step_learns_from_it_and_evaluate_reads_it() -> None:
-    task = arithmetic(9, ("plus",), notation="digits")
+    task = make(9, ("plus",), notation="digits")
     config = jaxcalc.ModelConfig(
         task.vocab_size, d_model=16, n_heads=2, d_ff=64, n_layers=1, context_length=task.context_length
     )
