@@ -1,8 +1,10 @@
-"""Test a run that adds on 10,000 pairs of ten-digit numbers, and on as many with long carry chains.
+"""python experiments/addition.py runs/addition
+
+All of 10,000 random pairs of ten-digit numbers were right (95 % interval 99.96 to 100 %), and all of 10,000 pairs with
+long carry chains, by a model of 7,232 parameters that trained for about a minute on two CPU cores (one seed):
 
 python experiments/train.py --notation digits-reversed --ops plus --max-number 19999999998 --model.d-model 16 \
     --model.n-heads 2 --model.d-ff 64 --batch-size 256 --steps 2500 --weight-decay 0.1 --run-dir runs/addition
-python experiments/addition.py runs/addition
 """
 
 import dataclasses
@@ -10,7 +12,7 @@ import json
 import random
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import tyro
@@ -18,6 +20,7 @@ from rich.console import Console
 
 import jaxcalc
 from jaxcalc.errors import InputError
+from jaxcalc.evaluation import Interval
 from jaxcalc.runs import cli, report
 from jaxcalc.runs.text import percent
 from jaxcalc.tasks import digits
@@ -25,16 +28,16 @@ from jaxcalc.tasks import digits
 
 @dataclasses.dataclass(frozen=True)
 class AdditionOptions:
-    """Test a run on sums of two numbers of so many digits: on random pairs, and on pairs with carry chains."""
+    """Test a run on sums of two numbers: on random pairs, and on pairs with long carry chains."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder of train.py with --notation, whose numbers go up to all these sums."""
+    """Run folder that train.py wrote with --notation; its largest number must be at least every sum."""
     digits: int = 10
-    """Digits of each number at most."""
+    """The most digits of each number."""
     pairs: int = 10_000
-    """How many pairs of each sort."""
+    """Pairs of each sort."""
     seed: int = 0
-    """Chooses them."""
+    """Chooses the pairs."""
     json: bool = False
     """Print one JSON object instead of tables."""
 
@@ -44,7 +47,7 @@ def main(options: AdditionOptions) -> int:
     task = run.task
     if not isinstance(task, jaxcalc.Arithmetic):
         raise InputError(
-            f"{options.run} has a complete table; train one with --notation, as in this script's first lines"
+            f"{options.run} has a complete table; train a run with --notation, as in this script's first lines"
         )
     rng = random.Random(options.seed)
     below = 10**options.digits
@@ -52,7 +55,7 @@ def main(options: AdditionOptions) -> int:
         "Random pairs": [(rng.randrange(below), rng.randrange(below)) for _ in range(options.pairs)],
         "Long carry chains": [with_chain(rng, options.digits, 1 + i % options.digits) for i in range(options.pairs)],
     }
-    evaluations = {}
+    evaluations: dict[str, jaxcalc.Evaluation] = {}
     for name, pairs in sets.items():
         listed = task.with_problems([jaxcalc.Problem(pair, ("plus",)) for pair in pairs])
         evaluations[name] = jaxcalc.evaluate(run.params, listed, np.arange(len(pairs)))
@@ -70,6 +73,14 @@ def main(options: AdditionOptions) -> int:
     return 0
 
 
+class Result(TypedDict):
+    """Exact match on pairs of one sort."""
+
+    all: Interval
+    held_out: Interval
+    by_carry_chain: dict[int, Interval]
+
+
 def with_chain(rng: random.Random, n_digits: int, chain: int) -> tuple[int, int]:
     """Return two random numbers whose sum carries over `chain` places in a row, or more."""
     a, b = ([rng.randrange(10) for _ in range(n_digits)] for _ in range(2))  # lowest first
@@ -80,8 +91,8 @@ def with_chain(rng: random.Random, n_digits: int, chain: int) -> tuple[int, int]
     return digits.to_int(np.array(a)), digits.to_int(np.array(b))
 
 
-def result(evaluation: jaxcalc.Evaluation) -> dict[str, Any]:
-    """Return exact match in all, of the pairs that are held out, and by carries in a row."""
+def result(evaluation: jaxcalc.Evaluation) -> Result:
+    """Return exact match on all pairs, on the held-out pairs, and by carries in a row."""
     unseen = np.isin(evaluation.rows, np.asarray(evaluation.task.held_out_rows))
     held_out = dataclasses.replace(
         evaluation,
@@ -93,7 +104,7 @@ def result(evaluation: jaxcalc.Evaluation) -> dict[str, Any]:
     return {"all": evaluation.total(), "held_out": held_out.total(), "by_carry_chain": evaluation.by_carry_chain()}
 
 
-def interval(total: dict[str, Any]) -> str:
+def interval(total: Interval) -> str:
     """Return a share and its interval."""
     low, high = (percent(total[end]) for end in ("low", "high"))
     return f"{percent(total['exact_match'])} (95 % interval {low} to {high})"

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcalc import ModelConfig, Params
+from jaxcalc.model import NORM_EPSILON
 
 
 class LinenAttention(nn.Module):
@@ -15,10 +16,10 @@ class LinenAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         d = x.shape[-1]
-        normed = nn.RMSNorm(epsilon=1e-6, name="norm")(x)
+        normed = nn.RMSNorm(epsilon=NORM_EPSILON, name="norm")(x)
         features = (self.n_heads, d // self.n_heads)
         q, k, v = (nn.DenseGeneral(features, use_bias=False, name=n)(normed) for n in ("query", "key", "value"))
-        q, k = (nn.RMSNorm(epsilon=1e-6, use_scale=False)(y) for y in (q, k))
+        q, k = (nn.RMSNorm(epsilon=NORM_EPSILON, use_scale=False)(y) for y in (q, k))
         mixed = nn.dot_product_attention(q, k, v, mask=nn.make_causal_mask(jnp.ones(x.shape[:2])))
         return x + nn.DenseGeneral(d, axis=(-2, -1), use_bias=False, name="out")(mixed)
 
@@ -30,7 +31,7 @@ class LinenMlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        normed = nn.RMSNorm(epsilon=1e-6, name="norm")(x)
+        normed = nn.RMSNorm(epsilon=NORM_EPSILON, name="norm")(x)
         hidden = nn.relu(nn.Dense(self.d_ff, use_bias=False, name="up")(normed))
         return x + nn.Dense(x.shape[-1], use_bias=False, name="down")(hidden)
 
@@ -48,7 +49,7 @@ class LinenModel(nn.Module):
         for index in range(c.n_layers):
             x = LinenAttention(c.n_heads, name=f"attention_{index}")(x)
             x = LinenMlp(c.d_ff, name=f"mlp_{index}")(x)
-        x = nn.RMSNorm(epsilon=1e-6, name="norm")(x)
+        x = nn.RMSNorm(epsilon=NORM_EPSILON, name="norm")(x)
         return nn.Dense(c.vocab_size, use_bias=False, name="unembed")(x)
 
 

@@ -8,6 +8,7 @@ from torch import nn  # pyright: ignore[reportMissingImports]
 from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
 from jaxcalc import ModelConfig, Params
+from jaxcalc.model import NORM_EPSILON
 
 
 class Block(nn.Module):
@@ -17,7 +18,7 @@ class Block(nn.Module):
         super().__init__()
         d = config.d_model
         self.n_heads = config.n_heads
-        self.attention_norm, self.mlp_norm = nn.RMSNorm(d, eps=1e-6), nn.RMSNorm(d, eps=1e-6)
+        self.attention_norm, self.mlp_norm = nn.RMSNorm(d, eps=NORM_EPSILON), nn.RMSNorm(d, eps=NORM_EPSILON)
         self.query, self.key, self.value, self.out = (nn.Linear(d, d, bias=False) for _ in range(4))
         self.up, self.down = nn.Linear(d, config.d_ff, bias=False), nn.Linear(config.d_ff, d, bias=False)
 
@@ -25,7 +26,7 @@ class Block(nn.Module):
         normed = self.attention_norm(x)
         split = (*x.shape[:2], self.n_heads, -1)
         query, key, value = (f(normed).view(split).transpose(1, 2) for f in (self.query, self.key, self.value))
-        query, key = (functional.rms_norm(y, y.shape[-1:], eps=1e-6) for y in (query, key))
+        query, key = (functional.rms_norm(y, y.shape[-1:], eps=NORM_EPSILON) for y in (query, key))
         mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
         return x + self.down(functional.relu(self.up(self.mlp_norm(x))))
@@ -39,7 +40,7 @@ class Model(nn.Module):
         self.token = nn.Embedding(config.vocab_size, config.d_model)
         self.position = nn.Embedding(config.context_length, config.d_model)
         self.blocks = nn.Sequential(*(Block(config) for _ in range(config.n_layers)))
-        self.norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
         self.unembed = nn.Linear(config.d_model, config.vocab_size, bias=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:

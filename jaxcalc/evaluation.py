@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +18,44 @@ from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.task import Task
 from jaxcalc.tasks.tokenizer import END, PAD
 
-_CHUNK = 1024  # problems decoded at once: bounds memory, and one compilation serves any number of rows
+_CHUNK = 1024  # problems decoded at once; this bounds memory, and one compiled program serves any number of rows
+
+
+class Share(TypedDict):
+    """How many of some problems are answered right."""
+
+    problems: int
+    correct: int
+    exact_match: float | None
+    """correct / problems; None without problems."""
+
+
+class Interval(Share):
+    """The same with Wilson's (1927) 95 % interval, in which the share among all such problems may well lie."""
+
+    low: float
+    high: float
+
+
+class Mistake(TypedDict):
+    """One wrong answer."""
+
+    problem: str
+    expected: str
+    got: str
+    probability: float
+    """The model's probability of what it answered."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What a model answered to some rows of a task."""
+    """A model's answers to some rows of a task."""
 
     task: Task
     rows: np.ndarray
     """int `[M]`: which rows."""
     generated: np.ndarray
-    """int `[M, A]`: the answers, greedy, each with its end, then padding."""
+    """int `[M, A]`: the answers, decoded greedily, each with its end, then padding."""
     probability: np.ndarray
     """float `[M]`: the model's probability of the whole answer it gave."""
     correct: np.ndarray
@@ -37,39 +63,36 @@ class Evaluation:
 
     @property
     def exact_match(self) -> float | None:
-        """The share of answers that are exactly right; None where there are no rows."""
+        """The share of answers that are exactly right; None without rows."""
         return float(self.correct.mean()) if len(self.rows) else None
 
-    def total(self) -> dict[str, Any]:
-        """Return how many "problems" there are and how many are "correct", and their share with a 95 % interval.
+    def total(self) -> Interval:
+        """Return how many answers are right, with a 95 % interval."""
+        return _interval(self.correct)
 
-        The interval, "low" to "high", is Wilson's (1927): what the share in all problems of the sort may well be.
-        """
-        return _share(self.correct, interval=True)
-
-    def by_operation(self) -> dict[str, dict[str, Any]]:
-        """Return for each operation the number of "problems", how many are "correct", and their share "exact_match"."""
+    def by_operation(self) -> dict[str, Share]:
+        """Return how many answers are right for each kind of problem."""
         kind_ids = self.task.kind_ids[self.rows]
         return {name: _share(self.correct[kind_ids == index]) for index, name in enumerate(self.task.kind_names)}
 
-    def by_digits(self) -> dict[int, dict[str, Any]]:
-        """Return `total` for each number of digits that a problem's longest number has."""
+    def by_digits(self) -> dict[int, Interval]:
+        """Return `total` by the digits of a problem's longest number."""
         return self._by([max(len(str(number)) for number in problem.numbers) for problem in self._problems()])
 
-    def by_carry_chain(self) -> dict[int, dict[str, Any]]:
-        """Return `total` by `jaxcalc.carry_chain`; problems of times and divided by are left out."""
+    def by_carry_chain(self) -> dict[int, Interval]:
+        """Return `total` by `jaxcalc.carry_chain`, without problems of times and divided by."""
         return self._by([carry_chain(problem) for problem in self._problems()])
 
     def _problems(self) -> list[Problem]:
         return [self.task.problem(int(row)) for row in self.rows]
 
-    def _by(self, groups: list[int] | list[int | None]) -> dict[int, dict[str, Any]]:
+    def _by(self, groups: list[int] | list[int | None]) -> dict[int, Interval]:
         there = sorted({group for group in groups if group is not None})
-        of = np.array([-1 if group is None else group for group in groups])
-        return {group: _share(self.correct[of == group], interval=True) for group in there}
+        group_ids = np.array([-1 if group is None else group for group in groups])
+        return {group: _interval(self.correct[group_ids == group]) for group in there}
 
-    def errors(self) -> list[dict[str, Any]]:
-        """Return each wrong answer: the "problem", what was "expected", what it "got", at which "probability"."""
+    def errors(self) -> list[Mistake]:
+        """Return the wrong answers."""
         return [
             {
                 "problem": prompt_text(self.task, int(self.rows[i])),
@@ -83,19 +106,21 @@ class Evaluation:
         ]
 
 
-def _share(correct: np.ndarray, interval: bool = False) -> dict[str, Any]:
+def _share(correct: np.ndarray) -> Share:
     n, right = correct.size, int(correct.sum())
-    share = {"problems": n, "correct": right, "exact_match": right / n if n else None}
-    if interval:
-        from scipy.stats import binomtest  # slow to import, and only this needs it
+    return {"problems": n, "correct": right, "exact_match": right / n if n else None}
 
-        low, high = binomtest(right, n).proportion_ci(method="wilson")
-        share |= {"low": float(low), "high": float(high)}
-    return share
+
+def _interval(correct: np.ndarray) -> Interval:
+    from scipy.stats import binomtest  # slow to import, and only this function needs it
+
+    share = _share(correct)
+    low, high = binomtest(share["correct"], share["problems"]).proportion_ci(method="wilson")
+    return {**share, "low": float(low), "high": float(high)}
 
 
 def evaluate(params: Params, task: Task, rows: jax.Array | np.ndarray) -> Evaluation:
-    """Return what the model answers, decoding greedily, to the given rows of the task. Jitted inside.
+    """Return the model's answers to the given rows of the task, decoded greedily. Jitted inside.
 
     Raises as `jaxcalc.generate` does.
 
@@ -111,7 +136,7 @@ def evaluate(params: Params, task: Task, rows: jax.Array | np.ndarray) -> Evalua
     probability = np.zeros(len(padded))
     expected = np.asarray(task.tokens)[rows, task.prompt_length :]
     chunks = [slice(start, start + _CHUNK) for start in range(0, len(padded), _CHUNK)]
-    # All chunks are dispatched before the first is read, so the device never waits for the host.
+    # This dispatches all chunks before it reads the first, so the device never waits for the host.
     answers = [generate(params, task.tokens[padded[c], : task.prompt_length], task.answer_length) for c in chunks]
     for chunk, (tokens, log_probs) in zip(chunks, answers, strict=True):
         generated[chunk], probability[chunk] = tokens, jnp.exp(log_probs.sum(axis=1))
@@ -124,8 +149,8 @@ def evaluate(params: Params, task: Task, rows: jax.Array | np.ndarray) -> Evalua
 def answer_log_probs(params: Params, task: Calculator, prompt: jax.Array, apply_fn: ApplyFn = apply) -> jax.Array:
     """Return ln p of every possible answer to one prompt, float `[max_number + 1]`. Jitted.
 
-    ln p(answer) = Σ ln p(token | prompt, tokens before), its end included, each
-    answer read by the model as it stands, so these are exact and need no search.
+    ln p(answer) = Σ ln p(token | prompt, tokens before), its end included. The model reads each answer as a whole, so
+    these are exact and need no search.
 
     Args:
       prompt: int `[prompt_length]`, as `task.encode` makes it.
@@ -138,13 +163,13 @@ def answer_log_probs(params: Params, task: Calculator, prompt: jax.Array, apply_
 
 
 def prompt_text(task: Task, row: int) -> str:
-    """Return a row's question, such as "two plus three", or "2 plus 3" where numbers are not in words."""
+    """Return a row's question: "two plus three" if the task writes numbers in words, else "2 plus 3"."""
     question = str(task.problem(row))
     return " ".join(task.tokenizer.canonical(question)[:-1]) if task.tokenizer.notation == "words" else question
 
 
 def answer_text(task: Task, ids: np.ndarray) -> str:
-    """Return an answer's words up to its end; an answer without one is marked "…"."""
+    """Return an answer's words up to its end, or all its words and "…" if it has no end."""
     words = [task.tokenizer.token(int(index)) for index in ids]
     if END not in words:
         return " ".join([*words, "…"])

@@ -7,6 +7,15 @@ from jaxcalc import Params, Task, evaluate
 from jaxcalc.evaluation import answer_log_probs, answer_text
 
 
+@pytest.fixture(scope="module")
+def params(task: Task) -> Params:
+    """Parameters of one narrow block, large enough that every path through it matters."""
+    config = jaxcalc.ModelConfig(
+        task.vocab_size, d_model=16, n_heads=2, d_ff=32, n_layers=1, context_length=task.context_length
+    )
+    return jax.tree.map(lambda leaf: leaf * 3 if leaf.ndim > 1 else leaf, jaxcalc.init(jax.random.key(1), config))
+
+
 def test_exact_match_counts_whole_answers_with_their_end(
     task: Task, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,6 +92,7 @@ export function project(x, weights, nAxes = 1) {
   return product;
 }
 
+// The same as NORM_EPSILON of jaxcalc/model.py, which a test checks.
 export const EPSILON = 1e-6;
 
 // x / √(mean of x² over the last axis + ε).

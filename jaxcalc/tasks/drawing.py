@@ -7,6 +7,7 @@ nothing is listed or looked up, and every task with the same seed and share, of 
 import dataclasses
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 
 from jaxcalc.tasks import digits
 from jaxcalc.tasks.hashing import hash_problem
+from jaxcalc.tasks.problems import Problem
 
 Side = Literal["training", "held out"]
 
@@ -63,6 +65,24 @@ class Rules:
     def kinds(self) -> tuple[tuple[str, ...], ...]:
         """The operations of each kind of problem, in order."""
         return tuple(itertools.product(self.operations, repeat=self.terms - 1))
+
+    def contains(self, problem: Problem) -> bool:
+        """Return whether the kind of a problem is one of these and each of its numbers and results is in range."""
+        numbers, operations = problem
+        if operations not in self.kinds or len(numbers) != self.terms:
+            return False
+        if "divided by" in operations and 0 in numbers[1:]:
+            return False
+        values = (*numbers, *problem.results)
+        return all(value is not None and 0 <= value <= self.max_number for value in values)
+
+    def arrays(self, problems: Sequence[Problem]) -> Problems:
+        """Return problems that the task contains as arrays."""
+        numbers = [[digits.from_int(number, self.n_digits) for number in problem.numbers] for problem in problems]
+        kind_ids = [self.kinds.index(problem.operations) for problem in problems]
+        answers = [digits.from_int(problem.answer or 0, self.n_digits) for problem in problems]
+        arrays = (np.array(array, np.int32) for array in (numbers, kind_ids, answers))
+        return Problems(*map(jnp.asarray, arrays))  # NumPy converts, so that JAX compiles nothing
 
     def operation_ids(self, kind_ids: jax.Array) -> jax.Array:
         """Return the indices of the operations of each problem, int32 `[B, terms - 1]`."""

@@ -79,20 +79,10 @@ class Arithmetic(Task):
 
     def membership(self, problem: Problem) -> Literal["training", "held out", "outside"]:
         """Say whether training may draw a problem, whether it is held out, or whether the task does not contain it."""
-        if not self.contains(problem):
+        if not self.rules.contains(problem):
             return "outside"
-        numbers, kind_ids, _ = self._arrays([problem])
+        numbers, kind_ids, _ = self.rules.arrays([problem])
         return "held out" if bool(is_held_out(self.rules, numbers, kind_ids)[0]) else "training"
-
-    def contains(self, problem: Problem) -> bool:
-        """Return whether a problem is one of this task: its kind is, and every number and result is in range."""
-        numbers, operations = problem
-        if operations not in self.rules.kinds or len(numbers) != self.terms:
-            return False
-        if "divided by" in operations and 0 in numbers[1:]:
-            return False
-        values = (*numbers, *problem.results)
-        return all(value is not None and 0 <= value <= self.tokenizer.max_number for value in values)
 
     def with_problems(self, problems: Sequence[Problem]) -> "Arithmetic":
         """Return the same task with these problems instead of its sample.
@@ -104,12 +94,12 @@ class Arithmetic(Task):
         (1, 9)
         """
         for problem in problems:
-            if not self.contains(problem):
+            if not self.rules.contains(problem):
                 raise InputError(
                     f"{problem} is not a problem of this task; its problems have {self.terms} numbers, every number "
                     f"and result from 0 to {self.tokenizer.max_number}, and the operations {', '.join(self.kind_names)}"
                 )
-        return self._with_sample(self._arrays(problems))
+        return self._with_sample(self.rules.arrays(problems))
 
     def sequences_at(self, seed: int | jax.Array, step: int | jax.Array, size: int) -> jax.Array:
         """Return the sequences of one training step, int32 `[size, L]`; see `jaxcalc.batch_at`."""
@@ -117,14 +107,6 @@ class Arithmetic(Task):
             raise InputError(f"batch size is {size}; it must be at least 1")
         key = jax.random.fold_in(jax.random.key(seed), step)
         return encode_problems(self, draw(self.rules, key, size, "training")[0])
-
-    def _arrays(self, problems: Sequence[Problem]) -> Problems:
-        """Return problems of the task as arrays."""
-        n_digits, kinds = self.rules.n_digits, self.rules.kinds
-        numbers = [[digits.from_int(number, n_digits) for number in problem.numbers] for problem in problems]
-        answers = [digits.from_int(problem.answer or 0, n_digits) for problem in problems]
-        kind_ids = [kinds.index(problem.operations) for problem in problems]
-        return Problems(jnp.asarray(np.array(numbers)), jnp.array(kind_ids, jnp.int32), jnp.asarray(np.array(answers)))
 
     def _with_sample(self, sample: Problems) -> "Arithmetic":
         tokens, held_out = _encode_and_split(self, sample)

@@ -29,11 +29,13 @@ from jaxcalc import Batch, InputError, ModelConfig, Params, Task, named_leaves, 
 from jaxcalc.backprop import collect, stages, walk
 from jaxcalc.batch import PAD_ID
 from jaxcalc.blame import Account, assign_blame, assign_credit
+from jaxcalc.model import NORM_EPSILON
 from jaxcalc.optimizers import ADAM_BETAS
-from jaxcalc.runs.report import QUICK_TO_COMPILE
+from jaxcalc.runs.placement import QUICK_TO_COMPILE
 from jaxcalc.steps import take_step
 from jaxcalc.tasks.tokenizer import EQUALS
 
+ENGINE = Path(jaxcalc.explorer.page.__file__).with_name("model.mjs")
 SCRIPT = Path(__file__).with_name("explorer_golden.mjs")
 OPTIMIZER_ARGUMENTS = {"sgd": [0.05], "adam": [0.01, *ADAM_BETAS]}
 OPTIMIZERS = {"sgd": optax.sgd(0.05), "adam": optax.adam(0.01, *ADAM_BETAS)}
@@ -466,3 +468,9 @@ def test_both_name_the_leaves_of_a_tree_alike_and_measure_them_alike(ask: Ask, m
     assert answer["norm"] == pytest.approx(np.sqrt(sum(squares)), rel=1e-12)
     np.testing.assert_allclose(answer["rowNorms"], np.linalg.norm(rows, axis=1), rtol=1e-12)
     assert answer["places"] == [list(place) for place in np.ndindex(shape)]
+
+
+def test_both_add_the_same_epsilon_in_a_norm() -> None:
+    assert f"export const EPSILON = {float(NORM_EPSILON):.0e};".replace("e-06", "e-6") in ENGINE.read_text(
+        encoding="utf-8"
+    )

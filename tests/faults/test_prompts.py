@@ -21,15 +21,15 @@ TASKS = {
 LETTERS = set("abcdefghijklmnopqrstuvwxyz0123456789+-*/=−×÷")
 
 STRANGE = [
-    "\x00", "\x07", "\x1b[31m", "\x1c", "\x7f", "\x85", "\u00a0", "\u00ad", "\u200b", "\u200d", "\u200f", "\u2028",
-    "\u202e", "\u2066", "\u3000", "\ufeff", "\ufffd", "\ud800", "\udfff", "\U000e0001", "é", "e\u0301", "İ", "ſ", "ß",
-    "\u212a", "🧮", "٣", "３", "²", "½", "Ⅷ", "三", "_", ".", ",", "%", "'", '"', "\\", "{", "}", "<pad>", "<end>", "<",
-    ">", "$(x)",
-]  # fmt: skip
+    *"\x00\x07\x1c\x7f\x85\u00a0\u00ad\u200b\u200d\u200f\u2028\u202e\u2066\u3000\ufeff\ufffd\ud800\udfff\U000e0001",
+    *"éİſß\u212a🧮٣３²½Ⅷ三_.,%'\"\\{}<>",
+    *["\x1b[31m", "e\u0301", "<pad>", "<end>", "$(x)"],
+]
 WORDS = [
-    "two", "Twenty", "forty-two", "fortytwo", "zero", "and", "hundred", "thousand", "million", "minus", "plus", "times",
-    "x", "divided by", "divided", "by", "divided\tby", "equals", "negative", "infinity", "nan", "None",
-]  # fmt: skip
+    *["two", "Twenty", "forty-two", "fortytwo", "zero", "and", "hundred", "thousand", "million", "negative"],
+    *["minus", "plus", "times", "x", "divided by", "divided", "by", "divided\tby", "equals"],
+    *["infinity", "nan", "None"],
+]
 NUMBERS = ["0", "00", "7", "42", "99", "100", "0" * 400 + "5", "9" * 400, "1e9", "0x10", "1_0", "1,000", "1.5"]
 SPACES = ["", " ", "  ", "\n", "\r\n", "\t", "\u2003"]
 SIGNS = ["+", "-", "−", "*", "×", "/", "÷", "=", "x"]

@@ -12,15 +12,16 @@ TOKENIZER = Tokenizer()
 def test_the_vocabulary_is_closed_and_small() -> None:
     assert len(TOKENIZER.vocabulary) == len(set(TOKENIZER.vocabulary)) == 35
     assert (TOKENIZER.vocabulary[PAD_ID], TOKENIZER.vocabulary[END_ID]) == ("<pad>", "<end>")
-    assert Tokenizer(("plus",), 5).vocabulary == (
-        "<pad>", "<end>", "equals", "plus", "zero", "one", "two", "three", "four", "five")  # fmt: skip
+    words = "<pad> <end> equals plus zero one two three four five"
+    assert " ".join(Tokenizer(("plus",), 5).vocabulary) == words
     assert "hundred" in Tokenizer(max_number=100).ids
     assert "hundred" not in TOKENIZER.ids
 
 
-@pytest.mark.parametrize("text", [
-    "2 + 3", "2+3", "Two plus three", "two plus three equals", "two plus three =", " TWO  Plus\tthree ", "2 plus 3="
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    ["2 + 3", "2+3", "Two plus three", "two plus three equals", "two plus three =", " TWO  Plus\tthree ", "2 plus 3="],
+)
 def test_every_way_to_write_a_question_gives_the_same_ids(text: str) -> None:
     assert TOKENIZER.encode(text) == TOKENIZER.encode("two plus three equals")
 
