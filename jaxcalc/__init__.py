@@ -1,6 +1,19 @@
 """jaxcalc teaches a small transformer to calculate in English words, and shows how it learns."""
 
-from jaxcalc import backprop, blame, interventions, landscape, lens, population, steps, weights
+from jaxcalc import (
+    backprop,
+    blame,
+    explorer,
+    interventions,
+    landscape,
+    lens,
+    population,
+    runs,
+    scale,
+    steps,
+    tasks,
+    weights,
+)
 from jaxcalc.batch import Batch, batch_at, batch_of
 from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
@@ -58,6 +71,7 @@ __all__ = [
     "cross_entropy",
     "evaluate",
     "explore",
+    "explorer",
     "export_answerer",
     "fingerprint",
     "generate",
@@ -75,12 +89,15 @@ __all__ = [
     "named_leaves",
     "number_to_words",
     "population",
+    "runs",
     "save_params",
+    "scale",
     "scaling",
     "sharding",
     "steps",
     "summary",
     "surprise",
+    "tasks",
     "trace",
     "train_step",
     "train_steps",
