@@ -90,7 +90,7 @@ def test_a_run_folder_that_is_missing_is_one_line(tmp_path: Path, script: str) -
 def test_a_run_that_is_unfinished_or_of_other_code_is_one_line(small_run: Path, tmp_path: Path, script: str) -> None:
     question = ["1 + 1"] if script == "ask" else []
     config = (small_run / "config.json").read_text()
-    for text, message in ((config, "is unfinished"), (config.replace('"format": 3', '"format": 0'), "has format 0")):
+    for text, message in ((config, "is unfinished"), (config.replace('"format": 4', '"format": 0'), "has format 0")):
         (tmp_path / "config.json").write_text(text)
         status, _, err = run_script(script, tmp_path, *question)
         assert status == 2
