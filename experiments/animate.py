@@ -114,8 +114,13 @@ def words(axes: Axes, task: jaxcalc.Calculator, question: str, target: int, prob
         label.set_color(GREEN if colour == GREEN else DARK)
     axes.set(ylim=(0, 1), xlim=(-0.6, len(ids) - 0.4), yticks=[])
     likeliest = int(probabilities.argmax())
-    axes.set_title(f"{question} equals → {task.tokenizer.token(likeliest)}  {percent(probabilities.max())}",
-                   fontsize=10, color=GREEN if likeliest == target else DARK, loc="left", pad=4)  # fmt: skip
+    axes.set_title(
+        f"{question} equals → {task.tokenizer.token(likeliest)}  {percent(probabilities.max())}",
+        fontsize=10,
+        color=GREEN if likeliest == target else DARK,
+        loc="left",
+        pad=4,
+    )
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0, pad=2)
 
@@ -128,8 +133,9 @@ def surprise(axes: Axes, word: str, surprises: dict[int, float], last_step: int)
     ticks = [tick for tick in (0, 10, 100, 1_000, 10_000) if tick <= last_step]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.set(xlim=(-1, 1.2 * last_step), ylim=(-0.15, 5.8), yticks=(0, 2, 4))
-    axes.set_title(f"surprise at “{word}”: {list(surprises.values())[-1]:.3g} nats", fontsize=9, color=DARK,
-                   loc="left", pad=3)  # fmt: skip
+    axes.set_title(
+        f"surprise at “{word}”: {list(surprises.values())[-1]:.3g} nats", fontsize=9, color=DARK, loc="left", pad=3
+    )
     axes.set_xlabel("training step", fontsize=7, color=DARK, labelpad=1)
     axes.tick_params(labelsize=6.5, color=GREY, labelcolor=DARK)
     axes.spines[["top", "right"]].set_visible(False)
@@ -140,8 +146,9 @@ def table(axes: Axes, problems: np.ndarray, correct: np.ndarray, colour: str) ->
     size = int(problems[:, [0, 2]].max()) + 1
     image = np.zeros((size, size), int)
     image[problems[:, 2], problems[:, 0]] = 1 + correct
-    axes.imshow(image, origin="lower", cmap=ListedColormap(["white", PALE, colour]), vmin=0, vmax=2,
-                interpolation="nearest")  # fmt: skip
+    axes.imshow(
+        image, origin="lower", cmap=ListedColormap(["white", PALE, colour]), vmin=0, vmax=2, interpolation="nearest"
+    )
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 

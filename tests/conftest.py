@@ -36,9 +36,19 @@ if jax.__version_info__ < (0, 11):  # later versions do not know this flag; it d
     QUICK_COMPILING.append("--xla_cpu_use_fusion_emitters=false")
 
 LONGEST = (
-    "test_training.py", "test_readme.py", "test_processes.py", "test_engine.py", "test_kills.py", "test_lens.py",
-    "test_blame.py", "test_population.py", "test_backprop.py", "test_sharding.py", "test_drawn.py", "test_watch.py",
-)  # fmt: skip
+    "test_training.py",
+    "test_readme.py",
+    "test_processes.py",
+    "test_engine.py",
+    "test_kills.py",
+    "test_lens.py",
+    "test_blame.py",
+    "test_population.py",
+    "test_backprop.py",
+    "test_sharding.py",
+    "test_drawn.py",
+    "test_watch.py",
+)
 """The files of tests that take longest."""
 DEFAULT = ("--steps", "120", "--batch-size", "256", "--snapshots", "4")
 """The options of `default_run`."""

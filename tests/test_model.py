@@ -211,13 +211,15 @@ def test_a_malformed_tree_is_refused_by_the_name_of_the_leaf(params: Params) -> 
         r"no leaf 'output\.unembed'": without(params, "output", "unembed"),
         r"extra leaf 'embed\.bias'": {**params, "embed": {**embed, "bias": jnp.zeros(3)}},
         r"blocks\.1\.mlp\.down has shape \(16, 32\)": {
-            **params, "blocks": [block, {**block, "mlp": {**block["mlp"], "down": block["mlp"]["up"]}}]},
+            **params,
+            "blocks": [block, {**block, "mlp": {**block["mlp"], "down": block["mlp"]["up"]}}],
+        },
         r"embed\.position has shape \(8, 17\)": {**params, "embed": {**embed, "position": jnp.zeros((8, 17))}},
         r"embed\.token has shape \(35,\)": {**params, "embed": {**embed, "token": jnp.zeros(35)}},
         r"embed\.token is 'table'": {**params, "embed": {**embed, "token": "table"}},
         "at least one block": {**params, "blocks": []},
         "see jaxcalc.init": 3,
-    }  # fmt: skip
+    }
     for message, tree in malformed.items():
         with pytest.raises(InputError, match=message):
             check_params(tree)  # pyright: ignore[reportArgumentType]

@@ -88,8 +88,10 @@ def explore(run: Run | str | os.PathLike[str]) -> Explorer:
     data = _about(run) | {"membership": _pack(_membership(task)) if table else None}
     kept = _fitting(snapshots, MOST_BYTES - len(_page(run, data | {"snapshots": []}).encode()))
     if not kept:
-        raise InputError(f"{run.path} has {count(run.params):,} parameters, too many for a page of "
-                         f"{MOST_BYTES:,} bytes; explore a smaller model")  # fmt: skip
+        raise InputError(
+            f"{run.path} has {count(run.params):,} parameters, too many for a page of "
+            f"{MOST_BYTES:,} bytes; explore a smaller model"
+        )
     steps = tuple(snapshot["step"] for snapshot in kept)
     left_out = tuple(snapshot["step"] for snapshot in snapshots if snapshot["step"] not in steps)
     return Explorer(_page(run, data | {"snapshots": kept}), steps, left_out)

@@ -20,7 +20,6 @@ import socket
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import filelock
 import jax
@@ -30,9 +29,19 @@ from jaxcalc.model import config_of
 from jaxcalc.params import Params
 from jaxcalc.runs import checkpoint
 from jaxcalc.runs.config import RunConfig
-from jaxcalc.runs.configfile import CONFIG, AnyConfig, changes, flat, from_json, read_config, read_json, write_config
+from jaxcalc.runs.configfile import (
+    CONFIG,
+    AnyConfig,
+    Json,
+    changes,
+    flat,
+    from_json,
+    read_config,
+    read_json,
+    write_config,
+)
 from jaxcalc.runs.files import PathLike
-from jaxcalc.runs.manifest import differences
+from jaxcalc.runs.manifest import Manifest, differences
 from jaxcalc.runs.metrics import METRICS
 from jaxcalc.runs.share import load_params
 from jaxcalc.scale import processes
@@ -59,7 +68,7 @@ class Run:
 
     path: Path
     config: RunConfig
-    summary: dict[str, Any]
+    summary: Json
     task: Task
     params: Params
 
@@ -112,7 +121,7 @@ def load_snapshot(run: Run, step: int) -> TrainState:
     return load_checkpoint(run.path, run.config, step)[0]
 
 
-def load_checkpoint(path: PathLike, config: RunConfig, step: int) -> tuple[TrainState, dict[str, Any]]:
+def load_checkpoint(path: PathLike, config: RunConfig, step: int) -> tuple[TrainState, Manifest]:
     """Return the training state of a run at a step, and the manifest; see `load_snapshot`."""
     steps = checkpoint_steps(path)
     if step not in steps:
@@ -125,7 +134,7 @@ def load_checkpoint(path: PathLike, config: RunConfig, step: int) -> tuple[Train
 
 def resume(
     path: Path, config: AnyConfig, warn: Callable[[str], None], like: TrainState
-) -> tuple[TrainState, dict[str, Any]] | None:
+) -> tuple[TrainState, Manifest] | None:
     """Return the newest good state of a run and its manifest, or None if the run ended before it had saved one.
 
     Only for a process that holds `writing`. It deletes what a killed writer left behind. It tells `warn` of that, of
@@ -155,7 +164,7 @@ def resume(
     return state, manifest
 
 
-def _check_same(path: Path, config: AnyConfig, manifest: dict[str, Any]) -> None:
+def _check_same(path: Path, config: AnyConfig, manifest: Manifest) -> None:
     """Raise `InputError` with every difference between a run's configuration and that in a checkpoint."""
     where = f"{path / CHECKPOINTS}, step {manifest['step']:,},"
     there = from_json(manifest["config"], where) if isinstance(config, RunConfig) else manifest["config"]
@@ -232,7 +241,7 @@ def writing(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def environment(config: AnyConfig) -> dict[str, Any]:
+def environment(config: AnyConfig) -> Json:
     """Return what the bits of a result depend on beside the configuration: versions, devices, threads, the mesh, …"""
     devices = jax.devices()
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

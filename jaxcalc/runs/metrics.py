@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,7 +42,7 @@ class MetricsFile:
         self._file.truncate(self._n_bytes)
         self._file.seek(self._n_bytes)
 
-    def write(self, *rows: dict[str, Any]) -> None:
+    def write(self, *rows: Mapping[str, object]) -> None:
         """Append a line for each row. Raises `InputError` if the disk is full."""
         data = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
         try:

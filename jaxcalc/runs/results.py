@@ -4,7 +4,6 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +14,7 @@ from jaxcalc.evaluation import Evaluation, evaluate, prompt_text
 from jaxcalc.params import Params
 from jaxcalc.runs import checkpoint, figures, folder, report
 from jaxcalc.runs.config import RunConfig
-from jaxcalc.runs.configfile import to_json, write_json
+from jaxcalc.runs.configfile import Json, to_json, write_json
 from jaxcalc.runs.metrics import read_metrics
 from jaxcalc.runs.placement import Compiled
 from jaxcalc.runs.share import save_params
@@ -32,7 +31,7 @@ class Results:
     training: Evaluation
     after: Evaluation
     """Its answers to `examples`."""
-    summary: dict[str, Any]
+    summary: Json
 
 
 def examples(task: Task, most: int = 12) -> np.ndarray:
@@ -56,7 +55,7 @@ def print_beginning(console: Console, params: Params, task: Task, compiled: Comp
     console.print(report.parameters_table(params), "", report.problems_table(task), "", cost_table, "", sep="\n")
 
 
-def check_row(step: int, watched: str, evaluation: Evaluation, seconds: float) -> dict[str, Any]:
+def check_row(step: int, watched: str, evaluation: Evaluation, seconds: float) -> Json:
     """Return the line of metrics.jsonl that says how many watched problems are right after a step."""
     shares = {name: row["exact_match"] for name, row in evaluation.by_operation().items()}
     match = evaluation.exact_match
@@ -99,7 +98,7 @@ def measure(
     return Results(held_out, training, after, summary)
 
 
-def write(path: Path, config: RunConfig, task: Task, params: Params, results: Results) -> dict[str, Any]:
+def write(path: Path, config: RunConfig, task: Task, params: Params, results: Results) -> Json:
     """Write the model file, the learning curve and, last, the summary of a run; return the summary.
 
     Raises `InputError` if a file cannot be written.

@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import jax
 from jaxcalc.errors import InputError
 from jaxcalc.runs import checkpoint, folder, placement
 from jaxcalc.runs.config import KeepingConfig, RunConfig
-from jaxcalc.runs.configfile import CONFIG, AnyConfig, to_json, write_config
+from jaxcalc.runs.configfile import CONFIG, AnyConfig, Json, to_json, write_config
 from jaxcalc.runs.files import PathLike
 from jaxcalc.runs.guard import Guard
 from jaxcalc.runs.metrics import METRICS, Mark, MetricsFile
@@ -95,7 +95,7 @@ class Session:
         self._own, self._resuming, self._overwrite, self._caught, self._held = own, resuming, overwrite, caught, held
         self._keeping = config.keeping if isinstance(config, RunConfig) else KeepingConfig()
         self._snapshots = config.snapshot_steps if isinstance(config, RunConfig) else (0,)
-        self._info: dict[str, Any] = {"config": to_json(config), "environment": folder.environment(config)}
+        self._info: Json = {"config": to_json(config), "environment": folder.environment(config)}
         self._resumed: tuple[TrainState, Mark] | None = None
         self._state: TrainState | None = None
 
@@ -179,7 +179,7 @@ class Session:
         """The step of the newest state that the session has seen."""
         return 0 if self._state is None else int(self._state.step)
 
-    def log(self, *rows: dict[str, Any]) -> None:
+    def log(self, *rows: Mapping[str, object]) -> None:
         """Append rows to metrics.jsonl. Raises `InputError` if the disk is full."""
         self._metrics.write(*rows)
 

@@ -111,13 +111,32 @@ def test_the_tables_are_made_of_the_file(tmp_path: Path, capsys: pytest.CaptureF
     result = {
         "machine": {"cpu": "abacus", "cores": 2, "python": "3.11", "jax": "0.10"},
         "matmul_peak_gflops": 100.0,
-        "train_step": [{"system": "Linen", "batch": 64, "length": 8, "ms": 1.5, "examples_per_second": 42_000.0,
-                        "gflops": 50.0, "share_of_peak": 0.5}],
-        "population": [{"models": 4, "batch": 64, "ms_at_once": 2.0, "ms_one_after_another": 5.0, "times_as_fast": 2.5,
-                        "compile_seconds": 1.0, "memory_mib": 7.4}],
-        "time_to_accuracy": {"sums": {"thresholds": {"0.995": {"seconds": 12.34, "without_compilation": None,
-                                                                "steps": 600}}}},
-    }  # fmt: skip
+        "train_step": [
+            {
+                "system": "Linen",
+                "batch": 64,
+                "length": 8,
+                "ms": 1.5,
+                "examples_per_second": 42_000.0,
+                "gflops": 50.0,
+                "share_of_peak": 0.5,
+            }
+        ],
+        "population": [
+            {
+                "models": 4,
+                "batch": 64,
+                "ms_at_once": 2.0,
+                "ms_one_after_another": 5.0,
+                "times_as_fast": 2.5,
+                "compile_seconds": 1.0,
+                "memory_mib": 7.4,
+            }
+        ],
+        "time_to_accuracy": {
+            "sums": {"thresholds": {"0.995": {"seconds": 12.34, "without_compilation": None, "steps": 600}}}
+        },
+    }
     path = tmp_path / "benchmark.json"
     path.write_text(json.dumps(result))
     assert benchmark.main(BenchmarkOptions(markdown=path)) == 0
@@ -138,7 +157,9 @@ def test_a_file_that_is_none_of_its_own_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_figure_shows_every_size(tmp_path: Path) -> None:
-    growth = {axis: [{axis: first * 2**power, "ratio": 2.0**power} for power in range(3)]
-              for axis, first in benchmark.GROWTH.items()}  # fmt: skip
+    growth = {
+        axis: [{axis: first * 2**power, "ratio": 2.0**power} for power in range(3)]
+        for axis, first in benchmark.GROWTH.items()
+    }
     growth_figure(tmp_path / "growth.png", growth)
     assert (tmp_path / "growth.png").stat().st_size > 10_000

@@ -13,8 +13,22 @@ SCRIPTS = [path.stem for path in sorted(EXPERIMENTS.glob("*.py")) if "__main__" 
 
 
 def test_all_scripts_are_found() -> None:
-    assert {"train", "ask", "evaluate", "watch", "lens", "explore", "export", "addition", "sweep", "data_efficiency",
-            "benchmark", "scaling", "larger_models", "animate"} == {*SCRIPTS}  # fmt: skip
+    assert {
+        "train",
+        "ask",
+        "evaluate",
+        "watch",
+        "lens",
+        "explore",
+        "export",
+        "addition",
+        "sweep",
+        "data_efficiency",
+        "benchmark",
+        "scaling",
+        "larger_models",
+        "animate",
+    } == {*SCRIPTS}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -23,9 +23,17 @@ def test_a_sweep_trains_every_cell_and_judges_it_by_all_its_seeds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = SweepOptions(
-        out=tmp_path / "sweep", json=True, task=TaskConfig(("plus",), 9, held_out=0.2), model=MODEL, steps=40,
-        batch_size=16, seeds=(3, 4), learning_rate=(1e-4, 2e-2), weight_decay=(0.0, 1.0), threshold=0.1,
-    )  # fmt: skip
+        out=tmp_path / "sweep",
+        json=True,
+        task=TaskConfig(("plus",), 9, held_out=0.2),
+        model=MODEL,
+        steps=40,
+        batch_size=16,
+        seeds=(3, 4),
+        learning_rate=(1e-4, 2e-2),
+        weight_decay=(0.0, 1.0),
+        threshold=0.1,
+    )
     assert sweep.main(options) == 0
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads((options.out / "sweep.json").read_text())
@@ -44,11 +52,18 @@ def test_a_sweep_trains_every_cell_and_judges_it_by_all_its_seeds(
 
 
 def test_a_cell_is_the_share_of_its_seeds_that_reach_the_threshold() -> None:
-    models = [{"learning_rate": 0.1, "weight_decay": 0.0, "held_out_exact_match": share}
-              for share in (0.98, 0.99, 1.0, 0.5)]  # fmt: skip
+    models = [
+        {"learning_rate": 0.1, "weight_decay": 0.0, "held_out_exact_match": share} for share in (0.98, 0.99, 1.0, 0.5)
+    ]
     (cell,) = sweep.cells(models, threshold=0.99)
-    assert cell == {"learning_rate": 0.1, "weight_decay": 0.0, "probability": 0.5, "median": 0.985, "worst": 0.5,
-                    "n_seeds": 4}  # fmt: skip
+    assert cell == {
+        "learning_rate": 0.1,
+        "weight_decay": 0.0,
+        "probability": 0.5,
+        "median": 0.985,
+        "worst": 0.5,
+        "n_seeds": 4,
+    }
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,23 @@ from jaxcalc.runs import cli
 
 SOURCE = Path(train.__file__).read_text(encoding="utf-8")
 OPTIONS = [
-    "--ops", "plus", "--max-number", "5", "--steps", "20", "--batch-size", "8", "--model.d-model", "16",
-    "--model.n-heads", "2", "--model.d-ff", "16", "--model.n-layers", "1",
-]  # fmt: skip
+    "--ops",
+    "plus",
+    "--max-number",
+    "5",
+    "--steps",
+    "20",
+    "--batch-size",
+    "8",
+    "--model.d-model",
+    "16",
+    "--model.n-heads",
+    "2",
+    "--model.d-ff",
+    "16",
+    "--model.n-layers",
+    "1",
+]
 
 
 class WithoutSession(ast.NodeTransformer):

@@ -45,7 +45,8 @@ def test_watch_adds_up(small_run: Path, arguments: list[str]) -> None:
     assert sum(result["blame"].values()) == pytest.approx(1)
     assert sum(result["blame_nats"].values()) == pytest.approx(result["predicted_drop"])
     assert sum(result["token_blame"]) == pytest.approx(
-        result["predicted_drop"] - result["blame_nats"].get("weight decay", 0), rel=1e-3)  # fmt: skip
+        result["predicted_drop"] - result["blame_nats"].get("weight decay", 0), rel=1e-3
+    )
     drop = result["surprise_nats"] - result["after"]["surprise_nats"]
     assert result["actual_drop"] == pytest.approx(drop)
     assert result["residual"] == pytest.approx(drop - sum(result["credit"].values()))
@@ -84,8 +85,18 @@ def test_watch_can_ask_for_a_later_word(small_run: Path) -> None:
 def test_watch_prints_plain_text_for_80_columns(small_run: Path) -> None:
     status, out, _ = run_script("watch", small_run, "two plus three", "--step", "0")
     assert status == 0
-    for text in ("Text → tokens", "Forward", "Likeliest words", "Surprise = −ln p(five)", "Backward",
-                 "blame before", "credit after", "One weight: ", "finite difference", "p(five) went from"):  # fmt: skip
+    for text in (
+        "Text → tokens",
+        "Forward",
+        "Likeliest words",
+        "Surprise = −ln p(five)",
+        "Backward",
+        "blame before",
+        "credit after",
+        "One weight: ",
+        "finite difference",
+        "p(five) went from",
+    ):
         assert text in out
     assert max(map(len, out.splitlines())) <= 80
     assert "\x1b" not in out
@@ -174,8 +185,10 @@ def test_the_notebook_runs_from_top_to_bottom(small_run: Path, tmp_path: Path) -
 
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     text = "".join(output.text for output in outputs if output.output_type == "stream")
-    total, actual = (float(re.search(rf"{line} .*?([\d.]+) nats$", text, re.MULTILINE).group(1))
-                     for line in ("sum .* credit", "actual drop"))  # fmt: skip
+    total, actual = (
+        float(re.search(rf"{line} .*?([\d.]+) nats$", text, re.MULTILINE).group(1))
+        for line in ("sum .* credit", "actual drop")
+    )
     assert actual == pytest.approx(total, rel=0.01)
     assert "shares together: 1.0000" in text
     pictures = [output.data for output in outputs if output.output_type in ("display_data", "execute_result")]

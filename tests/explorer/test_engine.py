@@ -206,8 +206,12 @@ def errors(ask: Ask, models: dict[str, Params], golden: Golden) -> Errors:
 
 def largest(errors: Errors, quantity: str) -> tuple[float, str, int]:
     """Return the largest error of a quantity, with its array and its lesson."""
-    return max((error, name, index) for index, of_lesson in enumerate(errors)
-               for name, error in of_lesson.items() if name.split("/")[0] == quantity)  # fmt: skip
+    return max(
+        (error, name, index)
+        for index, of_lesson in enumerate(errors)
+        for name, error in of_lesson.items()
+        if name.split("/")[0] == quantity
+    )
 
 
 BOUND = 1e-9

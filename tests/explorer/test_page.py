@@ -218,8 +218,10 @@ def test_its_numbers_are_those_of_jax(tab: Tab, run: Run) -> None:
 def _expected(params: jaxcalc.Params, tokens: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
     batch = jaxcalc.Batch(tokens, jnp.ones((1, 1)))
     loss, grads = jax.value_and_grad(jaxcalc.loss)(params, batch)
-    after = [optax.apply_updates(params, tx.update(grads, tx.init(params))[0])
-             for tx in (optax.sgd(0.05), optax.adam(0.01, *jaxcalc.optimizers.ADAM_BETAS))]  # fmt: skip
+    after = [
+        optax.apply_updates(params, tx.update(grads, tx.init(params))[0])
+        for tx in (optax.sgd(0.05), optax.adam(0.01, *jaxcalc.optimizers.ADAM_BETAS))
+    ]
     logits = jaxcalc.apply(params, tokens[:, :-1])
     return loss, [logits, *(leaf for tree in (grads, *after) for leaf in named_leaves(tree).values())]
 

@@ -125,11 +125,14 @@ def test_runs_that_are_killed_at_random_moments_are_bit_for_bit_one_that_was_not
             if process.returncode:
                 n_kills, n_chain = n_kills + 1, n_chain + 1
                 reached[
-                    "before its folder" if not (run / "config.json").exists()
-                    else "before a checkpoint" if newest(run) < 0
-                    else "with one" if not (run / "summary.json").exists()
+                    "before its folder"
+                    if not (run / "config.json").exists()
+                    else "before a checkpoint"
+                    if newest(run) < 0
+                    else "with one"
+                    if not (run / "summary.json").exists()
                     else "after its summary"
-                ] += 1  # fmt: skip
+                ] += 1
         (run / ".writer").unlink(missing_ok=True)  # left by a kill after the summary
         check_clean(run)
         check_same_run(run, uninterrupted)

@@ -16,10 +16,32 @@ from jaxcalc.scale import processes
 pytestmark = pytest.mark.faults
 MOST_SECONDS = 30
 OPTIONS = (
-    "--ops", "plus", "--max-number", "9", "--model.d-model", "16", "--model.n-heads", "2", "--model.d-ff", "32",
-    "--model.n-layers", "1", "--batch-size", "16", "--optimizer", "adamw", "--mesh", "data=4",
-    "--schedule-steps", "60", "--snapshots", "1", "--checkpoint-every", "20", "--json",
-)  # fmt: skip
+    "--ops",
+    "plus",
+    "--max-number",
+    "9",
+    "--model.d-model",
+    "16",
+    "--model.n-heads",
+    "2",
+    "--model.d-ff",
+    "32",
+    "--model.n-layers",
+    "1",
+    "--batch-size",
+    "16",
+    "--optimizer",
+    "adamw",
+    "--mesh",
+    "data=4",
+    "--schedule-steps",
+    "60",
+    "--snapshots",
+    "1",
+    "--checkpoint-every",
+    "20",
+    "--json",
+)
 LONG = (*OPTIONS, "--steps", "4000")
 
 

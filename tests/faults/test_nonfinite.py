@@ -210,8 +210,10 @@ def test_where_a_finite_model_overflows_is_named(small: Task, small_batch: Batch
         assert found((up, big), (down, big)) == f"block {index} mlp, output"
     assert found(("output.norm", huge), ("output.unembed", huge)) == "output, output"
     assert first_nonfinite(params, small_batch._replace(mask=small_batch.mask.at[0, 0].set(NAN))) == (
-        "batch", "mask", "mask",
-    )  # fmt: skip
+        "batch",
+        "mask",
+        "mask",
+    )
 
 
 def test_where_only_the_gradient_overflows_is_named(small: Task, small_batch: Batch) -> None:

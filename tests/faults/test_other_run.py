@@ -69,8 +69,13 @@ def test_another_task_is_refused_with_every_difference(stopped_run: Path) -> Non
         runs.load_checkpoint(stopped_run, other, 40)
     listed = str(error.value).split("config.json: ")[1].split("; ")
     assert sorted(line.split(" is ")[0] for line in listed) == [
-        "schedule.batch_size", "schedule.seed", "task.copies", "task.held_out", "task.ops", "task_seed",
-    ]  # fmt: skip
+        "schedule.batch_size",
+        "schedule.seed",
+        "task.copies",
+        "task.held_out",
+        "task.ops",
+        "task_seed",
+    ]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
@@ -112,7 +117,7 @@ def test_another_dtype_is_refused_and_nothing_is_cast(stopped_run: Path, tmp_pat
         (["--overwrite"], ["--overwrite is False there and True here"]),
         (["--run-dir", "elsewhere", "--overwrite"], ["--run-dir is ", "--overwrite is "]),
     ],
-)  # fmt: skip
+)
 def test_a_run_is_not_resumed_with_other_options(
     stopped_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], differences: list[str]
 ) -> None:

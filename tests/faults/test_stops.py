@@ -100,9 +100,7 @@ def test_a_signal_at_any_stage_ends_in_order(
     ]
     done: list[str] = []
     for owner, name, n in stages:
-        arguments = ["--resume", run] if (run / "config.json").exists() else [
-            "--run-dir", run, *SMALL
-        ]  # fmt: skip
+        arguments = ["--resume", run] if (run / "config.json").exists() else ["--run-dir", run, *SMALL]
         was = newest(run)
         with patched(owner, name, before(nth(n, lambda: raise_from_anywhere(number)))):
             ended = train(*arguments)

@@ -97,8 +97,11 @@ def test_a_snapshot_of_another_run_is_refused_with_every_difference(run: Path) -
 
 def test_one_process_at_a_time_writes_to_a_run(run: Path) -> None:
     with writing(run):
-        command = [sys.executable, "-c", f"from jaxcalc import runs\nfrom pathlib import Path\n"
-                   f"with runs.writing(Path({str(run)!r})): pass"]  # fmt: skip
+        command = [
+            sys.executable,
+            "-c",
+            f"from jaxcalc import runs\nfrom pathlib import Path\nwith runs.writing(Path({str(run)!r})): pass",
+        ]
         second = subprocess.run(command, capture_output=True, text=True, check=False)
         assert f"is being written by process {os.getpid()} on " in second.stderr
     assert not (run / ".writer").exists()

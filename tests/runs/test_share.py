@@ -335,8 +335,10 @@ def test_the_program_answers_every_problem_without_jaxcalc(exported: tuple[runs.
     run, path = exported
     rows = np.arange(len(run.task.tokens))
     problems = [run.task.problem(row) for row in rows.tolist()]
-    words = [[*jaxcalc.number_to_words(a).split(), operation, *jaxcalc.number_to_words(b).split(), "equals"]
-             for (a, b), (operation,) in problems]  # fmt: skip
+    words = [
+        [*jaxcalc.number_to_words(a).split(), operation, *jaxcalc.number_to_words(b).split(), "equals"]
+        for (a, b), (operation,) in problems
+    ]
     (path / "questions.json").write_text(json.dumps(words))
     command = [sys.executable, "-I", "-c", WITHOUT_JAXCALC, path]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -368,8 +370,12 @@ def test_the_script_says_what_it_wrote(
 
     status, stdout, stderr = run(exported[1], "--out", out, "--json")
     assert (status, stderr) == (0, "")
-    assert json.loads(stdout) == {"path": str(out), "bytes": out.stat().st_size, "platforms": ["cpu", "cuda", "tpu"],
-                                  "vocabulary": str(tmp_path / "calculator.vocabulary.json")}  # fmt: skip
+    assert json.loads(stdout) == {
+        "path": str(out),
+        "bytes": out.stat().st_size,
+        "platforms": ["cpu", "cuda", "tpu"],
+        "vocabulary": str(tmp_path / "calculator.vocabulary.json"),
+    }
     assert out.read_bytes() == (exported[1] / "model.stablehlo").read_bytes()
     vocabulary = json.loads((tmp_path / "calculator.vocabulary.json").read_text(encoding="utf-8"))
     assert vocabulary["tokens"][vocabulary["equals_id"]] == "equals"

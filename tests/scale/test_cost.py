@@ -103,13 +103,16 @@ def test_a_device_holds_what_it_says_and_cpu_devices_share_the_machine() -> None
         ({"memory.max": "max\n", "memory.current": "5", "memory.stat": "inactive_file 2"}, None),
         ({"memory.max": "100\n", "memory.current": "50\n", "memory.stat": "anon 4\ninactive_file 20\n"}, 70),
         (
-            {"memory/memory.limit_in_bytes": "100\n", "memory/memory.usage_in_bytes": "50",
-             "memory/memory.stat": "inactive_file 1\ntotal_inactive_file 20"},
+            {
+                "memory/memory.limit_in_bytes": "100\n",
+                "memory/memory.usage_in_bytes": "50",
+                "memory/memory.stat": "inactive_file 1\ntotal_inactive_file 20",
+            },
             70,
         ),
         ({}, None),
     ],
-)  # fmt: skip
+)
 def test_what_a_control_group_leaves(tmp_path: Path, files: dict[str, str], expected: int | None) -> None:
     (tmp_path / "memory").mkdir()
     for name, text in files.items():
