@@ -115,7 +115,7 @@ def test_watch_withholds_percentages_of_next_to_nothing(small_run: Path) -> None
 
 def test_watch_replays_a_run(small_run: Path) -> None:
     result = watched(small_run, "two plus three", "--replay")
-    assert [at["step"] for at in result["replay"]] == [0, 10, 20, 30, 40, 50, 60]
+    assert [snapshot["step"] for snapshot in result["replay"]] == [0, 10, 20, 30, 40, 50, 60]
     first = watched(small_run, "two plus three", "--step", "0")
     replayed, shown = result["replay"][0]["predictions"], first["predictions"]  # by two programs, which round apart
     assert [word["token"] for word in replayed] == [word["token"] for word in shown]

@@ -81,8 +81,8 @@ def serve() -> None:
                 os._exit(status)
         os.close(into)
         print(json.dumps({"pid": pid}), flush=True)
-        with os.fdopen(out) as said:
-            lines = said.read().split("\n")[:-1]
+        with os.fdopen(out) as printed:
+            lines = printed.read().split("\n")[:-1]
         _, ended = os.waitpid(pid, 0)
         print(json.dumps({"said": lines, "status": os.waitstatus_to_exitcode(ended)}), flush=True)
 

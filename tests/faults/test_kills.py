@@ -231,8 +231,8 @@ def server(folder: Path) -> Iterator[Callable[..., tuple[list[str], int]]]:
         assert process.wait(60) == 0
 
 
-def last_said(said: list[str]) -> int:
-    return max((int(line) for line in said if line.isdigit()), default=0)
+def last_said(printed: list[str]) -> int:
+    return max((int(line) for line in printed if line.isdigit()), default=0)
 
 
 @pytest.mark.faults
@@ -250,11 +250,11 @@ def test_a_kill_at_each_system_call_of_a_save_leaves_the_newest_checkpoint(
             n, n_ended, step = 0, 0, 10 * n_earlier
             while n_ended < N_ENDED:
                 n += 1
-                said, status = send(folder=str(folder), n=1, kill=n)
-                assert status in (0, -signal.SIGKILL), said
+                printed, status = send(folder=str(folder), n=1, kill=n)
+                assert status in (0, -signal.SIGKILL), printed
                 n_ended = n_ended + 1 if status == 0 else 0
                 n_kills += status != 0
-                left = check_left(folder, max(step, last_said(said)))
+                left = check_left(folder, max(step, last_said(printed)))
                 assert left in (step, step + 10)
                 n_new += left > step and status != 0
                 step = left
@@ -280,8 +280,8 @@ def test_a_kill_at_each_system_call_of_a_deletion_leaves_the_others(
         while status == -signal.SIGKILL:
             n += 1
             there = newest(folder)
-            said, status = send(folder=str(folder), n=1, kill=n, remove=True)
-            assert status in (0, -signal.SIGKILL), said
+            printed, status = send(folder=str(folder), n=1, kill=n, remove=True)
+            assert status in (0, -signal.SIGKILL), printed
             n_kills += status != 0
             assert check_left(folder, there - 10) == (there if n == 1 else there - 10)
             if n > 1:
@@ -303,9 +303,9 @@ def test_a_kill_at_any_time_of_a_save_leaves_the_newest_checkpoint(
         assert send(folder=str(folder), n=3, kill=0)[1] == 0
         most = time.monotonic() - clock
         for _ in range(RANDOM_SAVES):
-            said, status = send(chance.uniform(0, most), folder=str(folder), n=3, kill=0)
-            assert status in (0, -signal.SIGKILL), said
-            step = check_left(folder, max(step, last_said(said)))
+            printed, status = send(chance.uniform(0, most), folder=str(folder), n=3, kill=0)
+            assert status in (0, -signal.SIGKILL), printed
+            step = check_left(folder, max(step, last_said(printed)))
             n_kills += status != 0
     assert n_kills > RANDOM_SAVES / 2
     tell(record_property, kills=n_kills, steps=step)

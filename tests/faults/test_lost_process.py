@@ -58,13 +58,13 @@ def test_the_other_stops_and_says_so(killed: int, moment: str, tmp_path: Path) -
         time.sleep({"while compiling": 0.5, "while training": rng.uniform(0, 1), "later": rng.uniform(2, 5)}[moment])
     started[killed].kill()
     clock = time.monotonic()
-    _, said = started[1 - killed].communicate(timeout=90)
+    _, printed = started[1 - killed].communicate(timeout=90)
     seconds = time.monotonic() - clock
     started[killed].communicate()
     print(f"killed {killed} {moment}: {seconds:.1f} s, status {started[1 - killed].returncode}")
     assert seconds < (MOST_SECONDS if moment != "at the start" else processes.START_SECONDS + 10)  # waits for a peer
     assert started[1 - killed].returncode in (processes.LOST, -signal.SIGABRT)
-    last = said.strip().splitlines()[-1]
+    last = printed.strip().splitlines()[-1]
     assert last.startswith(f"error: process {1 - killed} of 2 ")
     assert "lost" in last
 

@@ -77,10 +77,10 @@ def test_bad_steps_stop_a_run_and_are_left_out_as_often_as_allowed(skipping: tup
     assert [row["step"] for row in metrics(run) if "skipped" in row] == [13, 14, 37]
     assert json.loads((run / "summary.json").read_text())["skipped_steps"] == 3
     for step in (13, 14, 37):
-        said = check_batch_is_kept(run, step, poisoned(*BAD))
-        assert said["step"] == step
-        assert said["first"] == {"stage": "batch", "what": "mask", "leaf": "mask"}
-        assert set(said["metrics"].values()) == {"nan"}
+        printed = check_batch_is_kept(run, step, poisoned(*BAD))
+        assert printed["step"] == step
+        assert printed["first"] == {"stage": "batch", "what": "mask", "leaf": "mask"}
+        assert set(printed["metrics"].values()) == {"nan"}
     for step in runs.checkpoint_steps(run):
         state, _ = runs.load_checkpoint(run, config_of(run), step)
         assert is_finite((state.params, state.opt_state))
@@ -118,8 +118,8 @@ def test_a_rate_that_is_too_high_stops_a_run(tmp_path: Path) -> None:
     step = newest(run)
     assert 0 <= step < 10
     assert f"Stopped: step {step + 1} is not finite" in ended.err
-    said = check_batch_is_kept(run, step + 1)
-    assert said["first"] is None or said["first"]["stage"] != "batch"
+    printed = check_batch_is_kept(run, step + 1)
+    assert printed["first"] is None or printed["first"]["stage"] != "batch"
     assert steps_of(run) == list(range(1, step + 1))
     state, _ = runs.load_checkpoint(run, config_of(run), step)
     assert is_finite((state.params, state.opt_state))

@@ -355,8 +355,8 @@ def test_the_program_is_for_any_batch_and_all_platforms(exported: tuple[runs.Run
     assert answerer.platforms == ("cpu", "cuda", "tpu")
     assert b".py" not in (exported[1] / "model.stablehlo").read_bytes()  # no paths of the machine that wrote it
     assert [aval.str_short() for aval in answerer.in_avals] == ["int32[batch,6]"]
-    one = export_answerer(exported[0].params, exported[0].task, ("cpu",))
-    assert jax.export.deserialize(bytearray(one)).platforms == ("cpu",)
+    single = export_answerer(exported[0].params, exported[0].task, ("cpu",))
+    assert jax.export.deserialize(bytearray(single)).platforms == ("cpu",)
 
 
 def test_the_script_says_what_it_wrote(

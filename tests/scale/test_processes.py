@@ -47,14 +47,14 @@ def runs_of_both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, 
 
 
 def test_two_processes_train_what_one_does(runs_of_both: tuple[Path, Path, Any]) -> None:
-    one, two, _ = runs_of_both
-    params = [jaxcalc.load_run(path).params for path in (one, two)]
+    solo, pair, _ = runs_of_both
+    params = [jaxcalc.load_run(path).params for path in (solo, pair)]
     chex.assert_trees_all_close(*params, rtol=1e-4, atol=1e-5)  # sums in another order
-    lines = [[line for line in runs.read_metrics(path) if "loss" in line] for path in (one, two)]
+    lines = [[line for line in runs.read_metrics(path) if "loss" in line] for path in (solo, pair)]
     assert [line["step"] for line in lines[1]] == list(range(1, 21))
     for mine, theirs in zip(*lines, strict=True):
         chex.assert_trees_all_close(mine, theirs, rtol=1e-4)
-    first = [checkpoint.read_manifest(path / runs.CHECKPOINTS, 0) for path in (one, two)]
+    first = [checkpoint.read_manifest(path / runs.CHECKPOINTS, 0) for path in (solo, pair)]
     assert first[0]["leaves"] == first[1]["leaves"]  # before any sum, bit for bit
     assert [manifest["environment"]["processes"] for manifest in first] == [1, 2]
 
@@ -63,17 +63,17 @@ def test_only_process_0_writes_and_prints(runs_of_both: tuple[Path, Path, Any]) 
     _, two, (main, other) = runs_of_both
     assert json.loads(main[0])["steps"] == 20
     assert other == ("", "")
-    assert {path.name for path in two.iterdir()} == {
+    assert {path.name for path in pair.iterdir()} == {
         runs.CONFIG, runs.METRICS, runs.SUMMARY, runs.MODEL, runs.CURVE, runs.CHECKPOINTS, ".lock",
     }  # fmt: skip
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(runs_of_both: tuple[Path, Path, Any]) -> None:
-    one, two, _ = runs_of_both
-    together("--resume", one, "--steps", "30", "--json")
-    alone("--resume", two, "--steps", "30", "--json", "--mesh", "data=2,model=2")
-    params = [jaxcalc.load_run(path).params for path in (one, two)]
+    solo, pair, _ = runs_of_both
+    together("--resume", solo, "--steps", "30", "--json")
+    alone("--resume", pair, "--steps", "30", "--json", "--mesh", "data=2,model=2")
+    params = [jaxcalc.load_run(path).params for path in (solo, pair)]
     chex.assert_trees_all_close(*params, rtol=1e-3, atol=1e-4)
 
 

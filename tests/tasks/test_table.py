@@ -150,11 +150,11 @@ def test_orders_look_random() -> None:
 
 
 def test_a_batch_is_a_function_of_seed_and_step(task: Task) -> None:
-    one = batch_at(task, 7, 123, 64)
-    chex.assert_trees_all_equal(one, batch_at(task, 7, 123, 64))
-    chex.assert_trees_all_equal(one, jax.jit(batch_at, static_argnames="size")(task, 7, jnp.int32(123), size=64))
-    assert (one.tokens != batch_at(task, 8, 123, 64).tokens).any()
-    assert (one.tokens != batch_at(task, 7, 124, 64).tokens).any()
+    batch = batch_at(task, 7, 123, 64)
+    chex.assert_trees_all_equal(batch, batch_at(task, 7, 123, 64))
+    chex.assert_trees_all_equal(batch, jax.jit(batch_at, static_argnames="size")(task, 7, jnp.int32(123), size=64))
+    assert (batch.tokens != batch_at(task, 8, 123, 64).tokens).any()
+    assert (batch.tokens != batch_at(task, 7, 124, 64).tokens).any()
 
 
 def test_late_steps_are_where_exact_arithmetic_says() -> None:
