@@ -60,7 +60,7 @@ def test_two_processes_train_what_one_does(runs_of_both: tuple[Path, Path, Any])
 
 
 def test_only_process_0_writes_and_prints(runs_of_both: tuple[Path, Path, Any]) -> None:
-    _, two, (main, other) = runs_of_both
+    _, pair, (main, other) = runs_of_both
     assert json.loads(main[0])["steps"] == 20
     assert other == ("", "")
     assert {path.name for path in pair.iterdir()} == {
