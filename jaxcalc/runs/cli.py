@@ -18,7 +18,7 @@ def run_script(
 ) -> int:
     """Parse the command line into `options`, run `main` on it and return its exit status.
 
-    `defaults` may look at what was parsed, and return what holds where the command line says nothing.
+    `defaults` sees the parsed options, and may return other defaults for the options that the command line leaves out.
     An `InputError` becomes one line on stderr and status 2.
     """
     config = (tyro.conf.FlagCreatePairsOff,)

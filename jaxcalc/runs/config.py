@@ -30,7 +30,7 @@ FORMAT = 4
 CHUNK = 10
 """Steps per call of the compiled program: one program serves every run and every way to interrupt it."""
 RARE: tuple[str, ...] = ("times", "divided by")
-"""The operations of which a table has few problems."""
+"""The operations that have few problems in a table."""
 
 
 def option(default: Any, least: int | None = None, may_change: Literal["never", "fork", "resume"] = "never") -> Any:
@@ -63,7 +63,7 @@ class TaskConfig:
     held_out: float = 0.1
     """Share of each operation's problems that training never sees."""
     copies: int = option(3, least=1)
-    """How often an epoch visits each times and divided-by problem, of which there are few."""
+    """How often an epoch visits each times and divided-by problem. There are few of these."""
     inverse_copies: int = option(2, least=0)
     """How often it visits their inverse questions, such as "nine equals divided by six" for 54 / 6; 0 for never."""
 
@@ -133,7 +133,7 @@ class ScheduleConfig:
     steps: int = in_resume(1_200, least=1)
     """Training steps, those before --resume or --fork included."""
     schedule_steps: int | None = in_fork(None, least=1)
-    """Steps after which the learning rate has fallen to 1 % of its peak, where it stays; --steps if left out."""
+    """The step at which the learning rate reaches 1 % of its peak; it stays there. --steps if left out."""
     batch_size: int = in_fork(512, least=1)
     """Problems in each step."""
     loss_on: LossOn = in_fork("answer")
@@ -142,14 +142,14 @@ class ScheduleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ComputingConfig:
-    """How and where a step is computed. But for `dtype`, this changes at most the rounding."""
+    """How and where a step is computed. Apart from `dtype`, this changes at most the rounding."""
 
     dtype: Literal["float32", "bfloat16"] = in_fork("float32")
-    """In what the model is computed; parameters, optimizer state and loss are float32 in any case."""
+    """The dtype in which the model is computed. Parameters, optimizer state and loss are float32 in any case."""
     microbatches: int = in_resume(1, least=1)
-    """Parts of a batch that are gone through one by one before the update; memory holds the activations of one."""
+    """Parts of a batch, computed one after another before the update. Memory holds the activations of one part."""
     remat: bool = in_resume(False)
-    """Keep only what goes into each block, and compute the rest again for the gradient; on a CPU only with --scan."""
+    """Store only the input of each block and compute the rest again for the gradient; on a CPU only with --scan."""
     scan: bool = in_resume(False)
     """Compile one block and loop over the depth."""
     mesh: str = in_resume("")
@@ -166,9 +166,9 @@ class KeepingConfig:
     snapshots: int = in_resume(12, least=0)
     """How many checkpoints to keep for good, the first of step 0 and the others at log-spaced steps."""
     checkpoint_every: int = in_resume(200, least=1)
-    """Steps between two other checkpoints, of which only the newest are kept."""
+    """Steps between two other checkpoints. Only the newest of these are kept."""
     keep: int = in_resume(2, least=1)
-    """How many of those are kept while the run goes on; the newest, when it is finished."""
+    """How many of these are kept while the run goes on. A finished run keeps one."""
     skip_nonfinite: int = in_resume(0, least=0)
     """How many steps whose loss or gradient is not finite may be left out before the run stops."""
 
@@ -184,7 +184,7 @@ class RunConfig:
     computing: ComputingConfig = ComputingConfig()
     keeping: KeepingConfig = KeepingConfig()
     task_seed: int | None = None
-    """Chooses the held-out problems; the seed of the schedule if None. A fork keeps that of its run."""
+    """Chooses the held-out problems; the seed of the schedule if None. A fork keeps the one of its run."""
     snapshot_steps: tuple[int, ...] = in_resume(())
     """The steps whose checkpoints are kept for good; `filled` chooses them."""
     forked_from: str | None = None

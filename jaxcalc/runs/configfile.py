@@ -15,7 +15,7 @@ from jaxcalc.runs.manifest import differences
 
 CONFIG = "config.json"
 AnyConfig = RunConfig | Mapping[str, Any]
-"""A run's configuration or, of a training script of one's own, any JSON object."""
+"""The configuration of a run: a `RunConfig`, or any JSON object in a training script of one's own."""
 Json = dict[str, Any]
 
 
@@ -28,7 +28,7 @@ def to_json(config: AnyConfig) -> Json:
 def from_json(values: Mapping[str, Any], where: str) -> RunConfig:
     """Return the configuration that a JSON object holds, in format 4 or 3.
 
-    Raises `InputError` for another object, naming `where` it stands and what is wrong in it.
+    Raises `InputError` for any other object. The message begins with `where` and names the wrong entry.
 
     >>> from_json(to_json(RunConfig()), "config.json") == RunConfig()
     True
@@ -42,7 +42,7 @@ def from_json(values: Mapping[str, Any], where: str) -> RunConfig:
 
 
 def write_config(path: Path, config: AnyConfig) -> None:
-    """Write the configuration of a run into its folder. Raises `InputError` where it cannot be written."""
+    """Write the configuration of a run into its folder. Raises `InputError` if that fails."""
     write_json(path / CONFIG, to_json(config))
 
 
@@ -66,7 +66,7 @@ def read_config(path: PathLike) -> RunConfig:
 
 
 def changes(there: AnyConfig, here: AnyConfig) -> list[str]:
-    """Return a line for each entry that differs, but for those that may change when a run is resumed."""
+    """Return a line for each entry that differs and may not change when a run is resumed."""
     return differences(_fixed(there), _fixed(here))
 
 
@@ -102,14 +102,14 @@ def flat(entries: Mapping[str, Any], prefix: str = "") -> Json:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that is either whole or not there. Raises `InputError` where it cannot be written."""
+    """Write a JSON file, whole or not at all. Raises `InputError` if it cannot be written."""
     write_whole(path, [(json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()])
 
 
 def read_json(path: Path, name: str, missing: str) -> Json:
     """Return the JSON object in a file of a folder.
 
-    Raises `InputError`, with the message `missing` where there is no such file.
+    Raises `InputError`, with the message `missing` if there is no such file.
     """
     try:
         value = json.loads((path / name).read_text(encoding="utf-8"))

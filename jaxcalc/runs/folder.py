@@ -59,7 +59,7 @@ _MADE = (
     *(f"{folder}/{name}" for folder in _LENS for name in ("*.png", "*.svg", "findings.*")),
     "model.onnx", "model.stablehlo", "model.vocabulary.json", "*.partial",
 )  # fmt: skip
-"""The files of a run, but for its configuration and its checkpoints."""
+"""The files of a run, without its configuration and its checkpoints."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ def resume(
     """Return the newest good state of a run and its manifest, or None if the run ended before it had saved one.
 
     Only for a process that holds `writing`. It deletes what a killed writer left behind. It tells `warn` of that, of
-    damaged checkpoints, and of everything because of which the run may not go on bit for bit.
+    damaged checkpoints, and of every difference that may change the bits of the run.
 
     Args:
       like: the shapes of the state, and the shardings to restore it to.

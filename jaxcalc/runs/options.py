@@ -37,12 +37,12 @@ class TrainOptions:
     overwrite: bool = False
     """Replace the run that is in the folder."""
     resume: Path | None = None
-    """Go on with the run in this folder, from its newest good checkpoint, with its own options. Of these only --steps
-    and those of computing and keeping may be given anew, but for --dtype."""
+    """Go on with the run in this folder, from its newest good checkpoint and with its own options. Only --steps, and
+    the options of computing (without --dtype) and keeping, may be given anew."""
     fork: str | None = None
     """Begin a new run from a checkpoint of another, RUN@STEP, with that run's options where no others are given."""
     size: SizeName | None = None
-    """A model of about so many parameters; what is given of --model counts before it."""
+    """A model of about this many parameters. Options of --model go before it."""
     json: bool = False
     """Print the summary as JSON to stdout, and the tables to stderr."""
     task: Annotated[TaskConfig, WithoutPrefix] = TaskConfig()
@@ -65,7 +65,7 @@ class TrainOptions:
 
 
 def defaults(options: TrainOptions) -> TrainOptions | None:
-    """Return what holds where the command line says nothing: the options of the run that is resumed or forked."""
+    """Return the defaults of the command line: the options of the run that is resumed or forked, or of a size."""
     if options.resume and options.fork:
         raise InputError("--resume goes on with a run, --fork begins a new one; give one of them")
     if options.size and (options.resume or options.fork):
