@@ -75,12 +75,20 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def child_environment(**more: str) -> dict[str, str]:
+    """Return the environment of a process that a test may kill.
+
+    It reads the programs that other processes compiled and writes none: a kill would leave half of one.
+    """
+    return {**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9", **more}
+
+
 def start_two(name: str, *arguments: object) -> "list[subprocess.Popen[str]]":
     """Start a script in two processes that share a mesh, as its three flags for processes say."""
     where = ["--coordinator-address", f"localhost:{free_port()}", "--num-processes", "2", "--process-id"]
     command = [sys.executable, EXPERIMENTS / f"{name}.py", *map(str, arguments), *where]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return [subprocess.Popen([*command, str(index)], **pipes) for index in range(2)]
+    return [subprocess.Popen([*command, str(index)], env=child_environment(), **pipes) for index in range(2)]
 
 
 def start_script(
@@ -92,7 +100,7 @@ def start_script(
       before: what stands before the script on the command line, such as another script that runs it.
       options: those of `subprocess.Popen`; stdout and stderr are pipes of text.
     """
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(jax.device_count()), "MPLBACKEND": "agg"}
+    environment = child_environment(JAX_NUM_CPU_DEVICES=str(jax.device_count()), MPLBACKEND="agg")
     command = [sys.executable, *map(str, before), EXPERIMENTS / f"{name}.py", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, **{"env": environment, **pipes, **options})

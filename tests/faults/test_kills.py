@@ -25,6 +25,7 @@ from harness import (
     newest,
     tell,
 )
+from scripts import child_environment
 
 from jaxcalc import runs
 from jaxcalc.runs import checkpoint, manifest
@@ -210,7 +211,7 @@ def server(folder: Path) -> Iterator[Callable[..., tuple[list[str], int]]]:
     (folder / "shim.c").write_text(saver.SHIM)
     shim = folder / "shim.so"
     subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", shim, folder / "shim.c", "-ldl"], check=True)
-    environment = {**os.environ, "LD_PRELOAD": str(shim), "JAX_NUM_CPU_DEVICES": str(jax.device_count())}
+    environment = child_environment(LD_PRELOAD=str(shim), JAX_NUM_CPU_DEVICES=str(jax.device_count()))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, saver.__file__], env=environment, **pipes) as process:
         assert process.stdin is not None
