@@ -1,20 +1,21 @@
 """Training: one step, one step over parts of a batch, and the scanned loop of steps."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax.linen.fp8_ops import OVERWRITE_WITH_GRADIENT
 from flax.training import train_state
 
 from jaxcalc.batch import Batch, LossOn, batch_at, targets
 from jaxcalc.errors import InputError
 from jaxcalc.losses import ApplyFn, answer_logits, cross_entropy, token_cross_entropy
 from jaxcalc.model import apply
-from jaxcalc.params import Params
 from jaxcalc.tasks.task import Task
+from jaxcalc.trees import named_leaves
 
 Metrics = dict[str, jax.Array]
 """What one step measures, as `train_step` lists it; of many steps, each array has one more axis."""
@@ -25,13 +26,46 @@ class TrainState(train_state.TrainState):
 
     params: Any
 
+    @classmethod
+    def create(cls, *, apply_fn: ApplyFn, params: Any, tx: optax.GradientTransformation, **kwargs: Any) -> Self:
+        """Return the state at step 0. See `create_state`."""
+        learned = params["params"] if _is_float8(params) else params
+        step = jnp.zeros((), jnp.int32)
+        return cls(step=step, apply_fn=apply_fn, params=params, tx=tx, opt_state=tx.init(learned), **kwargs)
 
-def create_state(params: Params, tx: optax.GradientTransformation, apply_fn: ApplyFn = apply) -> TrainState:
+    def apply_gradients(self, *, grads: Any, **kwargs: Any) -> Self:
+        """Return the state after one update of the optimizer. Other keywords replace other fields."""
+        if _is_float8(grads):
+            return super().apply_gradients(grads=grads, **kwargs)
+        updates, opt_state = self.tx.update(grads, self.opt_state, self.params)
+        params = optax.apply_updates(self.params, updates)
+        return self.replace(step=self.step + 1, params=params, opt_state=opt_state, **kwargs)
+
+
+def _is_float8(tree: Any) -> bool:
+    """Return whether a tree is of Flax's float8 layers, whose scales Flax overwrites with their gradients.
+
+    Flax itself asks `in tree`, which only a mapping answers.
+    """
+    return isinstance(tree, Mapping) and OVERWRITE_WITH_GRADIENT in tree
+
+
+def create_state(params: Any, tx: optax.GradientTransformation, apply_fn: ApplyFn = apply) -> TrainState:
     """Return the state of training at step 0.
 
-    `apply_fn` may be any model with the signature of `jaxcalc.apply`.
+    Args:
+      params: any pytree of arrays: dicts and lists, dataclasses, the modules of Equinox or Flax NNX.
+      apply_fn: any model with the signature of `jaxcalc.apply`.
+
+    Raises `InputError` for a leaf that is no array, such as a module's activation function.
     """
-    return TrainState.create(apply_fn=apply_fn, params=params, tx=tx).replace(step=jnp.zeros((), jnp.int32))
+    for name, leaf in named_leaves(params).items():
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
+            raise InputError(
+                f"params.{name} is a {type(leaf).__name__}, not an array; keep it out of the parameters, "
+                "as equinox.partition(model, equinox.is_array) does"
+            )
+    return TrainState.create(apply_fn=apply_fn, params=params, tx=tx)
 
 
 @jax.jit

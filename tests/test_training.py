@@ -1,3 +1,7 @@
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import chex
 import flax.linen as nn
 import jax
@@ -5,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx, struct
+from flax.core import FrozenDict
 
 import jaxcalc
 from jaxcalc import (
@@ -22,8 +28,8 @@ from jaxcalc import (
 )
 from jaxcalc.optimizers import OptimizerName
 
-SGD = optax.sgd(0.01)
-"""One optimizer for many tests, whose steps JAX then compiles once."""
+SGD, ADAM = optax.sgd(0.01), optax.adam(0.1)
+"""Optimizers for many tests, whose steps JAX then compiles once."""
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +158,68 @@ def test_another_model_trains_with_the_same_step(small: Task) -> None:
         state, metrics = train_step(state, batch_at(small, 0, step, 32))
         first = first or float(metrics["loss"])
     assert float(metrics["loss"]) < 0.7 * first
+
+
+class Pair(NamedTuple):
+    embed: jax.Array
+    unembed: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Registered:
+    embed: jax.Array
+    unembed: jax.Array
+
+
+@struct.dataclass
+class Structured:
+    embed: jax.Array
+    unembed: jax.Array
+
+
+class Module(nnx.Module):
+    def __init__(self, embed: jax.Array, unembed: jax.Array) -> None:
+        self.embed, self.unembed = nnx.Param(embed), nnx.Param(unembed)
+
+
+FORMS: dict[str, Callable[..., Any]] = {
+    "dict": dict,
+    "list": lambda **leaves: list(leaves.values()),
+    "tuple": lambda **leaves: tuple(leaves.values()),
+    "NamedTuple": Pair,
+    "FrozenDict": FrozenDict,
+    "registered dataclass": Registered,
+    "flax.struct.dataclass": Structured,
+    "nnx.Module": Module,
+    "nnx.State": lambda **leaves: nnx.state(Module(**leaves)),
+}
+
+
+def bigram(params: Any, tokens: jax.Array, last: int | None = None) -> jax.Array:
+    """Predict the next token from the last one alone; `params` is any pytree of an embedding and an unembedding."""
+    embed, unembed = jax.tree.leaves(params)
+    return (embed[tokens] @ unembed)[:, -(last or 0) :]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_any_pytree_is_trained_as_a_dict_is(small: Task, form: str) -> None:
+    size = small.vocab_size
+    weights = {"embed": jnp.eye(size, 4), "unembed": jnp.ones((4, size)) / 8}
+    batch = batch_at(small, 0, 0, 8)
+    expected = train_step(create_state(weights, ADAM, bigram), batch)[0].params
+    params = FORMS[form](**weights)
+    state, metrics = train_step(create_state(params, ADAM, bigram), batch)
+    assert jax.tree.structure(state.params) == jax.tree.structure(params)
+    chex.assert_trees_all_close(jax.tree.leaves(state.params), jax.tree.leaves(expected), rtol=1e-6)
+    state, later = train_steps(state, small, seed=0, n_steps=2, batch_size=8)
+    assert float(later["loss"][-1]) < float(metrics["loss"])
+    chex.assert_tree_all_finite(jax.tree.leaves(state.params))
+
+
+def test_a_leaf_that_is_no_array_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match=r"params\.mlp\.activation is a \w+, not an array; keep it out"):
+        create_state({"mlp": {"activation": jax.nn.relu, "up": jnp.ones(3)}}, ADAM)
 
 
 def test_weight_decay_is_only_on_block_matrices(params: Params) -> None:
