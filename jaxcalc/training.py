@@ -170,11 +170,17 @@ def train_steps(
     The state stops at step `stop`, and before a step whose loss, gradient or update is not finite. The remaining rows
     then repeat the metrics of the step that was not taken.
 
-    Raises `InputError` where `batch_at` does.
+    Raises `InputError` where `batch_at` does, and for a `step_fn` whose metrics lack "loss" or "grad_norm".
     """
 
     def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         new, metrics = step_fn(state, batch_at(task, seed, state.step, batch_size, loss_on))
+        for name in ("loss", "grad_norm"):
+            if name not in metrics:
+                raise InputError(
+                    f"the metrics of step_fn have no {name!r}, by which train_steps sees a step that is not finite; "
+                    f"they have {', '.join(map(repr, metrics)) or 'nothing'}"
+                )
         update_norm = optax.tree.norm(optax.tree.sub(new.params, state.params))
         is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(update_norm)
         return optax.tree.where(is_finite & (state.step < stop), new, state), metrics

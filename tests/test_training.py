@@ -310,6 +310,15 @@ def test_scanned_steps_take_the_step_they_are_given(small: Task) -> None:
     chex.assert_trees_all_close(their_metrics, metrics, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("given", "missing"), [("grad_norm", "loss"), ("loss", "grad_norm")])
+def test_a_step_without_the_metrics_that_guard_it_is_refused(small: Task, given: str, missing: str) -> None:
+    def step_fn(state: jaxcalc.TrainState, batch: Batch) -> tuple[jaxcalc.TrainState, jaxcalc.Metrics]:
+        return state, {given: jnp.float32(0)}
+
+    with pytest.raises(InputError, match=f"the metrics of step_fn have no '{missing}', .*; they have '{given}'"):
+        train_steps(new_state(small, SGD), small, seed=0, n_steps=1, batch_size=4, step_fn=step_fn)
+
+
 def test_a_batch_that_does_not_divide_is_refused_with_what_would(params: Params, batch: Batch) -> None:
     with pytest.raises(InputError, match="a batch of 16 does not divide into 3 microbatches; it does into 1, 2, 4, 8"):
         in_microbatches(3)(create_state(params, SGD), batch)
