@@ -115,6 +115,32 @@ def test_the_single_step_keeps_its_input_and_the_scanned_one_donates_it(small: T
     assert state.params["embed"]["token"].is_deleted()
 
 
+def test_the_first_parameters_outlive_the_training_that_began_with_them(small: Task) -> None:
+    first = new_state(small, SGD).params
+    state = create_state(first, SGD)
+    state, _ = train_steps(state, small, seed=0, n_steps=1, batch_size=8)
+    assert jaxcalc.compare(first, state.params).rows["total"]["ratio"] != 1
+    again, _ = train_steps(create_state(first, SGD), small, seed=0, n_steps=1, batch_size=8)
+    chex.assert_trees_all_equal(again.params, state.params)
+
+
+SHARING = {
+    "the parameters": optax.contrib.dog(0.1),
+    "a key of its own": optax.noisy_sgd(0.1, key=jax.random.key(0)),
+    "a rate of its own": optax.inject_hyperparams(optax.sgd)(learning_rate=jnp.float32(0.1)),
+}
+
+
+@pytest.mark.parametrize("what", SHARING)
+def test_an_optimizer_whose_state_holds_what_it_was_given_trains_and_keeps_it(small: Task, what: str) -> None:
+    params = {"embed": jnp.eye(small.vocab_size, 4), "unembed": jnp.ones((4, small.vocab_size))}
+    runs = []
+    for _ in range(2):
+        state = create_state(params, SHARING[what], bigram)
+        runs.append(train_steps(state, small, seed=0, n_steps=2, batch_size=8)[0].params)
+    chex.assert_trees_all_equal(*runs)
+
+
 def test_nothing_is_compiled_again_after_the_first_call(small: Task) -> None:
     chex.clear_trace_counter()
 
@@ -260,6 +286,38 @@ def test_gradients_are_clipped_to_the_norm_asked_for(clip_norm: float | None, ex
     updates, _ = tx.update(grads, tx.init(grads), grads)
     assert float(optax.tree.norm(updates)) == pytest.approx(expected)
     assert float(updates["a"][0]) == pytest.approx(-0.6 * expected)
+
+
+def test_a_loop_over_seeds_compiles_once(small: Task) -> None:
+    chex.clear_trace_counter()
+
+    @chex.assert_max_traces(n=1)
+    def apply_fn(params: dict, tokens: jax.Array, last: int | None = None) -> jax.Array:
+        return bigram(params, tokens, last)
+
+    params = {"embed": jnp.ones((small.vocab_size, 4)), "unembed": jnp.ones((4, small.vocab_size))}
+    for seed in range(2):
+        state = create_state(params, make_optimizer("adamw", 100, 0.1), apply_fn)
+        train_steps(state, small, seed=seed, n_steps=2, batch_size=8)
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw", "sgd"])
+def test_equal_arguments_give_the_same_optimizer_and_others_another(name: OptimizerName) -> None:
+    tx = make_optimizer(name, 100, axes={"w": "D->F"})
+    assert make_optimizer(name, n_steps=100, learning_rate=None, axes={"w": "D->F"}) is tx
+    others = {"n_steps": 99}, {"learning_rate": 0.1}, {"axes": {"w": "F->D"}}, {"clip_norm": 1.0}, {"warmup_steps": 9}
+    assert all(
+        make_optimizer(**{"name": name, "n_steps": 100, "axes": {"w": "D->F"}, **other}) is not tx for other in others
+    )
+
+
+def test_rates_that_are_arrays_or_traced_are_used_and_never_kept() -> None:
+    def moved(rate: jax.Array) -> jax.Array:
+        tx = make_optimizer("sgd", None, rate)
+        return tx.update(jnp.ones(1), tx.init(jnp.ones(1)), jnp.ones(1))[0][0]
+
+    np.testing.assert_allclose(jax.vmap(moved)(jnp.array([0.1, 0.2])), [-0.1, -0.2])
+    assert [float(moved(jnp.float32(rate))) for rate in (0.5, 0.25)] == [-0.5, -0.25]
 
 
 @pytest.mark.parametrize(
