@@ -1,7 +1,7 @@
 """Optimizers by name, and the learning rate of each step."""
 
 import functools
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import jax
@@ -75,8 +75,8 @@ def make_optimizer(
     True
     """
     table = tuple(axes.items())
-    arguments = (name, n_steps, learning_rate, weight_decay, clip_norm, warmup_steps, table)
-    is_hashable = all(isinstance(argument, Hashable) for argument in arguments)  # arrays and tracers are not
+    arguments: tuple[Any, ...] = (name, n_steps, learning_rate, weight_decay, clip_norm, warmup_steps, table)
+    is_hashable = all(type(argument).__hash__ for argument in arguments)  # arrays and tracers are not
     return (_same_optimizer if is_hashable else _new_optimizer)(*arguments)
 
 
