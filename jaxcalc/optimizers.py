@@ -1,5 +1,6 @@
 """Optimizers by name, and the learning rate of each step."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -60,12 +61,34 @@ def make_optimizer(
     gradient of a larger norm is first scaled down to it. The optimizer's state is a pair: the clipping's state and
     the named optimizer's.
 
+    Equal arguments give the same object, which JAX compiles once. A program is new for another argument here, and for
+    another optimizer, `apply_fn`, shape, number of steps or `step_fn` in training; another seed compiles nothing. An
+    Optax optimizer is another one each time it is made: make it once and share it. So is one of arrays: give numbers.
+
     Args:
       n_steps: steps of the schedule; None for a constant rate.
       axes: the table of axes that says which leaves are hidden matrices; another model brings its own.
 
     Raises `InputError` for an unknown name, and for a number that is out of range.
+
+    >>> make_optimizer("adamw", 100) is make_optimizer("adamw", 100)
+    True
     """
+    table = tuple(axes.items())
+    arguments: tuple[Any, ...] = (name, n_steps, learning_rate, weight_decay, clip_norm, warmup_steps, table)
+    is_hashable = all(type(argument).__hash__ for argument in arguments)  # arrays and tracers are not
+    return (_same_optimizer if is_hashable else _new_optimizer)(*arguments)
+
+
+def _new_optimizer(
+    name: OptimizerName,
+    n_steps: int | None,
+    learning_rate: float | jax.Array | None,
+    weight_decay: float | jax.Array | None,
+    clip_norm: float | None,
+    warmup_steps: int,
+    table: tuple[tuple[str, str], ...],
+) -> optax.GradientTransformation:
     if name not in get_args(OptimizerName):
         raise InputError(f"optimizer is {name!r}; it must be one of {', '.join(map(repr, get_args(OptimizerName)))}")
     peak = DEFAULT_LEARNING_RATE[name] if learning_rate is None else learning_rate
@@ -78,6 +101,8 @@ def make_optimizer(
         )
     if clip_norm is not None and not 0 < clip_norm < float("inf"):
         raise InputError(f"clip_norm is {clip_norm}; it must be finite and above 0")
+
+    axes = dict(table)
 
     def is_decayed(params: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.is_hidden_matrix, tree_axes(params, axes))
@@ -99,6 +124,9 @@ def make_optimizer(
     else:
         named = optax.chain(optax.add_decayed_weights(decay, mask=is_decayed), optax.sgd(rate, momentum=0.9))
     return optax.chain(optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm), named)
+
+
+_same_optimizer = functools.lru_cache(maxsize=None, typed=True)(_new_optimizer)
 
 
 def muon_dimensions(axes: Axes) -> MuonDimensionNumbers | None:

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxcalc.batch import Batch
 from jaxcalc.errors import InputError
 from jaxcalc.losses import ApplyFn, check_mask, loss
 from jaxcalc.model import apply
 from jaxcalc.steps import Step
-from jaxcalc.trees import named_leaves
+from jaxcalc.trees import dotted, named_leaves
 
 
 class WeightStory(NamedTuple):
@@ -26,7 +27,8 @@ class WeightStory(NamedTuple):
     """(L(w + h) − L(w − h)) / 2h in float64: the gradient, found without calculus."""
     state: dict[str, float]
     """What the optimizer remembers of this weight after the step: "trace" for momentum, "mu" and "nu" for
-    Adam's moments, "mu_hat" and "nu_hat" for the moments with bias correction."""
+    Adam's moments, "mu_hat" and "nu_hat" for the moments with bias correction. Where an optimizer has two of a name,
+    each has its path in front, as in "0.mu"."""
     from_gradient: float
     weight_decay: float
     clipping: float
@@ -78,7 +80,7 @@ def weight_story(
         value=entry(params),
         gradient=entry(grads),
         finite_difference=_finite_difference(params, leaf, index, batch, apply_fn),
-        state=_optimizer_state(step.opt_state, leaf, index, adam_betas),
+        state=_optimizer_state(step.opt_state, params, leaf, index, adam_betas),
         from_gradient=entry(step.from_gradient),
         weight_decay=entry(step.weight_decay),
         clipping=entry(step.clipping),
@@ -129,15 +131,39 @@ def _finite_difference(params: Any, leaf: str, index: tuple[int, ...], batch: Ba
 
 
 def _optimizer_state(
-    opt_state: Any, leaf: str, index: tuple[int, ...], adam_betas: tuple[float, float] | None
+    opt_state: Any, params: Any, leaf: str, index: tuple[int, ...], adam_betas: tuple[float, float] | None
 ) -> dict[str, float]:
-    """Return the parts of an Optax state that belong to one weight: the arrays stored under its leaf's own path."""
-    leaves = named_leaves(opt_state)
-    arrays = {name.removesuffix(f".{leaf}"): value for name, value in leaves.items() if name.endswith(f".{leaf}")}
-    state = {name.rpartition(".")[2]: float(np.asarray(value)[index]) for name, value in arrays.items()}
-    if adam_betas and {"mu", "nu"} <= state.keys():
-        adam = next(name for name in arrays if name.endswith("mu")).removesuffix("mu")
-        t = int(leaves[f"{adam}count"])
-        for name, beta in zip(("mu", "nu"), adam_betas, strict=True):
-            state[f"{name}_hat"] = state[name] / (1 - beta**t)
+    """Return what an Optax state holds of one weight, in the subtrees that are built as the parameters are.
+
+    An entry has the last part of its subtree's path as its name, or the whole path where two end alike. A leaf of
+    another shape than the weights, such as the row sums of Adafactor, says nothing of one weight.
+    """
+    weights = named_leaves(params)
+    position, shape, structure = list(weights).index(leaf), np.shape(weights[leaf]), jax.tree.structure(params)
+
+    def is_like_params(node: Any) -> bool:
+        return jax.tree.structure(node, is_leaf=_is_masked) == structure
+
+    held: dict[str, float] = {}
+    for path, node in jax.tree.leaves_with_path(opt_state, is_leaf=is_like_params):
+        if not is_like_params(node):
+            continue
+        own: Any = jax.tree.leaves(node, is_leaf=_is_masked)[position]
+        if not _is_masked(own) and np.shape(own) == shape and jnp.issubdtype(jnp.result_type(own), jnp.inexact):
+            held[dotted(path)] = float(np.asarray(own)[index])
+    ends = [path.rpartition(".")[2] for path in held]
+    names = {path: path if ends.count(end) > 1 else end for path, end in zip(held, ends, strict=True)}
+    state = {names[path]: value for path, value in held.items()}
+    counts = named_leaves(opt_state)
+    for path in held:
+        owner = path.removesuffix("mu")
+        if adam_betas and path == f"{owner}mu" and f"{owner}nu" in held and f"{owner}count" in counts:
+            for moment, beta in zip(("mu", "nu"), adam_betas, strict=True):
+                corrected = held[owner + moment] / (1 - beta ** int(counts[f"{owner}count"]))
+                state[f"{names[owner + moment]}_hat"] = corrected
     return state
+
+
+def _is_masked(node: Any) -> bool:
+    """Return whether a node stands for a leaf of which this part of an optimizer knows nothing."""
+    return isinstance(node, optax.MaskedNode)

@@ -1,3 +1,7 @@
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import chex
 import flax.linen as nn
 import jax
@@ -5,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx, struct
+from flax.core import FrozenDict
 
 import jaxcalc
 from jaxcalc import (
@@ -22,8 +28,8 @@ from jaxcalc import (
 )
 from jaxcalc.optimizers import OptimizerName
 
-SGD = optax.sgd(0.01)
-"""One optimizer for many tests, whose steps JAX then compiles once."""
+SGD, ADAM = optax.sgd(0.01), optax.adam(0.1)
+"""Optimizers for many tests, whose steps JAX then compiles once."""
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +115,32 @@ def test_the_single_step_keeps_its_input_and_the_scanned_one_donates_it(small: T
     assert state.params["embed"]["token"].is_deleted()
 
 
+def test_the_first_parameters_outlive_the_training_that_began_with_them(small: Task) -> None:
+    first = new_state(small, SGD).params
+    state = create_state(first, SGD)
+    state, _ = train_steps(state, small, seed=0, n_steps=1, batch_size=8)
+    assert jaxcalc.compare(first, state.params).rows["total"]["ratio"] != 1
+    again, _ = train_steps(create_state(first, SGD), small, seed=0, n_steps=1, batch_size=8)
+    chex.assert_trees_all_equal(again.params, state.params)
+
+
+SHARING = {
+    "the parameters": optax.contrib.dog(0.1),
+    "a key of its own": optax.noisy_sgd(0.1, key=jax.random.key(0)),
+    "a rate of its own": optax.inject_hyperparams(optax.sgd)(learning_rate=jnp.float32(0.1)),
+}
+
+
+@pytest.mark.parametrize("what", SHARING)
+def test_an_optimizer_whose_state_holds_what_it_was_given_trains_and_keeps_it(small: Task, what: str) -> None:
+    params = {"embed": jnp.eye(small.vocab_size, 4), "unembed": jnp.ones((4, small.vocab_size))}
+    runs = []
+    for _ in range(2):
+        state = create_state(params, SHARING[what], bigram)
+        runs.append(train_steps(state, small, seed=0, n_steps=2, batch_size=8)[0].params)
+    chex.assert_trees_all_equal(*runs)
+
+
 def test_nothing_is_compiled_again_after_the_first_call(small: Task) -> None:
     chex.clear_trace_counter()
 
@@ -154,6 +186,68 @@ def test_another_model_trains_with_the_same_step(small: Task) -> None:
     assert float(metrics["loss"]) < 0.7 * first
 
 
+class Pair(NamedTuple):
+    embed: jax.Array
+    unembed: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Registered:
+    embed: jax.Array
+    unembed: jax.Array
+
+
+@struct.dataclass
+class Structured:
+    embed: jax.Array
+    unembed: jax.Array
+
+
+class Module(nnx.Module):
+    def __init__(self, embed: jax.Array, unembed: jax.Array) -> None:
+        self.embed, self.unembed = nnx.Param(embed), nnx.Param(unembed)
+
+
+FORMS: dict[str, Callable[..., Any]] = {
+    "dict": dict,
+    "list": lambda **leaves: list(leaves.values()),
+    "tuple": lambda **leaves: tuple(leaves.values()),
+    "NamedTuple": Pair,
+    "FrozenDict": FrozenDict,
+    "registered dataclass": Registered,
+    "flax.struct.dataclass": Structured,
+    "nnx.Module": Module,
+    "nnx.State": lambda **leaves: nnx.state(Module(**leaves)),
+}
+
+
+def bigram(params: Any, tokens: jax.Array, last: int | None = None) -> jax.Array:
+    """Predict the next token from the last one alone; `params` is any pytree of an embedding and an unembedding."""
+    embed, unembed = jax.tree.leaves(params)
+    return (embed[tokens] @ unembed)[:, -(last or 0) :]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_any_pytree_is_trained_as_a_dict_is(small: Task, form: str) -> None:
+    size = small.vocab_size
+    weights = {"embed": jnp.eye(size, 4), "unembed": jnp.ones((4, size)) / 8}
+    batch = batch_at(small, 0, 0, 8)
+    expected = train_step(create_state(weights, ADAM, bigram), batch)[0].params
+    params = FORMS[form](**weights)
+    state, metrics = train_step(create_state(params, ADAM, bigram), batch)
+    assert jax.tree.structure(state.params) == jax.tree.structure(params)
+    chex.assert_trees_all_close(jax.tree.leaves(state.params), jax.tree.leaves(expected), rtol=1e-6)
+    state, later = train_steps(state, small, seed=0, n_steps=2, batch_size=8)
+    assert float(later["loss"][-1]) < float(metrics["loss"])
+    chex.assert_tree_all_finite(jax.tree.leaves(state.params))
+
+
+def test_a_leaf_that_is_no_array_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match=r"params\.mlp\.activation is a \w+, not an array; keep it out"):
+        create_state({"mlp": {"activation": jax.nn.relu, "up": jnp.ones(3)}}, ADAM)
+
+
 def test_weight_decay_is_only_on_block_matrices(params: Params) -> None:
     zeros = jax.tree.map(jnp.zeros_like, params)
     for name in ("muon", "adamw", "sgd"):
@@ -192,6 +286,38 @@ def test_gradients_are_clipped_to_the_norm_asked_for(clip_norm: float | None, ex
     updates, _ = tx.update(grads, tx.init(grads), grads)
     assert float(optax.tree.norm(updates)) == pytest.approx(expected)
     assert float(updates["a"][0]) == pytest.approx(-0.6 * expected)
+
+
+def test_a_loop_over_seeds_compiles_once(small: Task) -> None:
+    chex.clear_trace_counter()
+
+    @chex.assert_max_traces(n=1)
+    def apply_fn(params: dict, tokens: jax.Array, last: int | None = None) -> jax.Array:
+        return bigram(params, tokens, last)
+
+    params = {"embed": jnp.ones((small.vocab_size, 4)), "unembed": jnp.ones((4, small.vocab_size))}
+    for seed in range(2):
+        state = create_state(params, make_optimizer("adamw", 100, 0.1), apply_fn)
+        train_steps(state, small, seed=seed, n_steps=2, batch_size=8)
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw", "sgd"])
+def test_equal_arguments_give_the_same_optimizer_and_others_another(name: OptimizerName) -> None:
+    tx = make_optimizer(name, 100, axes={"w": "D->F"})
+    assert make_optimizer(name, n_steps=100, learning_rate=None, axes={"w": "D->F"}) is tx
+    others = {"n_steps": 99}, {"learning_rate": 0.1}, {"axes": {"w": "F->D"}}, {"clip_norm": 1.0}, {"warmup_steps": 9}
+    assert all(
+        make_optimizer(**{"name": name, "n_steps": 100, "axes": {"w": "D->F"}, **other}) is not tx for other in others
+    )
+
+
+def test_rates_that_are_arrays_or_traced_are_used_and_never_kept() -> None:
+    def moved(rate: jax.Array) -> jax.Array:
+        tx = make_optimizer("sgd", None, rate)
+        return tx.update(jnp.ones(1), tx.init(jnp.ones(1)), jnp.ones(1))[0][0]
+
+    np.testing.assert_allclose(jax.vmap(moved)(jnp.array([0.1, 0.2])), [-0.1, -0.2])
+    assert [float(moved(jnp.float32(rate))) for rate in (0.5, 0.25)] == [-0.5, -0.25]
 
 
 @pytest.mark.parametrize(
@@ -240,6 +366,15 @@ def test_scanned_steps_take_the_step_they_are_given(small: Task) -> None:
     parts, their_metrics = train_steps(new_state(small, SGD), small, seed=0, n_steps=3, batch_size=32, step_fn=step_fn)
     chex.assert_trees_all_close(parts.params, whole.params, rtol=1e-4, atol=1e-6)
     chex.assert_trees_all_close(their_metrics, metrics, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("given", "missing"), [("grad_norm", "loss"), ("loss", "grad_norm")])
+def test_a_step_without_the_metrics_that_guard_it_is_refused(small: Task, given: str, missing: str) -> None:
+    def step_fn(state: jaxcalc.TrainState, batch: Batch) -> tuple[jaxcalc.TrainState, jaxcalc.Metrics]:
+        return state, {given: jnp.float32(0)}
+
+    with pytest.raises(InputError, match=f"the metrics of step_fn have no '{missing}', .*; they have '{given}'"):
+        train_steps(new_state(small, SGD), small, seed=0, n_steps=1, batch_size=4, step_fn=step_fn)
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_what_would(params: Params, batch: Batch) -> None:

@@ -5,9 +5,9 @@ import pytest
 
 import jaxcalc
 from jaxcalc import Batch, InputError, Params, Task, make_optimizer
-from jaxcalc.optimizers import ADAM_BETAS
+from jaxcalc.optimizers import ADAM_BETAS, OptimizerName
 from jaxcalc.steps import Step, take_step
-from jaxcalc.weights import find_weight, weight_story
+from jaxcalc.weights import _optimizer_state, find_weight, weight_story
 
 grad = jax.jit(jax.grad(jaxcalc.loss))
 
@@ -88,6 +88,56 @@ def test_a_momentum_optimizer_remembers_its_trace(params: Params, batch: Batch) 
     empty = batch._replace(mask=jnp.zeros_like(batch.mask))
     with pytest.raises(InputError, match="mask is all zero"):
         weight_story("output.norm[0]", params, grads, step, empty)
+
+
+NESTED = {"w": jnp.full((2, 3), 0.5), "b": {"w": jnp.full(4, 0.25)}}
+STATES = {
+    "adam": (optax.adam(0.1), {"mu", "nu", "mu_hat", "nu_hat"}, {"mu", "nu", "mu_hat", "nu_hat"}),
+    "adafactor": (optax.adafactor(0.1, min_dim_size_to_factor=2), set(), {"v"}),
+    "not factored": (optax.adafactor(0.1), {"v"}, {"v"}),
+    "lookalike owners": (
+        optax.chain(optax.scale_by_adam(b1=0.9), optax.scale_by_adam(b1=0.5)),
+        {f"{owner}.{name}" for owner in (0, 1) for name in ("mu", "nu", "mu_hat", "nu_hat")},
+        {f"{owner}.{name}" for owner in (0, 1) for name in ("mu", "nu", "mu_hat", "nu_hat")},
+    ),
+    "one part each": (
+        optax.partition({"m": optax.trace(0.9), "a": optax.adam(0.1)}, {"w": "m", "b": {"w": "a"}}),
+        {"trace"},
+        {"mu", "nu", "mu_hat", "nu_hat"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_the_state_of_a_weight_is_its_own_and_no_namesakes(name: str) -> None:
+    tx, *expected = STATES[name]
+    grads = {"w": jnp.arange(6.0).reshape(2, 3), "b": {"w": jnp.arange(10.0, 14.0)}}
+    _, opt_state = tx.update(grads, tx.init(NESTED), NESTED)
+    for leaf, index, gradient, names in (("w", (1, 2), 5.0, expected[0]), ("b.w", (3,), 13.0, expected[1])):
+        state = _optimizer_state(opt_state, NESTED, leaf, index, (0.9, 0.999))
+        assert state.keys() == names
+        if name in ("adam", "one part each") and "mu_hat" in names:
+            assert state["mu_hat"] == pytest.approx(gradient, rel=1e-5)
+            assert state["nu_hat"] == pytest.approx(gradient**2, rel=1e-4)
+        if "v" in names:
+            assert state["v"] == pytest.approx(gradient**2, rel=1e-4)
+
+
+def test_a_parameter_that_is_one_number_has_no_count_or_key_in_its_state() -> None:
+    tx = optax.chain(optax.adam(0.1), optax.add_noise(0.1, 0.1, jax.random.key(0)))
+    assert _optimizer_state(tx.init(jnp.float32(1)), jnp.float32(1), "", (), None).keys() == {"mu", "nu"}
+
+
+@pytest.mark.parametrize(("name", "names"), [("muon", "mu"), ("adamw", "mu nu mu_hat nu_hat"), ("sgd", "trace")])
+def test_our_own_optimizers_show_the_names_of_old(
+    name: OptimizerName, names: str, params: Params, batch: Batch
+) -> None:
+    state = make_optimizer(name, 10, clip_norm=1.0).init(params)
+    state = optax.tree.set(state, count=jnp.int32(1))
+    leaf = "blocks.0.attention.query"
+    assert list(_optimizer_state(state, params, leaf, (3, 1, 5), ADAM_BETAS)) == names.split()
+    hats = _optimizer_state(state, params, "embed.token", (9, 3), ADAM_BETAS)
+    assert "nu_hat" in hats or name == "sgd"
 
 
 @pytest.mark.parametrize(
