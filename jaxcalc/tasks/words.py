@@ -34,7 +34,7 @@ _PLAIN = str.maketrans(
 _COMPOUND = re.compile(rf"\b({'|'.join(TENS)})-?({'|'.join(ONES[1:10])})\b")
 # "one-hundred-five" and "one-plus-two"; in "plus-two" the hyphen may be a sign.
 _JOINING = "|".join([*OPERATIONS, EQUALS, "hundred", "thousand", "million", "and"]).replace(" ", r"[\s-]+")
-_JOINED = re.compile(rf"(?<=[a-z0-9])-({_JOINING})\b(?:-(?=[a-z0-9]))?")
+_JOINED = re.compile(rf"(?<=[a-z0-9])-({_JOINING})(?![^\W\d_])(?:-(?=[a-z0-9]))?")
 _COMMA = re.compile(r"\b(thousand|million)\s*,")
 _GROUPS = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])")
 

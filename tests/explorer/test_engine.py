@@ -332,7 +332,7 @@ two plus three? |2 + 3 . . .|?|...|2 ? + 3|5 + 3! |is 2 + 3|2 + 3 = 5.|one thous
 one million , one + 1|two, three + 1|thousand, + 1|1,234 + 1|1 + 1,000,000|0,005 + 1|1,23 + 1|1,234,56 + 1|1.5 + 2
 1,234.5 + 1|,|two plus three,|negative five + 1|1 + negative 5|negative|-5 + 2|2 + -3|2 plus-three|- - 1|minus two
 2 - - 3|0x10|0X1F + 1|0xg|00x10|10x10|0 x 10|x|0xffffffffffffffffffffffffffffffffffffffffffffffffff
-twenty-one-plus-one|2-plus-3|eight-divided-by-two|8 divided-by 2|8 divided--by 2|9-minus-1-equals
+twenty-one-plus-one|2-plus-3|9-8-equals1|9-plus1|eight-divided-by-two|8 divided-by 2|8 divided--by 2|9-minus-1-equals
 one-hundred-five + 1|one hundred-and-five + 1|one-hundred-twenty + 1|two-and-three|eight-two|two -plus- one|exit
 into|quit|help|often|money|equl|divide|divided|dividedly|to + 1|sixth|hudnred
 """.strip()
