@@ -1,4 +1,4 @@
-"""The words of questions, and integers as English number words, both ways, strictly.
+"""The plain form of a text, and integers as English number words, both ways, strictly.
 
 The canonical form has single spaces, no hyphen and no "and": 1,234,042 is
 "one million two hundred thirty four thousand forty two".
