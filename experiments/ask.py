@@ -1,13 +1,14 @@
 """python experiments/ask.py runs/calculator "seven times eight"
 
 The run of train.py's defaults answered "fifty six" with probability 99.98 %. Without a question the script reads
-questions line by line.
+questions line by line, from the keyboard or from a pipe.
 """
 
 import dataclasses
 import functools
 import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
@@ -19,11 +20,12 @@ import tyro
 import jaxcalc
 from jaxcalc.batch import PAD_ID
 from jaxcalc.evaluation import answer_log_probs, answer_text
-from jaxcalc.runs import cli, placement
+from jaxcalc.runs import cli, load_snapshot, placement
 from jaxcalc.runs.text import percent
 from jaxcalc.tasks.table import Calculator
 
 RUNNERS_UP = 4
+HELP = "Ask, for example, two plus three. An empty line, quit, exit or Ctrl-D ends."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +34,12 @@ class AskOptions:
 
     run: tyro.conf.Positional[Path]
     """Run folder that train.py wrote."""
-    question: tyro.conf.Positional[str | None] = None
-    """Such as "two plus three" or "2 + 3". Without it, the script reads questions line by line."""
+    question: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Such as two plus three, or "2 + 3". Without it, the script reads questions line by line."""
+    step: int | None = None
+    """Answer with the parameters of this snapshot instead of the last ones."""
     json: bool = False
-    """Print one JSON object per answer."""
+    """Print one JSON object per answer, and one per line that is refused."""
 
 
 class RunnerUp(TypedDict):
@@ -64,28 +68,53 @@ class Answer(TypedDict):
 
 def main(options: AskOptions) -> int:
     run = jaxcalc.load_run(options.run)
-    show = (lambda answer: print(json.dumps(answer, ensure_ascii=False))) if options.json else print_answer
-    if options.question is not None:
-        show(ask(run, options.question))
+    if options.step is not None:
+        run = dataclasses.replace(run, params=load_snapshot(run, options.step).params)
+    if options.question:
+        answer = ask(run, " ".join(options.question))
+        print_json(answer) if options.json else print_answer(answer)
         return 0
     if sys.stdin.isatty():
-        print("Ask, for example, two plus three. An empty line or Ctrl-D ends.", file=sys.stderr)
-    status = 0
-    while question := read_line():
+        converse(run, print_json if options.json else print_answer)
+        return 0
+    return answer_lines(run, options.json)
+
+
+def converse(run: jaxcalc.Run, show: Callable[[Answer], None]) -> None:
+    """Answer what is typed at a prompt, until its end."""
+    print(HELP, file=sys.stderr)
+    while (question := read_line("> ")) not in (None, "", "quit", "exit"):
         try:
-            show(ask(run, question))
+            if question == "help":
+                print(HELP, file=sys.stderr)
+            else:
+                show(ask(run, question))
         except jaxcalc.InputError as error:
             print(f"error: {error}", file=sys.stderr)
-            status = 0 if sys.stdin.isatty() else 2
-    return status
 
 
-def read_line() -> str:
-    """Return the next line of the input, "" at the end."""
+def read_line(prompt: str = "") -> str | None:
+    """Return the next line of the input, None at the end."""
     try:
-        return input("> " if sys.stdin.isatty() else "").strip()
+        return input(prompt).strip()
     except (EOFError, KeyboardInterrupt):
-        return ""
+        return None
+
+
+def answer_lines(run: jaxcalc.Run, as_json: bool) -> int:
+    """Answer every line of the input, and return the exit status: 2 if a line was refused."""
+    status = 0
+    for line, question in enumerate(iter(read_line, None), start=1):
+        try:
+            answer = ask(run, question)
+            print_json({"line": line, **answer}) if as_json else print_answer(answer)
+        except jaxcalc.InputError as error:
+            status = 2
+            if as_json:
+                print_json({"line": line, "question": question, "error": str(error)})
+            else:
+                print(f"error: line {line}: {error}", file=sys.stderr)
+    return status
 
 
 @functools.partial(jax.jit, compiler_options=placement.QUICK_TO_COMPILE)
@@ -121,6 +150,11 @@ def ask(run: jaxcalc.Run, question: str) -> Answer:
             for n in others
         ],
     }
+
+
+def print_json(value: Mapping[str, object]) -> None:
+    """Print one JSON object in one line, at once."""
+    print(json.dumps(value), flush=True)
 
 
 def print_answer(answer: Answer) -> None:

@@ -5,12 +5,12 @@ export class InputError extends Error {}
 const PAD = "<pad>";
 export const END = "<end>";
 export const EQUALS = "equals";
+const NEGATIVE = "negative numbers are out of range";
 const LONGEST_TEXT = 1000;
 const ALL_OPERATIONS = ["plus", "minus", "times", "divided by"];
 const SYMBOLS = {
   "+": "plus",
   "-": "minus",
-  "−": "minus",
   "*": "times",
   "×": "times",
   "/": "divided by",
@@ -29,15 +29,41 @@ const LARGEST_NUMBER = 999_999_999;
 const SPACE = "[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]";
 const WORD_CHARACTER = "[\\p{L}\\p{N}_]";
 const WORD = new RegExp(
-  `[0-9]+|divided${SPACE}+by(?!${WORD_CHARACTER})|<pad>|<end>|[\\p{L}\\p{Nl}\\p{No}]+|(?!${SPACE})[^]`,
+  `0x[0-9a-f]+|[0-9]+|divided(?:${SPACE}|-)+by(?!${WORD_CHARACTER})|<pad>|<end>|[\\p{L}\\p{Nl}\\p{No}]+|(?!${SPACE})[^]`,
   "gu",
 );
+const AROUND = new RegExp(
+  `^${SPACE}*(?:what${SPACE}+is|what's|how${SPACE}+much${SPACE}+is)(?!${WORD_CHARACTER})` +
+    `|(?<!${SPACE}|[?.])(?:${SPACE}|[?.])+$`,
+  "gu",
+);
+const PLAIN = {
+  ...Object.fromEntries(Array.from("‐‒–—―−", (dash) => [dash, "-"])),
+  ...{ "⁄": "/", "∕": "/", "·": "*", "∗": "*", "⋅": "*", "’": "'" },
+  ...{ "\u200b": " ", "\u00ad": "", "\u200c": "", "\u200d": "", "\u2060": "", "\ufeff": "" },
+};
+const JOINING = [...ALL_OPERATIONS, EQUALS, "hundred", "thousand", "million", "and"]
+  .join("|")
+  .replace(" ", `(?:${SPACE}|-)+`);
+const JOINED = new RegExp(`(?<=[a-z0-9])-(${JOINING})(?![\\p{L}\\p{Nl}\\p{No}])(?:-(?=[a-z0-9]))?`, "gu");
+const COMMA = new RegExp(`(?<!${WORD_CHARACTER})(thousand|million)${SPACE}*,`, "gu");
+const GROUPS = /(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])/gu;
 const COMPOUND = new RegExp(
   `(?<!${WORD_CHARACTER})(${TENS.join("|")})-?(${ONES.slice(1, 10).join("|")})(?!${WORD_CHARACTER})`,
   "gu",
 );
 
-const splitCompounds = (text) => text.replace(COMPOUND, "$1 $2");
+// A text in its plain form, in which each number and each operation is written in one way.
+function normalize(text) {
+  const plain = (character) => (/\p{No}/u.test(character) ? character : character.normalize("NFKC"));
+  return Array.from(Array.from(text, plain).join(""), (character) => PLAIN[character] ?? character)
+    .join("")
+    .toLowerCase()
+    .replace(JOINED, " $1 ")
+    .replace(COMPOUND, "$1 $2")
+    .replace(COMMA, "$1 ")
+    .replace(GROUPS, (number) => number.replaceAll(",", ""));
+}
 
 // 1,234 is "one thousand two hundred thirty four".
 export function numberToWords(number, joiner = []) {
@@ -109,7 +135,7 @@ export class Tokenizer {
     }
     const tokens = [];
     let number = [];
-    for (const word of splitCompounds(text.toLowerCase()).match(WORD) ?? []) {
+    for (const word of normalize(text).replace(AROUND, "").match(WORD) ?? []) {
       if (NUMBER_WORDS.includes(word) || (word === "and" && number.length)) {
         number.push(word);
         continue;
@@ -136,6 +162,8 @@ export class Tokenizer {
     const operations = tokens.filter((token) => this.operations.includes(token));
     if (!tokens.length) throw new InputError(`the prompt is empty; ${hint}`);
     if (operations.length > 1) {
+      const isSign = (token, index) => token === "minus" && (!index || operations.includes(tokens[index - 1]));
+      if (tokens.some(isSign)) throw new InputError(`${NEGATIVE}; this vocabulary goes from 0 to ${this.max_number}`);
       throw new InputError(
         `the prompt has ${operations.length} operations (${operations.slice(0, 4).join(", ")}), not 1; ${hint}`,
       );
@@ -198,14 +226,22 @@ export class Tokenizer {
   }
 
   #word(word) {
-    const token = word === "x" ? "times" : (SYMBOLS[word] ?? word.replace(new RegExp(`${SPACE}+`, "gu"), " "));
+    const token = word === "x" ? "times" : (SYMBOLS[word] ?? word.replace(new RegExp(`(?:${SPACE}|-)+`, "gu"), " "));
     if (Object.hasOwn(this.ids, token)) return token;
     if (ALL_OPERATIONS.includes(token)) {
       throw new InputError(
         `unknown operation ${quote(word)}; this vocabulary has ${this.operations.map(quote).join(", ")}`,
       );
     }
+    if (word === "negative") {
+      throw new InputError(`${NEGATIVE}; this vocabulary goes from 0 to ${this.max_number}`);
+    }
     const start = Array.from(word).slice(0, 40).join("");
+    if (start.startsWith("0x")) {
+      throw new InputError(
+        `${quote(start)} may be a hexadecimal number; write it in decimal, or put spaces around the 'x'`,
+      );
+    }
     const near = closest(start, [...this.operations, EQUALS, ...NUMBER_WORDS]);
     const hint = near ? `did you mean ${quote(near)}?` : "write numbers, an operation and 'equals'";
     throw new InputError(`unknown word ${quote(start)}; ${hint}`);
@@ -218,30 +254,27 @@ export function answerOf(a, operation, b, maxNumber) {
   return exact !== null && exact >= 0 && exact <= maxNumber ? exact : null;
 }
 
-// The word nearest to a misspelt one, as Python's difflib finds it: twice the matching characters over all characters.
-function closest(word, words, cutoff = 0.6) {
-  const target = Array.from(word);
-  const scored = words.map((other) => {
-    const letters = Array.from(other);
-    return [(2 * matching(letters, target)) / (letters.length + target.length), other];
-  });
-  const [score, best] = scored.reduce((a, b) => (b[0] > a[0] || (b[0] === a[0] && b[1] > a[1]) ? b : a));
-  return score >= cutoff ? best : null;
+// The word nearest to a misspelt one, or null where none is near.
+function closest(word, words) {
+  const distances = words.map((other) => distance(Array.from(word), Array.from(other.split(" ")[0])));
+  const least = Math.min(...distances);
+  const near = words[distances.indexOf(least)];
+  return least <= (near.length < 6 ? 1 : 2) ? near : null;
 }
 
-// Characters in the longest common run, plus those in the common runs left and right of it.
-function matching(a, b) {
-  let best = { size: 0, i: 0, j: 0 };
-  for (let i = 0; i < a.length; i++) {
-    for (let j = 0; j < b.length; j++) {
-      let size = 0;
-      while (i + size < a.length && j + size < b.length && a[i + size] === b[j + size]) size++;
-      if (size > best.size) best = { size, i, j };
-    }
-  }
-  const { size, i, j } = best;
-  if (!size) return 0;
-  return size + matching(a.slice(0, i), b.slice(0, j)) + matching(a.slice(i + size), b.slice(j + size));
+// How many letters of a to add, leave out, replace or exchange with the next one to get b.
+function distance(a, b) {
+  let before = [],
+    last = Array.from({ length: b.length + 1 }, (_, index) => index);
+  a.forEach((letter, i) => {
+    const row = [i + 1];
+    b.forEach((other, j) => {
+      row.push(Math.min(last[j] + (letter !== other), last[j + 1] + 1, row[j] + 1));
+      if (i && j && letter === b[j - 1] && a[i - 1] === other) row[j + 1] = Math.min(row[j + 1], before[j - 1] + 1);
+    });
+    [before, last] = [last, row];
+  });
+  return last.at(-1);
 }
 
 // A string as Python's repr shows it.

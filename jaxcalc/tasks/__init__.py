@@ -1,6 +1,6 @@
 """What the model learns: problems in words and digits, encoded, split into training and held out, and drawn in batches.
 
-words      whole numbers as English words, both ways
+words      the plain form of a text, and whole numbers as English words, both ways
 tokenizer  text as token ids, both ways
 problems   single problems, as exact integers
 questions  questions in text: one parser and one encoder

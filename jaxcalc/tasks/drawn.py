@@ -25,7 +25,7 @@ ATTEMPTS = 20_000
 """Draws without a problem of one side after which that side counts as empty."""
 
 
-@flax.struct.dataclass
+@flax.struct.dataclass(eq=False, repr=False)
 class Arithmetic(Task):
     """A task that draws its problems, and lists a sample of 2,048 problems of each side to evaluate on.
 
@@ -77,8 +77,9 @@ class Arithmetic(Task):
         numbers = np.asarray(self.problems.numbers)[row]
         return Problem(tuple(map(digits.to_int, numbers)), self.rules.kinds[self.kind_ids[row]])
 
-    def membership(self, problem: Problem) -> Literal["training", "held out", "outside"]:
+    def membership(self, problem: Problem | str) -> Literal["training", "held out", "outside"]:
         """Say whether training may draw a problem, whether it is held out, or whether the task does not contain it."""
+        problem = self.as_problem(problem)
         if not self.rules.contains(problem):
             return "outside"
         numbers, kind_ids, _ = self.rules.arrays([problem])

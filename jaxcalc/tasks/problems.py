@@ -1,23 +1,39 @@
 """Single problems, as exact integers on the host."""
 
 import operator
+from collections.abc import Iterable
 from typing import NamedTuple
+
+from jaxcalc.errors import InputError
+from jaxcalc.tasks.words import OPERATIONS
 
 COMMUTATIVE = ("plus", "times")
 EXACT = {"plus": operator.add, "minus": operator.sub, "times": operator.mul}
 """The operations whose result is always an integer."""
 
 
-class Problem(NamedTuple):
+class _Parts(NamedTuple):
+    numbers: tuple[int, ...]
+    operations: tuple[str, ...]
+
+
+class Problem(_Parts):
     """A question of two or more numbers, read from left to right: `numbers[0] operations[0] numbers[1] …`.
+
+    Raises `InputError` for an unknown operation, and for a text in place of the tuple of operations.
 
     >>> problem = Problem((2, 3), ("plus",))
     >>> str(problem), problem.answer
     ('2 plus 3', 5)
     """
 
-    numbers: tuple[int, ...]
-    operations: tuple[str, ...]
+    __slots__ = ()
+
+    def __new__(cls, numbers: tuple[int, ...], operations: tuple[str, ...]) -> "Problem":
+        if isinstance(operations, str):
+            raise InputError(f"operations is {operations!r}; it must be a tuple, such as ('plus',)")
+        check_known(operations)
+        return super().__new__(cls, numbers, operations)
 
     @property
     def results(self) -> tuple[int | None, ...]:
@@ -40,6 +56,14 @@ class Problem(NamedTuple):
         """Return the question as one would type it, such as "2 plus 3"."""
         pairs = zip(self.operations, self.numbers[1:], strict=True)
         return " ".join([str(self.numbers[0]), *(f"{operation} {number}" for operation, number in pairs)])
+
+
+def check_known(operations: Iterable[str]) -> None:
+    """Raise `InputError` for an operation that is unknown."""
+    for operation in operations:
+        if operation not in OPERATIONS:
+            known = ", ".join(map(repr, OPERATIONS))
+            raise InputError(f"unknown operation {operation!r}; the operations are {known}")
 
 
 def _result(a: int, operation: str, b: int) -> int | None:

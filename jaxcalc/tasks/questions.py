@@ -6,8 +6,8 @@ import numpy as np
 
 from jaxcalc.errors import InputError
 from jaxcalc.tasks.problems import Problem
-from jaxcalc.tasks.tokenizer import EQUALS, PAD, Tokenizer
-from jaxcalc.tasks.words import number_to_words
+from jaxcalc.tasks.tokenizer import NEGATIVE, PAD, Tokenizer
+from jaxcalc.tasks.words import EQUALS, number_to_words
 
 _LONGEST_QUOTE = 60  # characters of a prompt that an error repeats
 
@@ -27,6 +27,8 @@ def parse(text: str, tokenizer: Tokenizer, n_numbers: int) -> Problem:
     if not tokens:
         raise InputError(f"the prompt is empty; {hint}")
     if operations and len(operations) != n_numbers - 1:
+        if any(token == "minus" and last in (None, *operations) for last, token in itertools.pairwise([None, *tokens])):
+            raise InputError(f"{NEGATIVE}; this vocabulary goes from 0 to {tokenizer.max_number}")
         count = "1 operation" if len(operations) == 1 else f"{len(operations)} operations"
         raise InputError(f"the prompt has {count} ({', '.join(operations[:4])}), not {n_numbers - 1}; {hint}")
     if not operations or tokens.index(EQUALS) != len(tokens) - 1:

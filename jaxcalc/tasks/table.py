@@ -17,7 +17,7 @@ from jaxcalc.tasks.tokenizer import END, EQUALS, OPERATIONS, Notation, Tokenizer
 from jaxcalc.tasks.words import number_to_words
 
 
-@flax.struct.dataclass
+@flax.struct.dataclass(eq=False, repr=False)
 class Calculator(Task):
     """A table of problems, encoded, and its split into training and held-out rows.
 
@@ -60,8 +60,16 @@ class Calculator(Task):
         keys = jax.vmap(lambda epoch: jax.random.bits(jax.random.fold_in(key, epoch), (ROUNDS,)))(epochs * size + carry)
         return self.lessons[shuffle(keys, index, epoch_length)]
 
-    def row(self, problem: Problem) -> int | None:
-        """Return the row of a problem in the table, or None where the table does not contain it."""
+    def row(self, problem: Problem | str) -> int | None:
+        """Return the row of a problem in the table, or None where the table does not contain it.
+
+        A text counts as the problem that it states; raises as `parse` does.
+
+        >>> task = calculator()
+        >>> task.row("two plus three") == task.row(Problem((2, 3), ("plus",)))
+        True
+        """
+        problem = self.as_problem(problem)
         if len(problem.operations) != 1 or problem.operations[0] not in self.tokenizer.operations:
             return None
         a, b = problem.numbers
@@ -69,7 +77,7 @@ class Calculator(Task):
         found = np.flatnonzero((np.asarray(self.problems)[:, :3] == key).all(axis=1))
         return int(found[0]) if found.size else None
 
-    def membership(self, problem: Problem) -> Literal["training", "held out", "outside"]:
+    def membership(self, problem: Problem | str) -> Literal["training", "held out", "outside"]:
         """Say whether training may see a problem, whether it is held out, or whether the table does not contain it."""
         row = self.row(problem)
         if row is None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxcalc.errors import InputError
 from jaxcalc.tasks import questions
-from jaxcalc.tasks.problems import Problem
+from jaxcalc.tasks.problems import Problem, check_known
 from jaxcalc.tasks.tokenizer import OPERATIONS, Tokenizer
 
 Split = Literal["orbit", "family", "random", "none"]
@@ -85,17 +85,54 @@ class Task(abc.ABC):
         """
         return questions.encode(self.parse(text), self.tokenizer, self.prompt_length, self.slot)
 
+    def as_problem(self, question: Problem | str) -> Problem:
+        """Return a problem as it is, and of a text the problem that it states; raises as `parse` does."""
+        return self.parse(question) if isinstance(question, str) else question
+
     @abc.abstractmethod
     def problem(self, row: int) -> Problem:
         """Return the problem in one row."""
 
     @abc.abstractmethod
-    def membership(self, problem: Problem) -> Literal["training", "held out", "outside"]:
-        """Say whether training may see a problem, whether it is held out, or whether the task does not contain it."""
+    def membership(self, problem: Problem | str) -> Literal["training", "held out", "outside"]:
+        """Say whether training may see a problem, whether it is held out, or whether the task does not contain it.
+
+        A text counts as the problem that it states; raises as `parse` does.
+        """
 
     @abc.abstractmethod
     def sequences_at(self, seed: int | jax.Array, step: int | jax.Array, size: int) -> jax.Array:
         """Return the sequences of one training step, int32 `[size, L]`; see `batch_at`."""
+
+    def __repr__(self) -> str:
+        """Return the task in one line."""
+        names = ", ".join(self.tokenizer.operations)
+        training, held_out = np.size(self.train_rows), np.size(self.held_out_rows)
+        return (
+            f"{type(self).__name__}({names} of {self.terms} numbers from 0 to {self.tokenizer.max_number:,}, "
+            f"answers in {self.tokenizer.output}, split {self.split!r}, "
+            f"lists {training:,} training and {held_out:,} held-out problems)"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether another task is of the same type and holds equal arrays and values."""
+        return isinstance(other, Task) and self._held() == other._held()
+
+    def __hash__(self) -> int:
+        """Return a hash of what the task holds."""
+        return hash(self._held())
+
+    def _held(self) -> tuple[object, ...]:
+        """Return the type and everything that the task holds, in a form that compares and hashes."""
+        leaves, structure = jax.tree.flatten(vars(self))
+        return type(self), structure, *(_comparable(leaf) for leaf in leaves)
+
+
+def _comparable(leaf: object) -> object:
+    if not isinstance(leaf, jax.Array | np.ndarray):
+        return leaf
+    array = np.asarray(leaf)
+    return array.shape, array.dtype, array.tobytes()
 
 
 def check_operations(operations: tuple[str, ...], others: Iterable[str] = ()) -> None:
@@ -105,11 +142,9 @@ def check_operations(operations: tuple[str, ...], others: Iterable[str] = ()) ->
       operations: those of a task.
       others: names that must be known too.
     """
-    known = ", ".join(map(repr, OPERATIONS))
-    for operation in (*operations, *others):
-        if operation not in OPERATIONS:
-            raise InputError(f"unknown operation {operation!r}; the operations are {known}")
+    check_known((*operations, *others))
     if not operations or len(set(operations)) < len(operations):
+        known = ", ".join(map(repr, OPERATIONS))
         raise InputError(f"operations are {operations}; name at least one of {known}, and each at most once")
 
 

@@ -5,28 +5,26 @@ operation are at the same distance from the answer in every problem.
 """
 
 import dataclasses
-import difflib
 import functools
 import re
 from collections.abc import Iterable
 from typing import Literal, get_args
 
 from jaxcalc.errors import InputError
-from jaxcalc.tasks.words import NUMBER_WORDS, number_to_words, split_compounds, words_to_number
+from jaxcalc.tasks.words import EQUALS, NUMBER_WORDS, OPERATIONS, normalize, number_to_words, words_to_number
 
-PAD, END, EQUALS = "<pad>", "<end>", "equals"
+PAD, END = "<pad>", "<end>"
 END_ID = 1
-OPERATIONS = ("plus", "minus", "times", "divided by")
 DIGITS = tuple("0123456789")
 Notation = Literal["words", "digits", "digits-reversed"]
 """How a number is written: in words, or as one token per digit with the highest or the lowest digit first."""
+NEGATIVE = "negative numbers are out of range"
 LONGEST_TEXT = 1_000
 """Characters of the longest text that the tokenizer reads."""
 
 _SYMBOLS = {
     "+": "plus",
     "-": "minus",
-    "−": "minus",
     "*": "times",
     "×": "times",
     "/": "divided by",
@@ -34,7 +32,9 @@ _SYMBOLS = {
     "=": "equals",
 }
 _NUMBER = re.compile(r"[0-9]+")
-_WORD = re.compile(r"[0-9]+|divided\s+by\b|<pad>|<end>|[^\W\d_]+|\S")
+_WORD = re.compile(r"0x[0-9a-f]+|[0-9]+|divided[\s-]+by\b|<pad>|<end>|[^\W\d_]+|\S")
+_AROUND = re.compile(r"\A\s*(?:what\s+is|what's|how\s+much\s+is)\b|(?<![\s?.])[\s?.]+\Z")
+"""What may stand before and after a question: "what is two plus three?"."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Tokenizer:
 
     >>> tokenizer = Tokenizer()
     >>> tokenizer.encode("2 + 3") == tokenizer.encode("Two plus three equals")
+    True
+    >>> tokenizer.encode("2 + 3") == tokenizer.encode("What is two plus three?")
     True
     >>> tokenizer.decode(tokenizer.encode("fortytwo / 6 = 7"))
     'forty two divided by six equals seven'
@@ -84,14 +86,14 @@ class Tokenizer:
         A text with an operation but no "equals" is a question and gets its "equals". Before "equals", "42" is a
         number and is written in `notation`. After it, and unless `output` is "words", each digit is one token.
 
-        Raises `InputError` for a word outside the vocabulary (with its nearest neighbour), for a number that is
-        malformed or above `max_number`, and for a text of more than 1,000 characters.
+        Raises `InputError` for a word outside the vocabulary (with the word that is near, if there is one), for a
+        number that is malformed, negative or above `max_number`, and for a text of more than 1,000 characters.
         """
         if len(text) > LONGEST_TEXT:
             raise InputError(f"the text has {len(text):,} characters; at most {LONGEST_TEXT:,} are read")
         tokens: list[str] = []
         number: list[str] = []
-        for word in _WORD.findall(split_compounds(text.lower())):
+        for word in _WORD.findall(_AROUND.sub("", normalize(text))):
             if word in NUMBER_WORDS or (word == "and" and number):
                 number.append(word)
                 continue
@@ -174,13 +176,33 @@ class Tokenizer:
 
     def _word(self, word: str) -> str:
         """Return the token of a word that is no number."""
-        token = "times" if word == "x" else _SYMBOLS.get(word, re.sub(r"\s+", " ", word))
+        token = "times" if word == "x" else _SYMBOLS.get(word, re.sub(r"[\s-]+", " ", word))
         if token in self.ids:
             return token
         if token in OPERATIONS:
             known = ", ".join(repr(operation) for operation in self.operations)
             raise InputError(f"unknown operation {word!r}; this vocabulary has {known}")
+        if word == "negative":
+            raise InputError(f"{NEGATIVE}; this vocabulary goes from 0 to {self.max_number}")
+        word = word[:40]
+        if word.startswith("0x"):
+            raise InputError(f"{word!r} may be a hexadecimal number; write it in decimal, or put spaces around the 'x'")
         readable = (*self.operations, EQUALS, *NUMBER_WORDS)
-        near = difflib.get_close_matches(word[:40], readable, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "; write numbers, an operation and 'equals'"
-        raise InputError(f"unknown word {word[:40]!r}{hint}")
+        distances = {name: _distance(word, name.split()[0]) for name in readable}
+        near = min(distances, key=distances.__getitem__)
+        is_near = distances[near] <= (1 if len(near) < 6 else 2)
+        hint = f"did you mean {near!r}?" if is_near else "write numbers, an operation and 'equals'"
+        raise InputError(f"unknown word {word!r}; {hint}")
+
+
+def _distance(a: str, b: str) -> int:
+    """Return how many letters of `a` to add, leave out, replace or exchange with the next one to get `b`."""
+    before, last = [], list(range(len(b) + 1))
+    for i, letter in enumerate(a):
+        row = [i + 1]
+        for j, other in enumerate(b):
+            row.append(min(last[j] + (letter != other), last[j + 1] + 1, row[j] + 1))
+            if i and j and (letter, a[i - 1]) == (b[j - 1], other):
+                row[-1] = min(row[-1], before[j - 1] + 1)
+        before, last = last, row
+    return last[-1]

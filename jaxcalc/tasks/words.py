@@ -1,14 +1,17 @@
-"""Integers as English number words, both ways, strictly.
+"""The plain form of a text, and integers as English number words, both ways, strictly.
 
 The canonical form has single spaces, no hyphen and no "and": 1,234,042 is
 "one million two hundred thirty four thousand forty two".
 """
 
 import re
+import unicodedata
 
 from jaxcalc.errors import InputError
 
 LARGEST_NUMBER = 999_999_999
+OPERATIONS = ("plus", "minus", "times", "divided by")
+EQUALS = "equals"
 
 _UNITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 _TEENS = ["eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
@@ -20,17 +23,38 @@ NUMBER_WORDS = (*ONES, *TENS, "hundred", "thousand", "million")
 _VALUES = {word: value for value, word in enumerate(ONES)}
 _VALUES |= {word: 10 * tens for tens, word in enumerate(TENS, start=2)}
 
+_PLAIN = str.maketrans(
+    dict.fromkeys("‐‒–—―−", "-")
+    | dict.fromkeys("⁄∕", "/")
+    | dict.fromkeys("·∗⋅", "*")
+    | {"’": "'", "\u200b": " "}  # a zero-width space
+    | dict.fromkeys("\u00ad\u200c\u200d\u2060\ufeff", "")  # soft hyphen, joiners, byte order mark
+)
 # "forty-two" and "fortytwo", but not "five-three" or "fourtyten".
 _COMPOUND = re.compile(rf"\b({'|'.join(TENS)})-?({'|'.join(ONES[1:10])})\b")
+# "one-hundred-five" and "one-plus-two"; in "plus-two" the hyphen may be a sign.
+_JOINING = "|".join([*OPERATIONS, EQUALS, "hundred", "thousand", "million", "and"]).replace(" ", r"[\s-]+")
+_JOINED = re.compile(rf"(?<=[a-z0-9])-({_JOINING})(?![^\W\d_])(?:-(?=[a-z0-9]))?")
+_COMMA = re.compile(r"\b(thousand|million)\s*,")
+_GROUPS = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])")
 
 
-def split_compounds(text: str) -> str:
-    """Return `text` with a space inside each hyphenated or glued compound number.
+def normalize(text: str) -> str:
+    """Return a text in its plain form, in which each number and each operation is written in one way.
 
-    >>> split_compounds("forty-two minus fortytwo")
-    'forty two minus forty two'
+    Letters are small. Dashes are hyphens, signs and digits are ASCII's, and invisible characters are left out. There
+    is a space, and neither a hyphen nor a comma, between the words of a number. Superscripts, fractions and circled
+    digits stay, because their plain forms state another number: that of "3²" is "32".
+
+    >>> normalize("Forty‑two – fortytwo")
+    'forty two - forty two'
+    >>> normalize("１,234 ＋ one thousand, two hundred")
+    '1234 + one thousand  two hundred'
     """
-    return _COMPOUND.sub(r"\1 \2", text)
+    plain = (c if unicodedata.category(c) == "No" else unicodedata.normalize("NFKC", c) for c in text)
+    text = "".join(plain).translate(_PLAIN).lower()
+    text = _COMPOUND.sub(r"\1 \2", _JOINED.sub(r" \1 ", text))
+    return _GROUPS.sub(lambda number: number[0].replace(",", ""), _COMMA.sub(r"\1 ", text))
 
 
 def number_to_words(number: int) -> str:
@@ -54,8 +78,8 @@ def number_to_words(number: int) -> str:
 def words_to_number(text: str) -> int:
     """Return the integer that English number words state.
 
-    Upper and lower case count the same. Compounds may be spaced, hyphenated or glued, and an "and" may stand wherever
-    British English puts one. Raises `InputError` for every other text.
+    Upper and lower case count the same. Compounds may be spaced, hyphenated or glued, and an "and" or a comma may stand
+    wherever British English puts one. Raises `InputError` for every other text.
 
     >>> words_to_number("Forty-two"), words_to_number("fortytwo")
     (42, 42)
@@ -66,7 +90,7 @@ def words_to_number(text: str) -> int:
     ...
     jaxcalc.errors.InputError: 'twenty eleven' is not a number in words
     """
-    words = split_compounds(text.lower()).split()
+    words = normalize(text).split()
     negative = words[:1] in (["minus"], ["negative"])
     digits = words[1:] if negative else words
     unknown = [word for word in digits if word not in NUMBER_WORDS and word != "and"]

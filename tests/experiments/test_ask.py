@@ -1,10 +1,17 @@
 """ask.py and evaluate.py: what a trained model answers."""
 
+import io
 import json
+import sys
 from pathlib import Path
 
+import ask
+import jax
 import pytest
 from scripts import run_script
+
+import jaxcalc
+from jaxcalc import runs
 
 
 def test_ask_answers(small_run: Path) -> None:
@@ -58,11 +65,63 @@ def test_ask_refuses_what_is_no_question_in_one_line(small_run: Path, question: 
 
 
 def test_ask_reads_questions_line_by_line(small_run: Path) -> None:
-    status, out, err = run_script("ask", small_run, "--json", stdin="1 + 1\ntwo pluss three\n2 + 2\n")
-    prompts = [json.loads(line)["prompt"] for line in out.splitlines()]
-    assert prompts == ["one plus one equals", "two plus two equals"]
-    assert "unknown word 'pluss'" in err
-    assert status == 2
+    status, out, err = run_script("ask", small_run, "--json", stdin="1 + 1\ntwo pluss three\n\n2 + 2\n")
+    first, refused, blank, last = map(json.loads, out.splitlines())
+    assert (first["line"], first["prompt"]) == (1, "one plus one equals")
+    error = "unknown word 'pluss'; did you mean 'plus'?"
+    assert refused == {"line": 2, "question": "two pluss three", "error": error}
+    assert (blank["line"], blank["question"]) == (3, "")
+    assert (last["line"], last["prompt"]) == (4, "two plus two equals")
+    assert (status, err) == (2, "")
+
+    status, out, err = run_script("ask", small_run, stdin="1 + 1\ntwo pluss three\nwhat is 2 + 2?\n")
+    assert [line.split(" equals")[0] for line in out.splitlines() if "→" in line] == ["one plus one", "two plus two"]
+    assert (status, err) == (2, f"error: line 2: {error}\n")
+    assert run_script("ask", small_run, stdin="1 + 1").status == 0
+
+
+def test_ask_takes_a_question_without_quotes(small_run: Path) -> None:
+    quoted = run_script("ask", small_run, "five minus two", "--json")
+    assert run_script("ask", small_run, "five", "minus", "two", "--json") == quoted
+    assert run_script("ask", small_run, "--json", "5", "-", "2") == quoted
+    assert "line" not in json.loads(quoted.out)
+
+
+def test_ask_answers_as_the_model_did_at_a_step(small_run: Path) -> None:
+    run = jaxcalc.load_run(small_run)
+    probabilities = []
+    for step in (0, 60):
+        answer = json.loads(run_script("ask", small_run, "2 + 3", "--json", "--step", step).out)
+        params = runs.load_snapshot(run, step).params
+        tokens, log_probs = jaxcalc.generate(params, run.task.encode("2 + 3")[None], run.task.answer_length)
+        assert answer["answer"] == jaxcalc.evaluation.answer_text(run.task, tokens[0])
+        assert answer["probability"] == pytest.approx(float(jax.numpy.exp(log_probs.sum())), rel=1e-4)
+        probabilities.append(answer["probability"])
+    assert probabilities[0] != probabilities[1]
+    assert (
+        run_script("ask", small_run, "2 + 3", "--json").out
+        == run_script("ask", small_run, "2 + 3", "--json", "--step", 60).out
+    )
+    status, out, err = run_script("ask", small_run, "2 + 3", "--step", 61)
+    assert (status, out) == (2, "")
+    assert "has no snapshot of step 61; there are 0, 10," in err
+
+
+@pytest.mark.parametrize("end", ["quit", "exit", "", None])
+def test_ask_leaves_its_prompt_when_told_to(
+    small_run: Path, end: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    lines = ["help", "two pluss three", "1 + 1", *([] if end is None else [end, "2 + 2"])]
+    monkeypatch.setattr(sys, "stdin", Terminal("\n".join(lines)))
+    assert ask.main(ask.AskOptions(small_run)) == 0
+    out, err = capsys.readouterr()
+    assert "one plus one equals → " in out
+    assert "two plus two" not in out
+    assert err == f"{ask.HELP}\n{ask.HELP}\nerror: unknown word 'pluss'; did you mean 'plus'?\n"
 
 
 def test_evaluate_agrees_with_the_summary(small_run: Path) -> None:

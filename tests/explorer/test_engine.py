@@ -33,7 +33,7 @@ from jaxcalc.model import NORM_EPSILON
 from jaxcalc.optimizers import ADAM_BETAS
 from jaxcalc.runs.placement import QUICK_TO_COMPILE
 from jaxcalc.steps import take_step
-from jaxcalc.tasks.tokenizer import EQUALS
+from jaxcalc.tasks.words import EQUALS, normalize
 
 ENGINE = Path(jaxcalc.explorer.page.__file__).with_name("model.mjs")
 SCRIPT = Path(__file__).with_name("explorer_golden.mjs")
@@ -320,8 +320,25 @@ UNICODE = [
     "２ + 3", "½ plus 1", "² + 1", "Ⅷ plus 1", "١ + 2", "é", "e\u0301", "ſeven plus one", "İ plus 1", "ΟΔΟΣ plus 1",
     "\u212a plus 1", "二 plus 三", "two\u00a0plus\u2003three", "two\u200bplus three", "\ufeff2 + 3", "\x85",
     "\x1c2 + 3", "\x7f", "\u2028", "\u061c", "\ue000", "\U000e0001", "🙂", "two 🙂 three", "👩\u200d👧 plus one",
+    "²" * 3 + "2 + 3", "3② + 1", "２＋３", "９－１＝８", "4 ∗ 2", "4 · 2", "8 ⁄ 2", "8∕2 ", "5 – 3", "5—3", "5\u20103",
+    "5\u20153", "thir\u00adteen + 1", "\u2060two\ufeff + 1", "ﷺ + 1", "𝟐 + 𝟑", "what’s 2 + 3…", "…" * 999 + "a",
+    "ﬁve + 1", "Ⅹ + 1",
     "🙂" * 41, "twenty\u2011two + 1", "twentytwo² + 1", "étwentytwo + 1", "divided byé", "divided by_", "1_000 + 1",
 ]  # fmt: skip
+SENTENCES = (
+    """
+What is two plus three?|what  is 2 + 3 = ?|what's 2 + 3.|How much is 7 x 8?|what is|whatis 2 + 3|what isn't
+two plus three? |2 + 3 . . .|?|...|2 ? + 3|5 + 3! |is 2 + 3|2 + 3 = 5.|one thousand, two hundred and thirty-four + 1
+one million , one + 1|two, three + 1|thousand, + 1|1,234 + 1|1 + 1,000,000|0,005 + 1|1,23 + 1|1,234,56 + 1|1.5 + 2
+1,234.5 + 1|,|two plus three,|negative five + 1|1 + negative 5|negative|-5 + 2|2 + -3|2 plus-three|- - 1|minus two
+2 - - 3|0x10|0X1F + 1|0xg|00x10|10x10|0 x 10|x|0xffffffffffffffffffffffffffffffffffffffffffffffffff
+twenty-one-plus-one|2-plus-3|9-8-equals1|9-plus1|eight-divided-by-two|8 divided-by 2|8 divided--by 2|9-minus-1-equals
+one-hundred-five + 1|one hundred-and-five + 1|one-hundred-twenty + 1|two-and-three|eight-two|two -plus- one|exit
+into|quit|help|often|money|equl|divide|divided|dividedly|to + 1|sixth|hudnred
+""".strip()
+    .replace("\n", "|")
+    .split("|")
+)
 HOSTILE = [
     "<script>", "<script>alert(1)</script>", "two plus <b>three</b>", "it's", "'", '"', "'\"", "\\", "\\'", "\0",
     "two; plus", "%00", "&lt;", "${2} + 3", "x" * 1_000, "x" * 10_000, "7" * 1_001, "🙂" * 600, "🙂" * 1_000,
@@ -333,7 +350,7 @@ BEGUN = [
     "9 + 9 = one 8", "9 + 9 = 8 one", "5 + 5 = <end>", "2 + 3 = 0005", "2 + 3 = 123456789012", "2 + 3 = fife",
     "2 + 3 = 🙂", "2 + = 5", "2 + 3 + 4 = 9",
 ]  # fmt: skip
-TELLING = [*SYMBOLS, *NUMBERS, *NO_QUESTIONS, *MISSPELT, *UNICODE, *HOSTILE, *BEGUN]
+TELLING = [*SYMBOLS, *NUMBERS, *NO_QUESTIONS, *MISSPELT, *UNICODE, *SENTENCES, *HOSTILE, *BEGUN]
 
 
 def random_texts(task: Task, n: int) -> list[str]:
@@ -344,7 +361,8 @@ def random_texts(task: Task, n: int) -> list[str]:
         "forty-two", "fortytwo", "twenty", "eleven", "hundred", "and", "by", "divided", "divided  by", "divided\x85by",
         "plsu", "twleve", "x", "×", "÷", "−", "=", "007", "1234567890123", "<", "<script>", "🙂", "½", "²", "é", "İ",
         "Σ",
-        "'", '"', "\\", "\n", "\x85", "\u200b", "\u3000", "_", "-",
+        "'", '"', "\\", "\n", "\x85", "\u200b", "\u3000", "_", "-", "–", "\u2011", "２", "＋", "?", ".", ",", "what is",
+        "negative", "0x", "thousand,", "-and-", "-hundred-",
     ]  # fmt: skip
 
     def strange() -> str:
@@ -382,7 +400,7 @@ def read(task: Task, text: str) -> dict[str, Any] | str:
     try:
         words = task.tokenizer.canonical(text)
         begun = words[words.index(EQUALS) + 1 :] if EQUALS in words else []
-        asked = QUESTION.match(text.lower())[0] if begun else text
+        asked = QUESTION.match(normalize(text))[0] if begun else text
         (a, b), (operation,) = problem = task.parse(asked)
         answer = problem.answer if task.row(problem) is not None else None
         return {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import jaxcalc
 from jaxcalc import InputError, Task
 from jaxcalc.tasks.problems import Problem
-from jaxcalc.tasks.tokenizer import OPERATIONS
+from jaxcalc.tasks.words import OPERATIONS, normalize
 
 LONGEST_MESSAGE = 300
 TASKS = {
@@ -23,11 +23,13 @@ LETTERS = set("abcdefghijklmnopqrstuvwxyz0123456789+-*/=−×÷")
 STRANGE = [
     *"\x00\x07\x1c\x7f\x85\u00a0\u00ad\u200b\u200d\u200f\u2028\u202e\u2066\u3000\ufeff\ufffd\ud800\udfff\U000e0001",
     *"éİſß\u212a🧮٣３²½Ⅷ三_.,%'\"\\{}<>",
+    *"２＋－＊／＝𝟐–—‑‐·⁄\u2060…？，",
     *["\x1b[31m", "e\u0301", "<pad>", "<end>", "$(x)"],
 ]
 WORDS = [
-    *["two", "Twenty", "forty-two", "fortytwo", "zero", "and", "hundred", "thousand", "million", "negative"],
+    *["two", "Twenty", "forty-two", "fortytwo", "zero", "and", "hundred", "thousand", "million"],
     *["minus", "plus", "times", "x", "divided by", "divided", "by", "divided\tby", "equals"],
+    *["what is", "what's", "negative", "-and-", "-plus-"],
     *["infinity", "nan", "None"],
 ]
 NUMBERS = ["0", "00", "7", "42", "99", "100", "0" * 400 + "5", "9" * 400, "1e9", "0x10", "1_0", "1,000", "1.5"]
@@ -60,7 +62,8 @@ def check(task: Task, text: str) -> Problem | None:
     assert set(problem.operations) <= set(task.tokenizer.operations)
     assert len(problem.numbers) == 2
     assert all(0 <= number <= largest for number in problem.numbers)
-    assert {letter for letter in text.lower() if not letter.isspace()} <= LETTERS  # nothing strange was passed over
+    read = normalize(text).replace("what's", "").rstrip(" \t\r\n.?")
+    assert {letter for letter in read if not letter.isspace()} <= LETTERS  # nothing strange was passed over
     prompt = task.encode(text)
     assert prompt.shape == (task.prompt_length,)
     assert task.parse(task.tokenizer.decode(prompt[prompt > 1])) == problem
@@ -99,11 +102,12 @@ def test_a_question_is_read_however_it_is_written(data: st.DataObject) -> None:
         data.draw(st.integers(1, 99)),
         data.draw(st.sampled_from(OPERATIONS)),
     )
-    signs = {"plus": "+", "minus": "−", "times": "×", "divided by": "÷"}
-    sign = data.draw(st.sampled_from([operation, operation.title(), signs[operation]]))
+    signs = {"plus": "+＋", "minus": "−-–—－\u2011", "times": "××*＊·", "divided by": "÷/／∕"}
+    sign = data.draw(st.sampled_from([operation, operation.title(), *signs[operation]]))
     space = data.draw(st.sampled_from([" ", "  ", "\n", "\t", "\u2003", "\u00a0"]))
-    end = data.draw(st.sampled_from(["", " ", "\r\n", " =", " equals"]))
-    text = f"{data.draw(written(a))}{space}{sign}{space}{data.draw(written(b))}{end}"
+    end = data.draw(st.sampled_from(["", " ", "\r\n", " =", " equals", "?", ".", " = ?", "＝", "\u200b"]))
+    begin = data.draw(st.sampled_from(["", "What is ", "\ufeff"]))
+    text = f"{begin}{data.draw(written(a))}{space}{sign}{space}{data.draw(written(b))}{end}"
     assert check(TASKS["words"], text) == ((a, b), (operation,))
 
 

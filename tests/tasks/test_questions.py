@@ -65,6 +65,41 @@ def test_every_notation_reads_words_digits_and_symbols(tokenizer: Tokenizer, tex
     assert parse(text, tokenizer, 2) == problem
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("5 – 3", Problem((5, 3), ("minus",))),  # an en dash
+        ("5\u20113", Problem((5, 3), ("minus",))),  # a non-breaking hyphen
+        ("twenty\u2011one — 3", Problem((21, 3), ("minus",))),
+        ("１２ ＋ ３ ＝", Problem((12, 3), ("plus",))),
+        ("８／２", Problem((8, 2), ("divided by",))),
+        ("8 ⁄ 2", Problem((8, 2), ("divided by",))),
+        ("4 · 2", Problem((4, 2), ("times",))),
+        ("\ufefftwo\u200bplus thir\u00adteen", Problem((2, 13), ("plus",))),
+        ("What is two plus three?", Problem((2, 3), ("plus",))),
+        ("what’s 2 + 3 = ?", Problem((2, 3), ("plus",))),
+        ("How much is 2 + 3…", Problem((2, 3), ("plus",))),
+        ("two plus three.", Problem((2, 3), ("plus",))),
+        ("one thousand, two hundred and thirty-four plus one", Problem((1234, 1), ("plus",))),
+        ("1,234 + 1", Problem((1234, 1), ("plus",))),
+        ("twenty-one-plus-one", Problem((21, 1), ("plus",))),
+        ("one-hundred-five-divided-by-five", Problem((105, 5), ("divided by",))),
+        ("10x10", Problem((10, 10), ("times",))),
+        ("0 x 10", Problem((0, 10), ("times",))),
+    ],
+)
+def test_a_question_is_read_as_people_type_it(text: str, problem: Problem) -> None:
+    assert parse(text, Tokenizer(max_number=9999), 2) == problem
+
+
+@pytest.mark.parametrize(
+    "text", ["-5 + 2", "2 + -3", "two plus-three", "minus five plus two", "5 − −3", "2 + negative 3"]
+)
+def test_a_negative_number_is_refused_as_such(text: str) -> None:
+    with pytest.raises(InputError, match="negative numbers are out of range; this vocabulary goes from 0 to 99"):
+        parse(text, TOKENIZERS["table"], 2)
+
+
 def test_numbers_may_be_written_in_parts_as_the_vocabulary_has_them() -> None:
     assert parse("twenty 8 + 1", TOKENIZERS["table"], 2).numbers == (28, 1)
     assert parse("2 8 + 1", TOKENIZERS["digits"], 2).numbers == (28, 1)

@@ -90,13 +90,34 @@ def test_what_is_not_a_number_is_read_as_none(answer: list[str]) -> None:
         ("one hundred plus two", "number out of range: 'one hundred'"),
         ("9" * 500 + " + 1", "number out of range: .* 500 digits"),
         ("1" * 2000, "2,000 characters; at most 1,000"),
-        ("２ + 3", "unknown word '２'"),
+        ("٣ + 3", "unknown word '٣'"),
+        ("3² + 3", "unknown word '²'"),
+        ("½ + 3", "unknown word '½'"),
+        ("5!", "unknown word '!'"),
+        ("1,5 + 2", "unknown word ','"),
+        ("0x10", "'0x10' may be a hexadecimal number; write it in decimal, or put spaces around the 'x'"),
+        ("negative five + 2", "negative numbers are out of range; this vocabulary goes from 0 to 99"),
         ("<script>", "unknown word '<'"),
         ("🙂", "unknown word '🙂'"),
     ],
 )
 def test_errors_name_the_word_and_its_neighbour(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
+        TOKENIZER.encode(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    {"tow": "two", "plsu": "plus", "hudnred": "hundred", "equl": "equals", "divide": "divided by"}.items(),
+)
+def test_a_misspelt_word_has_its_neighbour_named(text: str, meant: str) -> None:
+    with pytest.raises(InputError, match=f"unknown word '{text}'; did you mean '{meant}'"):
+        TOKENIZER.encode(text)
+
+
+@pytest.mark.parametrize("text", ["exit", "into", "quit", "help", "often", "money", "power", "add", "modulo"])
+def test_a_word_far_from_every_other_has_no_neighbour(text: str) -> None:
+    with pytest.raises(InputError, match=f"unknown word '{text}'; write numbers, an operation and 'equals'"):
         TOKENIZER.encode(text)
 
 

@@ -21,7 +21,8 @@ def test_spelling_agrees_with_num2words(number: int) -> None:
 @given(numbers)
 def test_every_number_is_read_back_from_canonical_and_british_spelling(number: int) -> None:
     assert words_to_number(number_to_words(number)) == number
-    assert words_to_number(num2words(number).replace(",", "")) == number
+    assert words_to_number(num2words(number)) == words_to_number(num2words(number).replace(",", "")) == number
+    assert words_to_number(number_to_words(abs(number)).replace(" ", "-")) == abs(number)
     assert words_to_number(number_to_words(number).upper()) == number
 
 
