@@ -19,6 +19,7 @@ from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import Evaluation, evaluate
 from jaxcalc.explorer import Explorer, explore
+from jaxcalc.fingerprints import fingerprint
 from jaxcalc.losses import cross_entropy, loss, surprise
 from jaxcalc.model import SIZES, ModelConfig, apply, config_of, init, trace
 from jaxcalc.optimizers import make_optimizer
@@ -35,7 +36,7 @@ from jaxcalc.tasks.task import Task
 from jaxcalc.tasks.tokenizer import Tokenizer
 from jaxcalc.tasks.words import number_to_words, words_to_number
 from jaxcalc.training import Metrics, TrainState, create_state, in_microbatches, train_step, train_steps
-from jaxcalc.trees import TreeTable, compare, count, fingerprint, named_leaves, summary
+from jaxcalc.trees import TreeTable, compare, count, named_leaves, summary
 
 __all__ = [
     "SIZES",

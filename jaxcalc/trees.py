@@ -1,6 +1,7 @@
-"""Helpers for pytrees of arrays: leaves by name, counts, fingerprints, and tables of what is in them."""
+"""Helpers for pytrees of arrays: leaves by name, counts, and tables of what is in them."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,12 +26,32 @@ def dotted(path: jax.tree_util.KeyPath) -> str:
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """Return every leaf under its dotted path, in the tree's order.
+    """Return every leaf under its dotted path, in the tree's order. None is no leaf, as everywhere in JAX.
+
+    Raises `InputError` if two leaves have the same dotted path, and if JAX cannot flatten the tree.
 
     >>> named_leaves({"blocks": [{"up": 1.0}, {"up": 2.0}]})
     {'blocks.0.up': 1.0, 'blocks.1.up': 2.0}
     """
-    return {dotted(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+    try:
+        paths = jax.tree.leaves_with_path(tree)
+    except ValueError as error:
+        raise InputError("JAX cannot flatten the tree; a dictionary needs keys that can be sorted") from error
+    leaves: dict[str, Any] = {}
+    for path, leaf in paths:
+        name = dotted(path)
+        if name in leaves:
+            raise InputError(f"two leaves have the name {name!r}; rename a key of {jax.tree_util.keystr(path)}")
+        leaves[name] = leaf
+    return leaves
+
+
+def named_arrays(tree: Any) -> dict[str, Any]:
+    """Return every leaf as a JAX or NumPy array, of numbers or of PRNG keys, under its dotted path.
+
+    Raises `InputError` naming the first leaf that is neither, or has no values.
+    """
+    return {name: _array(name, leaf) for name, leaf in named_leaves(tree).items()}
 
 
 def is_concrete(tree: Any) -> bool:
@@ -38,62 +59,32 @@ def is_concrete(tree: Any) -> bool:
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
+def is_key(leaf: Any) -> bool:
+    """Return whether a leaf is typed PRNG keys, such as `jax.random.key` returns, or a shape of them."""
+    return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def array_type(array: Any) -> str:
+    """Return the dtype and the shape of an array, or of anything that has both.
+
+    >>> array_type(np.zeros((2, 3), np.float32)), array_type(jax.random.key(0))
+    ('float32[2,3]', 'key<fry>[]')
+    """
+    return f"{array.dtype.name}[{','.join(map(str, array.shape))}]"
+
+
 def count(tree: Any) -> int:
-    """Return the number of array elements in a tree.
+    """Return the number of array elements in a tree of arrays, tracers, shapes or numbers.
+
+    Raises `InputError` naming the first leaf that is none of these.
 
     >>> count({"a": np.zeros((2, 3)), "b": np.zeros(4)})
     10
     """
-    return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(tree))
-
-
-def fingerprint(tree: Any) -> dict[str, str]:
-    """Return a checksum of each leaf under its dotted path: its dtype, its shape and a hash of 64 bits.
-
-    A bijection mixes each 32-bit word of the leaf with its index, and the results are added modulo 2³²; this is done
-    with two different mixings. The hash therefore never misses a change within one word, and misses any other change
-    with a probability of about 2⁻⁶⁴. No library's hash is used because this one does not depend on how an array is
-    sharded: each device hashes its own part, and arrays in the host's memory are hashed there, by NumPy.
-
-    Raises `InputError` naming the first leaf that is not an array of numbers.
-
-    >>> fingerprint({"w": np.array([1.0, 2.0], np.float32), "step": 3})
-    {'step': 'int64[] 1ab75600a1221922', 'w': 'float32[2] aeb554b4bb33503c'}
-    """
-    leaves = {name: _numbers(name, leaf) if _is_on_host(leaf) else leaf for name, leaf in named_leaves(tree).items()}
-    with np.errstate(over="ignore"):  # the sums are meant to wrap
-        sums = {name: (_checksum if _is_on_host(leaf) else _device_checksum)(leaf) for name, leaf in leaves.items()}
-    return {
-        name: f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}] {a:08x}{b:08x}"
-        for (name, leaf), (a, b) in zip(leaves.items(), jax.device_get(list(sums.values())), strict=True)
-    }
-
-
-def _is_on_host(leaf: Any) -> bool:
-    if not isinstance(leaf, jax.Array):
-        return True
-    return leaf.is_fully_addressable and all(device.platform == "cpu" for device in leaf.devices())
-
-
-def _checksum(array: Any) -> Any:
-    """Return the two sums of a NumPy or JAX array, uint32 `[2]`."""
-    xp = jnp if isinstance(array, jax.Array) else np
-    bits = array.astype("uint8") if array.dtype == bool else array
-    bits = xp.atleast_1d(bits)
-    words = bits.view(f"uint{8 * min(array.dtype.itemsize, 4)}").astype("uint32")
-    index = xp.arange(words.size, dtype="uint32").reshape(words.shape)
-    return xp.stack([_mix(words ^ _mix(index + salt)).sum(dtype="uint32") for salt in _SALTS])
-
-
-_device_checksum = jax.jit(_checksum)
-_SALTS = np.uint32(1), np.uint32(0x9E3779B9)
-
-
-def _mix(word: Any) -> Any:
-    """Return each uint32 under a bijection in which every bit depends on every bit (Wellons 2018, lowbias32)."""
-    word = (word ^ (word >> 16)) * np.uint32(0x7FEB352D)
-    word = (word ^ (word >> 15)) * np.uint32(0x846CA68B)
-    return word ^ (word >> 16)
+    leaves = named_leaves(tree)
+    return sum(
+        math.prod((leaf if hasattr(leaf, "shape") else _array(name, leaf)).shape) for name, leaf in leaves.items()
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +99,7 @@ class TreeTable:
     def __repr__(self) -> str:
         cells = [("", *self.columns)]
         for name, row in self.rows.items():
-            label = name if row["n_leaves"] else f"  {name.rpartition('.')[2]}"
+            label = name if row["n_leaves"] or name == "total" else f"  {name.rpartition('.')[2]}"
             cells.append((label, *(_cell(row.get(column)) for column in self.columns)))
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = []
@@ -128,7 +119,8 @@ def summary(tree: Any) -> TreeTable:
 
     The columns, for each leaf, each stage and the total, are "array" (dtype and shape, or the number of elements),
     "norm" (‖x‖₂), "rms" (‖x‖₂ / √elements), "min", "max", "zeros" (the share of elements that are 0) and "bad" (how
-    many elements are not finite). Works on any pytree of numbers.
+    many elements are not finite). Works on any pytree of numbers. Complex numbers have no "min" and "max". Typed PRNG
+    keys have nothing but their "array", and no part in stages and total.
 
     Raises `InputError` naming the first leaf that is not an array of numbers.
 
@@ -139,93 +131,127 @@ def summary(tree: Any) -> TreeTable:
       up   f32[2,2]    5  2.5  -4   3   50%   0
     total         6  5.2 2.12  -4   3   33%   0
     """
-    return TreeTable(
-        ("array", "norm", "rms", "min", "max", "zeros", "bad"),
-        _by_stage({name: [_numbers(name, leaf)] for name, leaf in named_leaves(tree).items()}, _describe),
-        tree,
-    )
+    arrays = named_arrays(tree)
+    rows = _by_stage([arrays], _describe)
+    for name, array in arrays.items():
+        kind = array_type(array)
+        rows[name]["array"] = kind.replace("uint", "u").replace("int", "i").replace("float", "f")
+    return TreeTable(("array", "norm", "rms", "min", "max", "zeros", "bad"), rows, tree)
 
 
 def compare(a: Any, b: Any) -> TreeTable:
     """Return how two trees of the same shape relate, such as gradients and weights, or two gradients.
 
     The columns, for each leaf, each stage and the total, are "norm a", "norm b", "ratio" (‖a‖ / ‖b‖) and "cosine"
-    (⟨a, b⟩ / ‖a‖ ‖b‖).
+    (⟨a, b⟩ / ‖a‖ ‖b‖; of complex numbers, its real part). Typed PRNG keys have none of them.
 
-    Raises `InputError` naming the first leaf that only one tree has, or whose shapes differ.
+    Raises `InputError` naming the first leaf that only one tree has, whose shapes differ, or that is not an array of
+    numbers, and a leaf that is keys in one tree only.
 
     >>> compare({"w": np.array([3.0, 4.0])}, {"w": np.array([0.0, 2.0])})
           norm a norm b ratio cosine
       w        5      2   2.5    0.8
     total      5      2   2.5    0.8
     """
-    left, right = named_leaves(a), named_leaves(b)
+    left, right = named_arrays(a), named_arrays(b)
     for name in (*left, *right):
         if name not in left or name not in right:
             raise InputError(f"only {'b' if name not in left else 'a'} has a leaf {name!r}")
-        if np.shape(left[name]) != np.shape(right[name]):
-            raise InputError(f"{name} has shape {np.shape(left[name])} in a and {np.shape(right[name])} in b")
-    pairs = {name: [_numbers(name, left[name]), _numbers(name, right[name])] for name in left}
-    return TreeTable(("norm a", "norm b", "ratio", "cosine"), _by_stage(pairs, _relate), (a, b))
+        if left[name].shape != right[name].shape:
+            raise InputError(f"{name} has shape {left[name].shape} in a and {right[name].shape} in b")
+        if is_key(left[name]) != is_key(right[name]):
+            raise InputError(
+                f"{name} is PRNG keys in {'a' if is_key(left[name]) else 'b'} only; compare trees of one kind"
+            )
+    return TreeTable(("norm a", "norm b", "ratio", "cosine"), _by_stage([left, right], _relate), (a, b))
 
 
-def _by_stage(leaves: dict[str, list[np.ndarray]], describe: Callable[..., Row]) -> dict[str, Row]:
-    """Return the rows of a `TreeTable`: each stage followed by its leaves, then the total."""
+def _by_stage(sides: list[dict[str, Any]], describe: Callable[..., Row]) -> dict[str, Row]:
+    """Return the rows of a `TreeTable` about one tree, or two: each stage followed by its leaves, then the total."""
+    wide = [{name: _wide(name, array) for name, array in side.items()} for side in sides]
     stages: dict[str, list[str]] = {}
-    for name in leaves:
+    for name in sides[0]:
         stages.setdefault(name.rpartition(".")[0], []).append(name)
+    parts = [stage for stage in stages if stage]
+    for name in (*sides[0], *parts):
+        if name == "total" or (name in sides[0] and name in parts):
+            raise InputError(f"two rows of the table would have the name {name!r}; rename what has it in the tree")
 
     def joined(names: list[str]) -> Row:
-        parts = zip(*(leaves[name] for name in names), strict=True)
-        row = describe(*(np.concatenate([part.ravel() for part in side]) for side in parts))
-        if "array" in row:  # the joined array has no shape worth telling
-            row["array"] = str(sum(leaves[name][0].size for name in names))
+        row = describe(*(np.concatenate([np.empty(0), *(side[name].ravel() for name in names)]) for side in wide))
         return {**row, "n_leaves": len(names)}
 
     rows: dict[str, Row] = {}
     for stage, names in stages.items():
         rows |= {stage: joined(names)} if stage else {}
-        rows |= {name: {**describe(*leaves[name]), "n_leaves": 0} for name in names}
-    return rows | ({"total": joined(list(leaves))} if leaves else {})
+        rows |= {name: {**describe(*(side[name] for side in wide)), "n_leaves": 0} for name in names}
+    return {**rows, "total": joined(list(sides[0]))}
 
 
 def _describe(x: np.ndarray) -> Row:
-    dtype = x.dtype.name.replace("uint", "u").replace("int", "i").replace("float", "f")
-    array = f"{dtype}[{','.join(map(str, x.shape))}]"
+    row: Row = {"array": str(x.size)}
     if not x.size:
-        return {"array": array}
-    wide = x.astype(np.float64)
-    norm = float(np.linalg.norm(wide))
-    return {
-        "array": array,
+        return row
+    norm = float(np.linalg.norm(x))
+    if x.dtype == np.float64:
+        row |= {"min": float(x.min()), "max": float(x.max())}
+    return row | {
         "norm": norm,
         "rms": norm / x.size**0.5,
-        "min": float(wide.min()),
-        "max": float(wide.max()),
-        "zeros": f"{np.mean(wide == 0):.0%}",
-        "bad": int((~np.isfinite(wide)).sum()),
+        "zeros": f"{np.mean(x == 0):.0%}",
+        "bad": int((~np.isfinite(x)).sum()),
     }
 
 
 def _relate(a: np.ndarray, b: np.ndarray) -> Row:
-    a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
     norm_a, norm_b = float(np.linalg.norm(a)), float(np.linalg.norm(b))
     return {
         "norm a": norm_a,
         "norm b": norm_b,
         "ratio": norm_a / norm_b if norm_b else None,
-        "cosine": float(a @ b) / (norm_a * norm_b) if norm_a and norm_b else None,
+        "cosine": float(np.vdot(a, b).real) / (norm_a * norm_b) if norm_a and norm_b else None,
     }
 
 
-def _numbers(name: str, leaf: Any) -> np.ndarray:
+def _array(name: str, leaf: Any) -> Any:
+    name = name or "the tree"
+    if isinstance(leaf, Tracer):
+        raise InputError(
+            f"{name} has no values inside a JAX transformation; pass what the transformed function returns"
+        )
+    if isinstance(leaf, jax.Array):
+        if leaf.is_deleted():
+            raise InputError(f"{name} is deleted, as by a function that donates it; use what that function returned")
+        return leaf
     try:
         array = np.asarray(leaf)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         array = np.empty(0, object)
-    if not (jnp.issubdtype(array.dtype, np.number) or array.dtype == bool):
-        raise InputError(f"{name} is {leaf!r:.60}; expected an array of numbers")
+    if not _is_numeric(array.dtype) or isinstance(leaf, np.ma.MaskedArray):
+        raise InputError(f"{name} is {_told(leaf)}; expected an array of numbers of at most 64 bits")
     return array
+
+
+def _told(leaf: Any) -> str:
+    if isinstance(leaf, str | bytes | int):
+        return f"{leaf!r:.60}"
+    is_plain = type(leaf) is np.ndarray or isinstance(leaf, np.generic)
+    return array_type(leaf) if is_plain else f"a {type(leaf).__name__}"
+
+
+def _is_numeric(dtype: np.dtype) -> bool:
+    if dtype.kind in "mM" or dtype.itemsize > (16 if dtype.kind == "c" else 8):  # a span of time is no number
+        return False
+    return dtype == np.bool or jnp.issubdtype(dtype, np.number)
+
+
+def _wide(name: str, array: Any) -> np.ndarray:
+    """Return the numbers of an array in 64 bits for each part; PRNG keys are none."""
+    if is_key(array):
+        return np.empty(0)
+    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
+        raise InputError(f"{name} is spread over several processes; gather it first")
+    return np.asarray(array).astype(np.complex128 if array.dtype.kind == "c" else np.float64)
 
 
 def _cell(value: Any) -> str:

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 import jaxcalc
-from jaxcalc import Batch, InputError, Params, compare, count, fingerprint, named_leaves, summary, trees
+from jaxcalc import Batch, InputError, Params, compare, count, fingerprint, fingerprints, named_leaves, summary
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_a_fingerprint_is_the_same_wherever_the_array_is() -> None:
     rng = np.random.default_rng(0)
     for dtype in (np.float32, np.float16, np.int8, np.int32, np.uint8, bool):
         array = (100 * rng.normal(size=(6, 4))).astype(dtype)
-        marks = [checksum(jnp.asarray(array)) for checksum in (trees._checksum, trees._device_checksum)]
+        marks = [checksum(jnp.asarray(array)) for checksum in (fingerprints._checksum, fingerprints._device_checksum)]
         mark = f"{np.dtype(dtype).name}[6,4] {int(marks[0][0]):08x}{int(marks[0][1]):08x}"
         assert fingerprint([array])["0"] == fingerprint([jnp.asarray(array)])["0"] == mark
         np.testing.assert_array_equal(*marks)
@@ -109,7 +109,7 @@ def test_a_fingerprint_is_the_same_wherever_the_array_is() -> None:
         spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
         split = jax.device_put(whole, spec)
         assert fingerprint(split) == fingerprint(whole) == fingerprint(np.asarray(whole))
-        np.testing.assert_array_equal(trees._device_checksum(split), trees._device_checksum(whole))
+        np.testing.assert_array_equal(fingerprints._device_checksum(split), fingerprints._device_checksum(whole))
 
 
 def test_a_fingerprint_tells_every_flipped_bit_and_two_exchanged_elements() -> None:

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from jaxcalc.errors import InputError
+from jaxcalc.fingerprints import fingerprint
 from jaxcalc.runs.files import PathLike
 from jaxcalc.runs.manifest import (
     MANIFEST,
@@ -33,7 +34,7 @@ from jaxcalc.runs.manifest import (
 )
 from jaxcalc.scale import processes, sharding
 from jaxcalc.training import TrainState
-from jaxcalc.trees import fingerprint, named_leaves
+from jaxcalc.trees import named_leaves
 
 DAMAGED = ".damaged"
 """The suffix that the folder of a damaged checkpoint gets when the damage is found."""

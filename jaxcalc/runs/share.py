@@ -28,9 +28,10 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from jaxcalc.errors import InputError
+from jaxcalc.fingerprints import fingerprint
 from jaxcalc.params import Params, check_params
 from jaxcalc.runs.files import PathLike, write_whole
-from jaxcalc.trees import fingerprint, named_leaves
+from jaxcalc.trees import named_leaves
 
 LARGEST_HEADER = 2**17
 """The longest header that is written or read, in bytes: enough for 90 blocks and their metadata."""
