@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcalc.trees import array_type, is_key, named_arrays
+from jaxcalc.trees import array_type, data_of, named_arrays
 
 
 def fingerprint(tree: Any) -> dict[str, str]:
@@ -24,7 +24,7 @@ def fingerprint(tree: Any) -> dict[str, str]:
     """
     arrays = named_arrays(tree)
     with np.errstate(over="ignore"):  # the sums are meant to wrap
-        sums = [_sums(jax.random.key_data(array) if is_key(array) else array) for array in arrays.values()]
+        sums = [_sums(data_of(array)) for array in arrays.values()]
     return {
         name: f"{array_type(array)} {a:08x}{b:08x}"
         for (name, array), (a, b) in zip(arrays.items(), jax.device_get(sums), strict=True)

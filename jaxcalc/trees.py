@@ -64,6 +64,23 @@ def is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def data_of(leaf: Any) -> Any:
+    """Return the numbers behind PRNG keys, or the shape of them for a shape, and every other leaf as it is."""
+    if not is_key(leaf):
+        return leaf
+    if isinstance(leaf, jax.Array):
+        return jax.random.key_data(leaf)
+    data = jax.eval_shape(jax.random.key_data, leaf)
+    return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=leaf.sharding)
+
+
+def keys_of(data: Any, like: Any) -> Any:
+    """Return numbers as PRNG keys if `like` is keys, or a shape of them, and otherwise as they are."""
+    if not is_key(like):
+        return data
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(jnp.empty((), like.dtype)))
+
+
 def array_type(array: Any) -> str:
     """Return the dtype and the shape of an array, or of anything that has both.
 

@@ -27,14 +27,15 @@ from jaxcalc.runs.manifest import (
     DamagedError,
     Manifest,
     check_files,
-    differences,
+    check_leaves,
+    paths,
     read_manifest,
     step_path,
     write_manifest,
 )
 from jaxcalc.scale import processes, sharding
 from jaxcalc.training import TrainState
-from jaxcalc.trees import named_leaves
+from jaxcalc.trees import array_type, data_of, is_key, keys_of, named_arrays, named_leaves
 
 DAMAGED = ".damaged"
 """The suffix that the folder of a damaged checkpoint gets when the damage is found."""
@@ -81,13 +82,20 @@ class Writer:
 
         Returns as soon as the arrays are copied, so that the caller may donate them.
 
-        Raises `InputError` if the save before failed; see `wait`.
+        Raises `InputError` naming the first leaf that is no array of numbers or PRNG keys, and if the save before
+        failed; see `wait`.
         """
         self.wait()
-        step, arrays = int(state.step), _arrays(state)
+        step, saved = int(state.step), _saved(state)
         path = step_path(self._folder, step).absolute()
-        manifest = {"step": step, "leaves": fingerprint(arrays), **self._info, **info}
-        n_bytes = sum(leaf.nbytes for leaf in arrays.values())
+        manifest = {"step": step, "leaves": fingerprint(saved), "paths": paths(saved), **self._info, **info}
+        arrays = named_arrays(saved)
+        types = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in arrays.items()}
+        arrays = {name: data_of(array) for name, array in arrays.items()}
+        for name, array in arrays.items():
+            if not array.size or array.dtype.name in _UNWRITABLE:
+                raise InputError(f"Orbax cannot write {name}, {array_type(array)}; keep it out of the state")
+        n_bytes = sum(array.nbytes for array in arrays.values())
         checkpointer = _checkpointer()
         try:
             if processes.is_main():
@@ -102,7 +110,7 @@ class Writer:
             try:
                 checkpointer.wait_until_finished()
                 if processes.is_main():
-                    _complete(path, manifest)
+                    _complete(path, manifest, types)
                     prune(self._folder, self._kept, self._newest)
             except _WRITE_ERRORS as error:
                 raise self._failure(path, n_bytes, error) from error
@@ -144,34 +152,35 @@ def restore(folder: PathLike, step: int, like: TrainState) -> tuple[TrainState, 
     """Return the state of a checkpoint, bit for bit as it was saved, and its manifest.
 
     Args:
-      like: a state of JAX arrays, or of shapes and dtypes as `jax.eval_shape` returns it. A leaf with a sharding is
-        restored with that sharding, whatever sharding it was saved with.
+      like: a state of arrays, or of shapes and dtypes as `jax.eval_shape` returns it. A leaf with a sharding is
+        restored with that sharding, whatever sharding it was saved with; a NumPy array or a number as such.
 
-    Raises `InputError` with every leaf that differs between the checkpoint and `like`, and `DamagedError` if the
-    checkpoint is not what was written.
+    Raises `InputError` with every leaf that differs between the checkpoint and `like` or is elsewhere in the tree, and
+    `DamagedError` if the checkpoint is not what was written.
     """
     path = step_path(folder, step).absolute()
     manifest = read_manifest(folder, step)
     check_files(path, manifest)
-    types = _arrays(like)
-    expected = {name: f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}]" for name, leaf in types.items()}
-    found = {name: mark.split()[0] for name, mark in manifest["leaves"].items()}
-    if expected != found:
-        raise InputError(f"{path} is of another model, optimizer or dtype: {'; '.join(differences(found, expected))}")
+    saved = _saved(like)
+    leaves = named_leaves(saved)
+    types = {name: leaf if hasattr(leaf, "dtype") else np.asarray(leaf) for name, leaf in leaves.items()}
+    check_leaves(path, manifest, types, paths(saved))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or device)
-        for name, leaf in types.items()
-    }
+    target = {}
+    for name, leaf in types.items():
+        place = (leaf.sharding or device) if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) else None
+        target[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
     arrays = _read(path, target)
     marks = fingerprint(arrays)
     if marks != manifest["leaves"]:
         wrong = [name for name, mark in marks.items() if mark != manifest["leaves"][name]]
         raise DamagedError(f"{path} is damaged: the fingerprints of {', '.join(wrong)} do not match")
-    saved = {"params": like.params, "opt_state": like.opt_state}
-    leaves = [arrays[name] for name in named_leaves(saved)]
+    restored = [
+        type(leaf)(arrays[name].item()) if isinstance(leaf, int | float | complex | np.generic) else arrays[name]
+        for name, leaf in leaves.items()
+    ]
     step_array = sharding.put(np.int32(step), getattr(like.step, "sharding", None) or device)
-    return like.replace(step=step_array, **jax.tree.unflatten(jax.tree.structure(saved), leaves)), manifest
+    return like.replace(step=step_array, **jax.tree.unflatten(jax.tree.structure(saved), restored)), manifest
 
 
 def restore_newest(folder: PathLike, like: TrainState, warn: Callable[[str], None]) -> tuple[TrainState, Manifest]:
@@ -234,6 +243,7 @@ def clean(folder: PathLike) -> list[str]:
 
 
 _WRITE_ERRORS = (OSError, ValueError, RuntimeError)  # Orbax and TensorStore raise the last two
+_UNWRITABLE = ("int1", "uint1", "uint2", "uint4", "float6_e2m3fn", "float6_e3m2fn", "float8_e4m3")
 
 
 def _check_newest(newest: int) -> None:
@@ -245,8 +255,8 @@ def _has_step_name(path: Path) -> bool:
     return path.name.isdecimal() and path.name == f"{int(path.name):06}"
 
 
-def _arrays(state: TrainState) -> dict[str, jax.Array]:
-    return named_leaves({"params": state.params, "opt_state": state.opt_state})
+def _saved(state: TrainState) -> dict[str, Any]:
+    return {"params": state.params, "opt_state": state.opt_state}
 
 
 def _orbax() -> Any:
@@ -267,28 +277,24 @@ def _checkpointer(alone: bool = False) -> Any:
     return orbax.StandardCheckpointer(multiprocessing_options=options)
 
 
-def _read(path: Path, target: dict[str, jax.ShapeDtypeStruct], alone: bool = False) -> dict[str, jax.Array]:
+def _read(path: Path, target: dict[str, jax.ShapeDtypeStruct], alone: bool = False) -> dict[str, Any]:
     """Return the arrays of a checkpoint: JAX arrays where `target` has a sharding, NumPy arrays elsewhere."""
     checkpointer = _checkpointer(alone)
     try:
-        return checkpointer.restore(path, target)
+        arrays = checkpointer.restore(path, {name: data_of(leaf) for name, leaf in target.items()})
+        return {name: keys_of(arrays[name], leaf) for name, leaf in target.items()}
     except (*_WRITE_ERRORS, KeyError, TypeError) as error:
         raise DamagedError(f"{path} is damaged: {' '.join(str(error).split()):.300}") from error
     finally:
         checkpointer.close()
 
 
-def _complete(path: Path, manifest: Manifest) -> None:
+def _complete(path: Path, manifest: Manifest, types: dict[str, jax.ShapeDtypeStruct]) -> None:
     """Verify a checkpoint that Orbax has written, and write its manifest."""
-    types = {name: mark.split()[0].rstrip("]").split("[") for name, mark in manifest["leaves"].items()}
-    target = {
-        name: jax.ShapeDtypeStruct([int(n) for n in shape.split(",") if n], dtype)
-        for name, (dtype, shape) in types.items()
-    }
-    arrays = _read(path, target, alone=True)
+    arrays = _read(path, types, alone=True)
     if fingerprint(arrays) != manifest["leaves"]:
         raise DamagedError(f"{path} does not read back as it was written")
     for name, array in arrays.items():
-        if not np.isfinite(array).all():
+        if not is_key(array) and not np.isfinite(array).all():
             raise InputError(f"{name} is not finite at step {manifest['step']:,}; such a state is not saved")
     write_manifest(path, manifest)

@@ -1,7 +1,7 @@
 """The manifest of a checkpoint (host): it reveals whether the checkpoint is still what was written.
 
 `manifest.json` lies in the folder of its checkpoint, such as `000040/`, and is written last. It holds the step, the
-fingerprint of every leaf, size and hash of every file, values about the run, and a hash of all that.
+fingerprint and the place of every leaf, size and hash of every file, values about the run, and a hash of all that.
 """
 
 import hashlib
@@ -10,14 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxcalc.errors import InputError
 from jaxcalc.runs.files import PathLike, write_whole
+from jaxcalc.trees import array_type, dotted
 
 MANIFEST = "manifest.json"
 
 Manifest = dict[str, Any]
-"""A manifest: "step", "leaves" (fingerprint by name), "files" ([size, SHA-256] by name), and the JSON values that
-`checkpoint.Writer` was given."""
+"""A manifest: "step", "leaves" (fingerprint by name), "paths" (place in the tree by name), "files" ([size, SHA-256] by
+name), and the JSON values that `checkpoint.Writer` was given."""
 
 
 class DamagedError(InputError):
@@ -61,6 +64,26 @@ def check_files(path: PathLike, manifest: Manifest) -> None:
         if found.get(name) != expected.get(name):
             fault = "is missing" if name not in found else "was added" if name not in expected else "has changed"
             raise DamagedError(f"{path} is damaged: its file {name} {fault}")
+
+
+def check_leaves(path: Path, manifest: Manifest, types: Mapping[str, Any], places: Mapping[str, str]) -> None:
+    """Raise `InputError` if a checkpoint's leaves have other names, dtypes, shapes or places in the tree than these."""
+    here = {name: array_type(leaf) for name, leaf in types.items()}
+    there = {name: mark.split()[0] for name, mark in manifest["leaves"].items()}
+    if there != here:
+        raise InputError(f"{path} is of another model, optimizer or dtype: {'; '.join(differences(there, here))}")
+    if manifest.get("paths", places) != places:  # a manifest of before has no paths
+        moved = differences(manifest["paths"], places)
+        raise InputError(f"{path} is of a tree of another structure: {'; '.join(moved)}")
+
+
+def paths(tree: Any) -> dict[str, str]:
+    """Return the path of every leaf by its name, which alone tells a list from a dictionary with the keys "0", "1", ….
+
+    >>> paths([1.0]), paths({"0": 1.0})
+    ({'0': '[0]'}, {'0': "['0']"})
+    """
+    return {dotted(path): jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)}
 
 
 def differences(there: Mapping[str, object], here: Mapping[str, object]) -> list[str]:

@@ -1,7 +1,8 @@
 """Every leaf of every tree is right in tables, fingerprints, checkpoints and files, or refused by its name."""
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,19 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcalc import InputError, compare, count, fingerprint, fingerprints, summary
+from jaxcalc import (
+    Batch,
+    InputError,
+    TrainState,
+    compare,
+    count,
+    create_state,
+    fingerprint,
+    fingerprints,
+    summary,
+    train_step,
+)
+from jaxcalc.runs import checkpoint
 
 DTYPES = sorted({np.dtype(kind) for kind in vars(jnp).values() if isinstance(kind, type(jnp.float32))}, key=str)
 """Every dtype that JAX has."""
@@ -167,3 +180,100 @@ def test_inside_a_transformation_only_what_needs_no_values_works() -> None:
 def test_names_are_unique_or_refused(tree: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         summary(tree)
+
+
+def saved(folder: Path, params: Any) -> TrainState:
+    """Return a state that holds these parameters as they are, once it is a checkpoint of step 0."""
+    state = create_state({}, optax.sgd(0.1)).replace(params=params)
+    with checkpoint.Writer(folder, {}) as writer:
+        writer.save(state)
+        writer.wait()
+    return state
+
+
+def test_numpy_arrays_and_numbers_come_back_from_a_checkpoint_as_they_are(tmp_path: Path) -> None:
+    state = saved(
+        tmp_path,
+        {
+            "array": np.arange(6.0).reshape(2, 3).T,
+            "scalars": [np.float32(1.5), np.int64(2**40), jnp.float32(1.5)],
+            "numbers": [3, True, 2.5, 1j],
+            "none": None,
+        },
+    )
+    restored = checkpoint.restore(tmp_path, 0, state)[0].params
+    assert jax.tree.map(type, restored) == jax.tree.map(type, state.params)
+    assert fingerprint(restored) == fingerprint(state.params)
+    wrong = state.replace(params={**state.params, "scalars": [np.float32(1.5), "text", jnp.float32(1.5)]})
+    with pytest.raises(InputError, match=r"params\.scalars\.1 is int64\[\] there and str128\[\] here"):
+        checkpoint.restore(tmp_path, 0, wrong)
+
+
+def test_every_dtype_comes_back_from_a_checkpoint_or_is_refused_by_name(tmp_path: Path) -> None:
+    refused = checkpoint._UNWRITABLE
+    state = saved(
+        tmp_path, {str(dtype): values_of(dtype) for dtype in DTYPES if finite(dtype) and str(dtype) not in refused}
+    )
+    assert fingerprint(checkpoint.restore(tmp_path, 0, state)[0].params) == fingerprint(state.params)
+    for dtype in DTYPES:
+        if str(dtype) in refused:
+            with pytest.raises(InputError, match=rf"Orbax cannot write params\.w, {dtype}\[2,3\]; keep it out"):
+                saved(tmp_path, {"w": values_of(dtype)})
+    with pytest.raises(InputError, match=r"Orbax cannot write params\.w, float32\[0,3\]; keep it out"):
+        saved(tmp_path, {"w": jnp.ones((0, 3))})
+    with pytest.raises(InputError, match=r"^params\.f is a function; expected"):
+        saved(tmp_path, {"f": lambda x: x})
+
+
+def finite(dtype: np.dtype) -> bool:
+    return bool(np.isfinite(values_of(dtype)).all())
+
+
+class Pair(NamedTuple):
+    a: Any
+    b: Any
+
+
+@pytest.mark.parametrize(
+    ("there", "here"),
+    [
+        ([1.0, 2.0], {"0": 1.0, "1": 2.0}),
+        ({"0": 1.0, "1": 2.0}, (1.0, 2.0)),
+        ({"a.b": 1.0}, {"a": {"b": 1.0}}),
+        ({"0": 1.0}, {0: 1.0}),
+        (Pair(1.0, 2.0), {"a": 1.0, "b": 2.0}),
+    ],
+)
+def test_a_checkpoint_is_restored_into_no_other_kind_of_tree(tmp_path: Path, there: Any, here: Any) -> None:
+    state = saved(tmp_path, there)
+    assert checkpoint.restore(tmp_path, 0, state)[0].params == there
+    with pytest.raises(InputError, match=r"is of a tree of another structure: params\.(0|a)\S* is \['params'\]"):
+        checkpoint.restore(tmp_path, 0, state.replace(params=here))
+
+
+def test_a_checkpoint_from_before_paths_were_kept_still_comes_back(tmp_path: Path) -> None:
+    state = saved(tmp_path, {"w": [jnp.ones(2)]})
+    manifest = checkpoint.read_manifest(tmp_path, 0)
+    del manifest["paths"]
+    checkpoint.write_manifest(tmp_path / "000000", manifest)
+    assert fingerprint(checkpoint.restore(tmp_path, 0, state)[0].params) == fingerprint(state.params)
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_a_state_with_a_key_trains_and_is_told_saved_and_restored(tmp_path: Path, batch: Batch, impl: str) -> None:
+    tx = optax.noisy_sgd(0.1, eta=0.1, key=jax.random.key(0, impl=impl))
+    start = create_state({"table": jnp.eye(36)}, tx, lambda params, tokens, last=0: params["table"][tokens[:, -last:]])
+    state, _ = train_step(start, batch)
+    assert "key<" in repr(summary(state.opt_state))
+    with checkpoint.Writer(tmp_path, {}) as writer:
+        writer.save(state)
+    for like in (start, jax.eval_shape(lambda: start)):
+        restored, _ = checkpoint.restore(tmp_path, 1, like)
+        assert fingerprint(restored.opt_state) == fingerprint(state.opt_state) != fingerprint(start.opt_state)
+    again, expected = (train_step(each, batch)[0] for each in (restored, state))
+    assert fingerprint(again.params) == fingerprint(expected.params)
+    raw = jax.tree.map(
+        lambda leaf: jax.random.key_data(leaf) if leaf.ndim == 0 and "key" in str(leaf.dtype) else leaf, start
+    )
+    with pytest.raises(InputError, match=r"opt_state\.\S+key is key<\w+>\[\] there and uint32\[\d\] here"):
+        checkpoint.restore(tmp_path, 1, raw)

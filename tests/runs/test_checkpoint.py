@@ -155,4 +155,4 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
 def test_the_manifest_is_plain_json(tmp_path: Path) -> None:
     save(tmp_path, 10)
     manifest = json.loads((tmp_path / "000010" / "manifest.json").read_text())
-    assert set(manifest) == {"step", "leaves", "files", "config", "metrics", "checksum"}
+    assert set(manifest) == {"step", "leaves", "paths", "files", "config", "metrics", "checksum"}
