@@ -9,6 +9,8 @@ A file of other code has neither and loads if the rest is right.
 Loading runs nothing that is in the file. The header is checked whole, and the file's size against it, before memory
 for an array is allocated. The reader is ours because the safetensors package accepts headers of tens of megabytes, a
 name given twice, and any name or dtype.
+
+A file holds names, not the tree that has them. `load_params` knows this library's tree; of another, it is told.
 """
 
 import contextlib
@@ -20,7 +22,7 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -31,44 +33,69 @@ from jaxcalc.errors import InputError
 from jaxcalc.fingerprints import fingerprint
 from jaxcalc.params import Params, check_params
 from jaxcalc.runs.files import PathLike, write_whole
-from jaxcalc.trees import named_leaves
+from jaxcalc.runs.manifest import differences
+from jaxcalc.trees import array_type, named_arrays, named_leaves
 
 LARGEST_HEADER = 2**17
 """The longest header that is written or read, in bytes: enough for 90 blocks and their metadata."""
 MOST_LEAVES = 1024
 """The most arrays that are written or read."""
+MOST_AXES = 8
+"""The most axes of an array that is written or read."""
 
 _METADATA, _FINGERPRINT, _CHECKSUM = "__metadata__", "fingerprint", "checksum"
 _NO_CHECKSUM = "0" * 64
-_NAME = re.compile(r"[a-z]{1,16}(\.([a-z]{1,16}|[0-9]{1,4})){0,3}")
+_NAME = re.compile(rf"(?!{_METADATA}$)[!-~]{{1,200}}")
+Tree = TypeVar("Tree")
 
 
-def save_params(path: PathLike, params: Params, metadata: Mapping[str, object] | None = None) -> None:
+def save_params(path: PathLike, params: Any, metadata: Mapping[str, object] | None = None) -> None:
     """Write parameters, float32, as a safetensors file with one array per leaf, and with JSON values about them.
 
     The file is complete or does not exist. The same input gives the same bytes.
 
+    Args:
+      params: any pytree of float32 arrays.
+
     Raises `InputError` for parameters or metadata that `load_params` would refuse, and if the file cannot be written.
     """
-    check_params(params)
-    arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(params).items()}
-    for name, array in arrays.items():
-        if array.dtype != np.float32 or not array.size or not np.isfinite(array).all():
-            found = f"{array.dtype}{list(array.shape)}"
+    leaves = named_arrays(params)
+    for name, leaf in leaves.items():
+        if not _NAME.fullmatch(name) or leaf.ndim > MOST_AXES:
+            shown = f"{_shown(name)} with {leaf.ndim} axes"
+            raise InputError(f"a leaf is {shown}; expected a name in ASCII without spaces and at most {MOST_AXES} axes")
+        if leaf.dtype != np.float32 or not leaf.size or not np.isfinite(leaf).all():
+            found = f"{leaf.dtype}{list(leaf.shape)}"
             raise InputError(f"{name} is {found}, empty or not finite; expected finite float32")
+    arrays = {name: np.asarray(leaf) for name, leaf in leaves.items()}
     header = _header(arrays, metadata or {})
     data = [array.astype("<f4").tobytes() for array in arrays.values()]
     write_whole(path, [len(header).to_bytes(8, "little"), header, *data])
 
 
-def load_params(path: PathLike) -> Params:
+@overload
+def load_params(path: PathLike) -> Params: ...
+@overload
+def load_params(path: PathLike, like: Tree) -> Tree: ...
+def load_params(path: PathLike, like: Any = None) -> Any:
     """Return the parameters in a safetensors file, validated leaf by leaf.
+
+    Args:
+      like: for another model than this library's, a pytree of its arrays, or of shapes and dtypes as `jax.eval_shape`
+        returns it. The parameters come back as a tree like it, each leaf by its name.
 
     Raises `InputError` if the file is missing, broken or damaged, or holds values that are not finite or leaves that
     are not the model's.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_params(f"{folder}/mine", {"layers": (jnp.ones(2), jnp.zeros(1))})
+    ...     load_params(f"{folder}/mine", like={"layers": (jnp.empty(2), jnp.empty(1))})
+    {'layers': (Array([1., 1.], dtype=float32), Array([0.], dtype=float32))}
     """
     with _reading(Path(path)) as file:
         shapes, metadata = _read_header(file)
+        _check_leaves(shapes, like)
         arrays = {name: np.empty(shape, "<f4") for name, shape in shapes.items()}
         for array in arrays.values():
             if file.readinto(array) != array.nbytes:
@@ -80,8 +107,10 @@ def load_params(path: PathLike) -> Params:
         for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise InputError(f"{name} is not finite; expected finite float32")
-    params: Any = jax.device_put(_tree(arrays))  # jnp.asarray would compile a program for every shape
-    return params
+    params = jax.device_put(arrays)  # jnp.asarray would compile a program for every shape
+    if like is None:
+        return _tree(params)
+    return jax.tree.unflatten(jax.tree.structure(like), [params[name] for name in named_leaves(like)])
 
 
 def load_metadata(path: PathLike) -> dict[str, Any]:
@@ -89,7 +118,7 @@ def load_metadata(path: PathLike) -> dict[str, Any]:
 
     For a file of other code, its strings as they are. The arrays are not read.
 
-    Raises `InputError` as `load_params` does, except for the values of the arrays.
+    Raises `InputError` as `load_params` does, except for the values of the arrays and for leaves of another model.
     """
     with _reading(Path(path)) as file:
         return _read_header(file)[1]
@@ -136,7 +165,7 @@ def _reading(path: Path) -> Iterator[Any]:
 def _read_header(file: BinaryIO) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
     """Return the shape of each array, in the order of the file, and the metadata.
 
-    After this everything but the values of the arrays is known to be right.
+    After this everything is known to be right but whose leaves they are, and the values of the arrays.
     """
     n_bytes = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
@@ -151,7 +180,6 @@ def _read_header(file: BinaryIO) -> tuple[dict[str, tuple[int, ...]], dict[str, 
     if not isinstance(texts, dict) or not all(isinstance(value, str) for value in texts.values()):
         raise InputError(f"its {_METADATA} is not an object of strings")
     shapes = _read_shapes(header, n_bytes - 8 - length)
-    check_params(_tree({name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}))
     if _CHECKSUM not in texts and _FINGERPRINT not in texts:
         return shapes, texts  # other code wrote the file
     checksum = texts.pop(_CHECKSUM, "").encode(errors="replace")
@@ -166,6 +194,24 @@ def _read_header(file: BinaryIO) -> tuple[dict[str, tuple[int, ...]], dict[str, 
     return shapes, metadata
 
 
+def _check_leaves(shapes: Mapping[str, tuple[int, ...]], like: Any) -> None:
+    """Raise `InputError` if the leaves are not those of `like` or, without one, of this library's model."""
+    types = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    if like is None:
+        try:
+            check_params(_tree(types))
+        except InputError as error:
+            raise InputError(f"{error}; to load another model, call load_params(path, like=its parameters)") from error
+        return
+    there = {name: array_type(leaf) for name, leaf in types.items()}
+    here = {
+        name: array_type(leaf if hasattr(leaf, "dtype") else np.asarray(leaf))
+        for name, leaf in named_leaves(like).items()
+    }
+    if there != here:
+        raise InputError(f"it is of another model: {'; '.join(differences(there, here)):.300}")
+
+
 def _read_shapes(header: Mapping[str, Any], n_bytes: int) -> dict[str, tuple[int, ...]]:
     """Return the shape of each array, in the order of the file, if together they fill `n_bytes` exactly."""
     if not 1 <= len(header) <= MOST_LEAVES:
@@ -178,8 +224,8 @@ def _read_shapes(header: Mapping[str, Any], n_bytes: int) -> dict[str, tuple[int
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if dtype != "F32":
             raise InputError(f"{name} is {_shown(dtype)}; expected 'F32', which is float32")
-        if not _are_integers(shape, 1, n_bytes) or len(shape) > 4:
-            raise InputError(f"{name} has shape {_shown(shape)}; expected at most 4 positive integers")
+        if not _are_integers(shape, 1, n_bytes) or len(shape) > MOST_AXES:
+            raise InputError(f"{name} has shape {_shown(shape)}; expected at most {MOST_AXES} positive integers")
         if not _are_integers(offsets, 0, n_bytes) or len(offsets) != 2:
             raise InputError(f"{name} is at {_shown(offsets)}; expected its begin and end within {n_bytes:,} bytes")
     shapes, end = {}, 0

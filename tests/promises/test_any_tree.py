@@ -1,5 +1,6 @@
 """Every leaf of every tree is right in tables, fingerprints, checkpoints and files, or refused by its name."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,9 @@ from jaxcalc import (
     create_state,
     fingerprint,
     fingerprints,
+    load_metadata,
+    load_params,
+    save_params,
     summary,
     train_step,
 )
@@ -277,3 +281,49 @@ def test_a_state_with_a_key_trains_and_is_told_saved_and_restored(tmp_path: Path
     )
     with pytest.raises(InputError, match=r"opt_state\.\S+key is key<\w+>\[\] there and uint32\[\d\] here"):
         checkpoint.restore(tmp_path, 1, raw)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Layer:
+    kernel: Any
+    bias_0: Any
+
+
+def test_parameters_of_any_model_come_back_from_a_file(tmp_path: Path) -> None:
+    params = {"a/b": (Layer(jnp.arange(6.0).reshape(2, 3), jnp.float32(2)), [np.ones((1,) * 8, np.float32)]), "n": None}
+    save_params(tmp_path / "model", params, {"note": "mine"})
+    for like in (params, jax.eval_shape(lambda: params)):
+        loaded = load_params(tmp_path / "model", like=like)
+        assert jax.tree.structure(loaded) == jax.tree.structure(params)
+        assert fingerprint(loaded) == fingerprint(params) == load_metadata(tmp_path / "model")["fingerprint"]
+    with pytest.raises(InputError, match=r"; to load another model, call load_params\(path, like="):
+        load_params(tmp_path / "model")
+    for wrong, message in (
+        ({**params, "n": 1.0}, r"it is of another model: n is missing there and float64\[\] here"),
+        ({"n": 1.0}, r"a/b\.0\.kernel is float32\[2,3\] there and missing here"),
+        (
+            jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), params),
+            r"float32\[2,3\] there and bfloat16\[2,3\] here",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_params(tmp_path / "model", like=wrong)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "message"),
+    [
+        (jax.random.key(0), r"key<fry>\[\], empty or not finite; expected finite float32"),
+        (jnp.ones(2, jnp.bfloat16), r"bfloat16\[2\], empty or not finite; expected finite float32"),
+        (3, r"int64\[\], empty or not finite"),
+        (jnp.tanh, r"a \w+; expected an array of numbers"),
+    ],
+)
+def test_a_leaf_that_a_file_cannot_hold_is_refused_by_name(tmp_path: Path, leaf: Any, message: str) -> None:
+    with pytest.raises(InputError, match=rf"^layers\.1 is {message}"):
+        save_params(tmp_path / "model", {"layers": [jnp.ones(2), leaf]})
+    for tree in (jnp.ones(2), {"a b": jnp.ones(2)}, {"__metadata__": jnp.ones(2)}, {"w": jnp.ones((1,) * 9)}):
+        with pytest.raises(InputError, match=r"^a leaf is '.*' with \d axes; expected a name in ASCII without spaces"):
+            save_params(tmp_path / "model", tree)
+    assert not list(tmp_path.iterdir())

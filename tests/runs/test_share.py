@@ -104,7 +104,6 @@ def test_a_model_without_some_of_its_heads_can_be_shared(params: Params, path: P
         (lambda leaf: leaf.at[0].set(jnp.nan), r"embed\.token is float32\[35, 8\], empty or not finite; expected"),
         (lambda leaf: leaf.astype(jnp.bfloat16), r"embed\.token is bfloat16\[35, 8\]"),
         (lambda leaf: leaf[:, :0], r"embed\.token has shape|is float32\[35, 0\]"),
-        (lambda leaf: leaf[:, :3], r"embed\.token has shape \(35, 3\)"),
     ],
 )
 def test_what_could_not_be_loaded_is_not_saved(params: Params, path: Path, change: Any, message: str) -> None:
@@ -185,7 +184,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         (
             "embed.token",
             np.zeros((0, 8), np.float32),
-            r"embed\.token has shape \[0, 8\]; expected at most 4 positive",
+            r"embed\.token has shape \[0, 8\]; expected at most 8 positive",
         ),
         ("embed.extra", np.zeros(3, np.float32), r"extra leaf 'embed\.extra'"),
         ("blocks.7.mlp.up", np.zeros((8, 12), np.float32), r"blocks are \['0', '7'\]; expected .*without a gap"),
@@ -193,10 +192,10 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         ("blocks.0", np.zeros(3, np.float32), r"names do not form a tree|no leaf 'blocks\.0"),
         ("blocks", np.zeros(3, np.float32), r"names do not form a tree|blocks are ShapeDtypeStruct"),
         ("embed", np.zeros(3, np.float32), r"names do not form a tree|no leaf 'embed"),
-        ("../embed", np.zeros(3, np.float32), r"an array is named '\.\./embed'; expected a leaf's name"),
-        ("/etc/passwd", np.zeros(3, np.float32), r"an array is named '/etc/passwd'"),
-        ("a.b.c.d.e", np.zeros(3, np.float32), r"an array is named 'a\.b\.c\.d\.e'"),
-        ("embed.tokén\n", np.zeros(3, np.float32), r"an array is named 'embed\.tokén\\n'"),
+        ("../embed", np.zeros(3, np.float32), r"extra leaf '\.\./embed'"),
+        ("/etc/passwd", np.zeros(3, np.float32), r"extra leaf '/etc/passwd'"),
+        ("a.b.c.d.e", np.zeros(3, np.float32), r"extra leaf 'a\.b\.c\.d\.e'"),
+        ("embed.tokén\n", np.zeros(3, np.float32), r"an array is named 'embed\.tokén\\n'; expected a leaf's name"),
         ("", np.zeros(3, np.float32), "an array is named ''"),
     ],
 )
@@ -213,11 +212,11 @@ def test_files_that_hold_no_model_are_refused(
     ("change", "message"),
     [
         ({"shape": [35]}, r"embed\.token is at \[\d+, \d+\]; expected \[\d+, \d+\], right after .*, for shape \[35\]"),
-        ({"shape": [-35, -8]}, r"shape \[-35, -8\]; expected at most 4 positive integers"),
+        ({"shape": [-35, -8]}, r"shape \[-35, -8\]; expected at most 8 positive integers"),
         ({"shape": [35.0, 8]}, r"shape \[35\.0, 8\]; expected"),
         ({"shape": [True, 8]}, r"shape \[True, 8\]; expected"),
-        ({"shape": [35, 8, 1, 1, 1]}, r"expected at most 4 positive integers"),
-        ({"shape": [10**30, 8]}, r"expected at most 4 positive integers"),
+        ({"shape": [35, 8, 1, 1, 1, 1, 1, 1, 1]}, r"expected at most 8 positive integers"),
+        ({"shape": [10**30, 8]}, r"expected at most 8 positive integers"),
         ({"shape": "35"}, r"shape '35'; expected"),
         ({"dtype": ["F32"]}, r"embed\.token is \['F32'\]; expected 'F32'"),
         ({"data_offsets": [0, 1120]}, r"is at \[0, \d+\]; expected \["),
