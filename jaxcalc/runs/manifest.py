@@ -14,7 +14,7 @@ import jax
 
 from jaxcalc.errors import InputError
 from jaxcalc.runs.files import PathLike, write_whole
-from jaxcalc.trees import array_type, dotted
+from jaxcalc.trees import array_type, named_leaves
 
 MANIFEST = "manifest.json"
 
@@ -66,7 +66,7 @@ def check_files(path: PathLike, manifest: Manifest) -> None:
             raise DamagedError(f"{path} is damaged: its file {name} {fault}")
 
 
-def check_leaves(path: Path, manifest: Manifest, types: Mapping[str, Any], places: Mapping[str, str]) -> None:
+def check_leaves(path: PathLike, manifest: Manifest, types: Mapping[str, Any], places: Mapping[str, str]) -> None:
     """Raise `InputError` if a checkpoint's leaves have other names, dtypes, shapes or places in the tree than these."""
     here = {name: array_type(leaf) for name, leaf in types.items()}
     there = {name: mark.split()[0] for name, mark in manifest["leaves"].items()}
@@ -83,7 +83,8 @@ def paths(tree: Any) -> dict[str, str]:
     >>> paths([1.0]), paths({"0": 1.0})
     ({'0': '[0]'}, {'0': "['0']"})
     """
-    return {dotted(path): jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)}
+    found = (jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree))
+    return dict(zip(named_leaves(tree), found, strict=True))
 
 
 def differences(there: Mapping[str, object], here: Mapping[str, object]) -> list[str]:
