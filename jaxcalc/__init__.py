@@ -14,7 +14,7 @@ from jaxcalc import (
     tasks,
     weights,
 )
-from jaxcalc.batch import Batch, batch_at, batch_of
+from jaxcalc.batch import Batch, Lessons, batch_at, batch_of, rows_at
 from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import Evaluation, evaluate
@@ -29,6 +29,8 @@ from jaxcalc.runs.share import load_metadata, load_params, save_params
 from jaxcalc.runs.stablehlo import export_answerer
 from jaxcalc.scale import cost, large, scaling, sharding
 from jaxcalc.tasks.drawn import Arithmetic, arithmetic
+from jaxcalc.tasks.mixing import Curriculum, curriculum
+from jaxcalc.tasks.own import OwnTask, batch_from, task_from
 from jaxcalc.tasks.problems import Problem, carry_chain
 from jaxcalc.tasks.table import Calculator, calculator
 from jaxcalc.tasks.task import Task
@@ -42,11 +44,14 @@ __all__ = [
     "Arithmetic",
     "Batch",
     "Calculator",
+    "Curriculum",
     "Evaluation",
     "Explorer",
     "InputError",
+    "Lessons",
     "Metrics",
     "ModelConfig",
+    "OwnTask",
     "Params",
     "Problem",
     "Run",
@@ -58,6 +63,7 @@ __all__ = [
     "arithmetic",
     "backprop",
     "batch_at",
+    "batch_from",
     "batch_of",
     "blame",
     "calculator",
@@ -69,6 +75,7 @@ __all__ = [
     "count",
     "create_state",
     "cross_entropy",
+    "curriculum",
     "evaluate",
     "explore",
     "explorer",
@@ -89,6 +96,7 @@ __all__ = [
     "named_leaves",
     "number_to_words",
     "population",
+    "rows_at",
     "runs",
     "save_params",
     "scale",
@@ -97,6 +105,7 @@ __all__ = [
     "steps",
     "summary",
     "surprise",
+    "task_from",
     "tasks",
     "trace",
     "train_step",
