@@ -117,6 +117,8 @@ def _interval(correct: np.ndarray) -> Interval:
     from scipy.stats import binomtest  # slow to import, and only this function needs it
 
     share = _share(correct)
+    if not share["problems"]:
+        return {**share, "low": 0.0, "high": 1.0}
     low, high = binomtest(share["correct"], share["problems"]).proportion_ci(method="wilson")
     return {**share, "low": float(low), "high": float(high)}
 

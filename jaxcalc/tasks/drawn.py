@@ -40,8 +40,7 @@ class Arithmetic(Task):
     """A task that draws its problems, and lists a sample of 2,048 problems of each side to evaluate on.
 
     Every number takes as many tokens as the longest one, so that a place such as the ones is always at the same
-    position: `a operation b equals | answer <end> [padding]`. Padding stands before a number, or behind it where the
-    lowest digit comes first.
+    position: `a operation b equals | answer <end> [padding]`. Padding stands before a number, or behind reversed ones.
     """
 
     tokens: jax.Array
@@ -173,9 +172,10 @@ def arithmetic(
     """Return a task that draws its problems: "a operation b equals c", or more terms.
 
     Numbers, answers and every result on the way are integers from 0 to `max_number`; division is exact and never by
-    zero. All kinds of problems are drawn about equally often. Half of the problems are drawn evenly by value: every
-    problem of a kind is as likely as every other. The other half are drawn evenly by length: first how many digits
-    each number has, then its value. (For times and divided by, two factors are drawn whose product is in range.)
+    zero. Kinds are drawn about equally often, in half of the draws by value (every sum and difference is as likely as
+    every other) and in half by length (first how many digits each number has). What does not fit is drawn again, up to
+    eight times with the same kind and lengths. So a kind that fits rarely has down to 0.65 of an equal share (at 12,345
+    divided by has 0.7 and minus 1.3), and a product close to the largest number is up to eight times too likely.
 
     Args:
       max_number: the largest number; up to 999,999,999 in words, up to 10³⁰ − 1 in digits.
