@@ -28,7 +28,7 @@ from jaxcalc.tasks import digits
 
 @dataclasses.dataclass(frozen=True)
 class AdditionOptions:
-    """Test a run on sums of two numbers: on random pairs, and on pairs with long carry chains."""
+    """Test a run on sums of two numbers: on random pairs, on pairs with long carry chains, and on the extremes."""
 
     run: tyro.conf.Positional[Path]
     """Run folder that train.py wrote with --notation; its largest number must be at least every sum."""
@@ -55,6 +55,7 @@ def main(options: AdditionOptions) -> int:
         "Random pairs": [(rng.randrange(below), rng.randrange(below)) for _ in range(options.pairs)],
         "Long carry chains": [with_chain(rng, options.digits, 1 + i % options.digits) for i in range(options.pairs)],
     }
+    sets["Extremes"] = extremes(options.digits)
     evaluations: dict[str, jaxcalc.Evaluation] = {}
     for name, pairs in sets.items():
         listed = task.with_problems([jaxcalc.Problem(pair, ("plus",)) for pair in pairs])
@@ -65,9 +66,10 @@ def main(options: AdditionOptions) -> int:
     console = Console(highlight=False)
     for name, evaluation in evaluations.items():
         total, unseen = result(evaluation)["all"], result(evaluation)["held_out"]
+        held_out = f"of the {unseen['problems']:,} that are held out, {interval(unseen)}"
         console.print(
             f"{name}: {total['correct']:,} of {total['problems']:,} right, {interval(total)};\n"
-            f"  of the {unseen['problems']:,} that are held out, {interval(unseen)}\n"
+            f"  {held_out if unseen['problems'] else 'none is held out'}\n"
         )
         console.print(report.length_tables(evaluation, name)[-1], "", sep="\n")
     return 0
@@ -89,6 +91,12 @@ def with_chain(rng: random.Random, n_digits: int, chain: int) -> tuple[int, int]
     b[first] = rng.randrange(10 - a[first], 10)
     b[first + 1 : first + chain] = [9 - digit for digit in a[first + 1 : first + chain]]
     return digits.to_int(np.array(a)), digits.to_int(np.array(b))
+
+
+def extremes(n_digits: int) -> list[tuple[int, int]]:
+    """Return 0 + 0, the largest number twice, and one below each power of ten plus one, both ways round."""
+    nines = [10**n - 1 for n in range(1, n_digits + 1)]
+    return [(0, 0), (nines[-1], nines[-1]), *((nine, 1) for nine in nines), *((1, nine) for nine in nines)]
 
 
 def result(evaluation: jaxcalc.Evaluation) -> Result:

@@ -14,7 +14,7 @@ from jaxcalc import (
     tasks,
     weights,
 )
-from jaxcalc.batch import Batch, batch_at, batch_of
+from jaxcalc.batch import Batch, Lessons, batch_at, batch_of, rows_at
 from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import Evaluation, evaluate
@@ -30,6 +30,8 @@ from jaxcalc.runs.share import load_metadata, load_params, save_params
 from jaxcalc.runs.stablehlo import export_answerer
 from jaxcalc.scale import cost, large, scaling, sharding
 from jaxcalc.tasks.drawn import Arithmetic, arithmetic
+from jaxcalc.tasks.mixing import Curriculum, curriculum
+from jaxcalc.tasks.own import OwnTask, batch_from, task_from
 from jaxcalc.tasks.problems import Problem, carry_chain
 from jaxcalc.tasks.table import Calculator, calculator
 from jaxcalc.tasks.task import Task
@@ -43,11 +45,14 @@ __all__ = [
     "Arithmetic",
     "Batch",
     "Calculator",
+    "Curriculum",
     "Evaluation",
     "Explorer",
     "InputError",
+    "Lessons",
     "Metrics",
     "ModelConfig",
+    "OwnTask",
     "Params",
     "Problem",
     "Run",
@@ -59,6 +64,7 @@ __all__ = [
     "arithmetic",
     "backprop",
     "batch_at",
+    "batch_from",
     "batch_of",
     "blame",
     "calculator",
@@ -70,6 +76,7 @@ __all__ = [
     "count",
     "create_state",
     "cross_entropy",
+    "curriculum",
     "evaluate",
     "explore",
     "explorer",
@@ -90,6 +97,7 @@ __all__ = [
     "named_leaves",
     "number_to_words",
     "population",
+    "rows_at",
     "runs",
     "save_params",
     "scale",
@@ -98,6 +106,7 @@ __all__ = [
     "steps",
     "summary",
     "surprise",
+    "task_from",
     "tasks",
     "trace",
     "train_step",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import TypedDict
 
 import jax
@@ -13,6 +14,7 @@ from jaxcalc.decoding import generate
 from jaxcalc.losses import ApplyFn, answer_logits, example_cross_entropy
 from jaxcalc.model import apply
 from jaxcalc.params import Params
+from jaxcalc.tasks.own import questions_from
 from jaxcalc.tasks.problems import Problem, carry_chain
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.task import Task
@@ -115,14 +117,19 @@ def _interval(correct: np.ndarray) -> Interval:
     from scipy.stats import binomtest  # slow to import, and only this function needs it
 
     share = _share(correct)
+    if not share["problems"]:
+        return {**share, "low": 0.0, "high": 1.0}
     low, high = binomtest(share["correct"], share["problems"]).proportion_ci(method="wilson")
     return {**share, "low": float(low), "high": float(high)}
 
 
-def evaluate(params: Params, task: Task, rows: jax.Array | np.ndarray) -> Evaluation:
+def evaluate(params: Params, task: Task, rows: jax.Array | np.ndarray | Sequence[tuple[str, str]]) -> Evaluation:
     """Return the model's answers to the given rows of the task, decoded greedily. Jitted inside.
 
-    Raises as `jaxcalc.generate` does.
+    Instead of rows it takes a list of questions with the answers to expect, each in text, as `jaxcalc.batch_from`
+    does. The evaluation's own task then lists them.
+
+    Raises as `jaxcalc.generate` does, and for a pair as `jaxcalc.batch_from` does.
 
     >>> from jaxcalc import ModelConfig, calculator, init
     >>> task = calculator()
@@ -130,7 +137,10 @@ def evaluate(params: Params, task: Task, rows: jax.Array | np.ndarray) -> Evalua
     >>> evaluate(params, task, task.held_out_rows).exact_match < 0.1
     True
     """
-    rows = np.asarray(rows)
+    if isinstance(rows, list | tuple) and not all(isinstance(row, int | np.integer) for row in rows):
+        task = questions_from(rows, task)
+        rows = np.arange(len(task.tokens))
+    rows = np.asarray(rows, int if len(rows) == 0 else None)
     padded = np.concatenate([rows, np.zeros(-len(rows) % _CHUNK, rows.dtype)])
     generated = np.zeros((len(padded), task.answer_length), np.int32)
     probability = np.zeros(len(padded))

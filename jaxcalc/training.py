@@ -10,11 +10,10 @@ import optax
 from flax.linen.fp8_ops import OVERWRITE_WITH_GRADIENT
 from flax.training import train_state
 
-from jaxcalc.batch import Batch, LossOn, batch_at, targets
+from jaxcalc.batch import Batch, Lessons, LossOn, batch_at, targets
 from jaxcalc.errors import InputError
 from jaxcalc.losses import ApplyFn, answer_logits, cross_entropy, token_cross_entropy
 from jaxcalc.model import apply
-from jaxcalc.tasks.task import Task
 from jaxcalc.trees import named_leaves
 
 Metrics = dict[str, jax.Array]
@@ -170,7 +169,7 @@ def _split(batch: Batch, n: int) -> Batch:
 @functools.partial(jax.jit, static_argnames=("n_steps", "batch_size", "loss_on", "step_fn"), donate_argnames="state")
 def train_steps(
     state: TrainState,
-    task: Task,
+    task: Lessons,
     *,
     seed: int | jax.Array,
     n_steps: int,

@@ -10,8 +10,9 @@ import jaxcalc
 PACKAGE = Path(jaxcalc.__file__).parent
 ORDER = [
     "errors", "batch",
-    "tasks.words", "tasks.tokenizer", "tasks.problems", "tasks.questions", "tasks.task", "tasks.hashing", "tasks.table",
-    "tasks.digits", "tasks.drawing", "tasks.drawn", "tasks",
+    "tasks.words", "tasks.tokenizer", "tasks.problems", "tasks.questions", "tasks.task", "tasks.hashing",
+    "tasks.encoding", "tasks.table", "tasks.digits", "tasks.drawing", "tasks.drawn", "tasks.own", "tasks.mixing",
+    "tasks",
     "trees", "fingerprints", "params", "numerics", "model", "losses", "optimizers", "training", "decoding",
     "evaluation", "backprop", "steps", "blame", "weights", "lens", "interventions", "landscape", "population",
     "scale.large", "scale.sharding", "scale.scaling", "scale.cost", "scale.processes", "scale",

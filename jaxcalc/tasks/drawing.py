@@ -104,15 +104,15 @@ def is_held_out(rules: Rules, numbers: jax.Array | np.ndarray, kind_ids: jax.Arr
     return hash_problem(jnp.asarray(numbers), roles, rules.seed) < jnp.uint32(rules.held_out * 2**32)
 
 
-def draw(rules: Rules, key: jax.Array, size: int, side: Side, most: int = 2**31 - 1) -> tuple[Problems, jax.Array]:
+def draw(
+    rules: Rules, key: jax.Array, size: int, side: Side, most: int = 2**31 - 1, trial: int | jax.Array | None = None
+) -> tuple[Problems, jax.Array]:
     """Return `size` problems of one side, and whether all of them were found, bool `[]`.
 
     Problem i is a function of the rules, the key and i. A proposal that is no problem of the task, or one of the
-    other side, is drawn again, at most `most` times.
+    other side, is drawn again, at most `most` times, or `trial` times if less than a quarter is then found.
     """
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(size))
-    share = rules.held_out if side == "held out" else 1 - rules.held_out
-    patience = min(most, max(1, round(_PATIENCE * (1 - rules.held_out) / share)))
+    keys, patience = _keys(key, size), _patience(rules, side, most)
 
     def attempt(carried: tuple[Problems, jax.Array, jax.Array]) -> tuple[Problems, jax.Array, jax.Array]:
         problems, found, n = carried
@@ -125,11 +125,50 @@ def draw(rules: Rules, key: jax.Array, size: int, side: Side, most: int = 2**31 
         return problems, found | fits, n + 1
 
     def is_missing(carried: tuple[Problems, jax.Array, jax.Array]) -> jax.Array:
-        return ~carried[1].all() & (carried[2] < most)
+        end = most if trial is None else jnp.where(4 * carried[1].sum() < size, trial, most)
+        return ~carried[1].all() & (carried[2] < end)
 
     blank = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: _propose(rules, keys, jnp.int32(0), patience)[0]))
     problems, found, _ = jax.lax.while_loop(is_missing, attempt, (blank, jnp.zeros(size, bool), jnp.int32(0)))
     return problems, found.all()
+
+
+def can_draw(rules: Rules, key: jax.Array, size: int, side: Side, most: int) -> jax.Array:
+    """Return whether `draw` finds those 16 of `size` problems whose numbers are shortest, bool `[]`.
+
+    There are the fewest problems of few digits, so these are the first that it could not find.
+    """
+    keys, patience = _keys(key, size), _patience(rules, side, most)
+    redrawn = jnp.arange(0, min(most, 4 * patience), patience)  # kind and lengths are drawn at these attempts
+    numbers = jax.vmap(lambda n: _propose(rules, keys, n, patience)[0].numbers)(redrawn)
+    n_digits = digits.length(numbers).sum(axis=-1).max(axis=0)
+    keys = keys[jnp.argsort(n_digits)[:16]]
+    at_once = 128
+
+    def fits_at(attempt: jax.Array) -> jax.Array:
+        proposal, fits = _propose(rules, keys, attempt, patience)
+        fits &= is_held_out(rules, proposal.numbers, proposal.kind_ids) == (side == "held out")
+        return fits & (attempt < most)
+
+    def goes_on(carried: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return ~carried[0].all() & (carried[1] < most)
+
+    def attempts(carried: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        found, n = carried
+        return found | jax.vmap(fits_at)(n + jnp.arange(at_once)).any(axis=0), n + at_once
+
+    return jax.lax.while_loop(goes_on, attempts, (jnp.zeros(len(keys), bool), jnp.int32(0)))[0].all()
+
+
+def _keys(key: jax.Array, size: int) -> jax.Array:
+    """Return the key of each problem, `[size]`."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(size))
+
+
+def _patience(rules: Rules, side: Side, most: int) -> int:
+    """Return for how many attempts kind and lengths of a problem stay the same."""
+    share = rules.held_out if side == "held out" else 1 - rules.held_out
+    return min(most, max(1, round(_PATIENCE * (1 - rules.held_out) / share)))
 
 
 def _propose(rules: Rules, keys: jax.Array, attempt: jax.Array, patience: int) -> tuple[Problems, jax.Array]:

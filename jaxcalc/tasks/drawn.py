@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import get_args
 
 import flax.struct
 import jax
@@ -12,9 +12,17 @@ import numpy as np
 
 from jaxcalc.errors import InputError
 from jaxcalc.tasks import digits
-from jaxcalc.tasks.drawing import Problems, Rules, Side, draw, is_held_out
+from jaxcalc.tasks.drawing import Problems, Rules, Side, can_draw, draw, is_held_out
 from jaxcalc.tasks.problems import Problem
-from jaxcalc.tasks.task import Split, Task, check_held_out, check_max_number, check_operations
+from jaxcalc.tasks.task import (
+    Membership,
+    Split,
+    Task,
+    check_held_out,
+    check_max_number,
+    check_operations,
+    check_where,
+)
 from jaxcalc.tasks.tokenizer import EQUALS, OPERATIONS, Notation, Tokenizer
 from jaxcalc.tasks.words import LARGEST_NUMBER
 
@@ -23,6 +31,8 @@ SAMPLE = 2048
 """Problems of each side that a task lists, to evaluate on."""
 ATTEMPTS = 20_000
 """Draws without a problem of one side after which that side counts as empty."""
+TRIAL = 64
+"""Draws after which, where few problems of a side are found, the rarest are sought alone before all the others."""
 
 
 @flax.struct.dataclass(eq=False, repr=False)
@@ -30,8 +40,7 @@ class Arithmetic(Task):
     """A task that draws its problems, and lists a sample of 2,048 problems of each side to evaluate on.
 
     Every number takes as many tokens as the longest one, so that a place such as the ones is always at the same
-    position: `a operation b equals | answer <end> [padding]`. Padding stands before a number, or behind it where the
-    lowest digit comes first.
+    position: `a operation b equals | answer <end> [padding]`. Padding stands before a number, or behind reversed ones.
     """
 
     tokens: jax.Array
@@ -51,11 +60,19 @@ class Arithmetic(Task):
     seed: int = flax.struct.field(pytree_node=False)
     """Chooses which problems are held out."""
     split: Split = flax.struct.field(pytree_node=False, default="orbit")
+    operations: tuple[str, ...] | None = flax.struct.field(pytree_node=False, default=None)
+    """The operations that are drawn; None for all of the vocabulary."""
+    largest: int | None = flax.struct.field(pytree_node=False, default=None)
+    """The largest number that is drawn; None for that of the vocabulary."""
 
     @property
     def rules(self) -> Rules:
-        """Which problems there are, and which of them are held out."""
-        return Rules(self.tokenizer.operations, self.tokenizer.max_number, self.terms, self.held_out, self.seed)
+        """Which problems are drawn, and which are held out."""
+        return Rules(*self._range(), self.terms, self.held_out, self.seed)
+
+    def _range(self) -> tuple[tuple[str, ...], int]:
+        """Return the operations and the largest number that are drawn."""
+        return self.operations or self.tokenizer.operations, self.largest or self.tokenizer.max_number
 
     @property
     def slot(self) -> int:
@@ -77,13 +94,37 @@ class Arithmetic(Task):
         numbers = np.asarray(self.problems.numbers)[row]
         return Problem(tuple(map(digits.to_int, numbers)), self.rules.kinds[self.kind_ids[row]])
 
-    def membership(self, problem: Problem | str) -> Literal["training", "held out", "outside"]:
-        """Say whether training may draw a problem, whether it is held out, or whether the task does not contain it."""
+    def membership(self, problem: Problem | str) -> Membership:
+        """Say where a problem is; see `Task.membership`. In training is what training may draw."""
         problem = self.as_problem(problem)
         if not self.rules.contains(problem):
-            return "outside"
+            whole = dataclasses.replace(self, operations=None, largest=None)
+            return "left out" if whole.rules.contains(problem) else "outside"
         numbers, kind_ids, _ = self.rules.arrays([problem])
         return "held out" if bool(is_held_out(self.rules, numbers, kind_ids)[0]) else "training"
+
+    def where(
+        self,
+        operations: tuple[str, ...] | None = None,
+        largest: int | None = None,
+        predicate: Callable[[Problem], bool] | None = None,
+    ) -> "Arithmetic":
+        """Return a task that draws these problems alone, and lists a sample of them; see `Task.where`.
+
+        It draws as `arithmetic` with these operations and this largest number does.
+        """
+        if predicate is not None:
+            raise InputError(
+                "a task that draws its problems cannot draw by a predicate; choose by operations and largest, or list "
+                "your own problems with jaxcalc.task_from"
+            )
+        check_where(self.tokenizer, operations, largest)
+        before, most = self._range()
+        chosen = tuple(name for name in before if operations is None or name in operations)
+        if not chosen:
+            raise InputError(f"operations are {operations}; this task draws {', '.join(map(repr, before))} alone")
+        task = dataclasses.replace(self, operations=chosen, largest=min(most, largest or most))
+        return task._with_sample(_sample_of(task))
 
     def with_problems(self, problems: Sequence[Problem]) -> "Arithmetic":
         """Return the same task with these problems instead of its sample.
@@ -98,7 +139,7 @@ class Arithmetic(Task):
             if not self.rules.contains(problem):
                 raise InputError(
                     f"{problem} is not a problem of this task; its problems have {self.terms} numbers, every number "
-                    f"and result from 0 to {self.tokenizer.max_number}, and the operations {', '.join(self.kind_names)}"
+                    f"and result from 0 to {self.rules.max_number}, and the operations {', '.join(self.kind_names)}"
                 )
         return self._with_sample(self.rules.arrays(problems))
 
@@ -131,9 +172,10 @@ def arithmetic(
     """Return a task that draws its problems: "a operation b equals c", or more terms.
 
     Numbers, answers and every result on the way are integers from 0 to `max_number`; division is exact and never by
-    zero. All kinds of problems are drawn about equally often. Half of the problems are drawn evenly by value: every
-    problem of a kind is as likely as every other. The other half are drawn evenly by length: first how many digits
-    each number has, then its value. (For times and divided by, two factors are drawn whose product is in range.)
+    zero. Kinds are drawn about equally often, in half of the draws by value (every sum and difference is as likely as
+    every other) and in half by length (first how many digits each number has). What does not fit is drawn again, up to
+    eight times with the same kind and lengths. So a kind that fits rarely has down to 0.65 of an equal share (at 12,345
+    divided by has 0.7 and minus 1.3), and a product close to the largest number is up to eight times too likely.
 
     Args:
       max_number: the largest number; up to 999,999,999 in words, up to 10³⁰ − 1 in digits.
@@ -164,13 +206,7 @@ def arithmetic(
         held_out=held_out,
         seed=seed,
     )
-    sample, found = _sample(task)
-    if not found:
-        raise InputError(
-            f"held_out={held_out} of problems up to {max_number} leaves one side without any; take a larger "
-            "max_number or another share"
-        )
-    return task._with_sample(sample)
+    return task._with_sample(_sample_of(task))
 
 
 def encode_problems(task: Arithmetic, problems: Problems) -> jax.Array:
@@ -198,13 +234,39 @@ def _encode_and_split(task: Arithmetic, problems: Problems) -> tuple[jax.Array, 
 
 
 @_compile_quickly
-def _sample(task: Arithmetic) -> tuple[Problems, jax.Array]:
-    """Return `SAMPLE` problems of each side, and whether there are any. No training step draws from their keys."""
-    keys = [jax.random.fold_in(jax.random.key(task.seed), np.uint32(2**32 - 1 - i)) for i in range(2)]
-    sides = [draw(task.rules, key, SAMPLE, side, ATTEMPTS) for key, side in zip(keys, get_args(Side), strict=True)]
+def _sample(task: Arithmetic, trial: int | jax.Array) -> tuple[Problems, jax.Array]:
+    """Return `SAMPLE` problems of each side, and whether all were found; `draw` explains `trial`."""
+    sides = [draw(task.rules, key, SAMPLE, side, ATTEMPTS, trial) for key, side in _side_keys(task)]
     (training, has_training), (held_out, has_held_out) = sides
     both = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), training, held_out)
     return both, has_training & has_held_out
+
+
+def _sample_of(task: Arithmetic) -> Problems:
+    """Return the sample of a task; raises `InputError` where a side has no problems."""
+    sample, found = _sample(task, TRIAL)
+    if not found and _can_sample(task):
+        sample, found = _sample(task, ATTEMPTS)
+    if not found:
+        raise InputError(
+            f"held_out={task.held_out} of problems up to {task.rules.max_number} leaves one side without any, or "
+            "with too few to draw; take a larger number or another share"
+        )
+    return sample
+
+
+@_compile_quickly
+def _can_sample(task: Arithmetic) -> jax.Array:
+    """Return whether the rarest problems of the smaller side are found."""
+    key, side = _side_keys(task)[task.held_out < 0.5]
+    return can_draw(task.rules, key, SAMPLE, side, ATTEMPTS)
+
+
+def _side_keys(task: Arithmetic) -> list[tuple[jax.Array, Side]]:
+    """Return the key of the sample of each side. No training step draws from them."""
+    sides: tuple[Side, ...] = get_args(Side)
+    keys = [jax.random.fold_in(jax.random.key(task.seed), np.uint32(2**32 - 1 - i)) for i in range(2)]
+    return list(zip(keys, sides, strict=True))
 
 
 @functools.cache

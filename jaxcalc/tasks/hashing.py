@@ -3,8 +3,29 @@
 import jax
 import jax.numpy as jnp
 
+from jaxcalc.errors import InputError
+
 ROUNDS = 4
 """Rounds of `shuffle`, each with a key of its own."""
+
+
+def visited(seed: int | jax.Array, step: int | jax.Array, size: int, epoch_length: int) -> jax.Array:
+    """Return which of range(epoch_length) one training step visits, uint32 `[size]`.
+
+    An epoch visits each exactly once, in an order of its own, and epochs follow each other without a gap. Raises
+    `InputError` where the size times the epoch's length does not fit 32 bits.
+    """
+    if epoch_length * size >= 2**31:
+        raise InputError(
+            f"batch size is {size}; with {epoch_length:,} lessons per epoch it must be at most "
+            f"{(2**31 - 1) // epoch_length:,}, as their product must fit 32 bits"
+        )
+    # This divides step * size by the epoch length without computing step * size, which overflows.
+    epochs, remainder = jnp.divmod(jnp.asarray(step), epoch_length)
+    carry, index = jnp.divmod(remainder * size + jnp.arange(size), epoch_length)
+    key = jax.random.key(seed)
+    keys = jax.vmap(lambda epoch: jax.random.bits(jax.random.fold_in(key, epoch), (ROUNDS,)))(epochs * size + carry)
+    return shuffle(keys, index, epoch_length)
 
 
 def shuffle(keys: jax.Array, index: jax.Array, n: int) -> jax.Array:

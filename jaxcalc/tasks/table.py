@@ -1,20 +1,30 @@
 """A calculator's complete table of problems, its split into training and held-out ones, and its batches."""
 
-from collections.abc import Mapping
-from typing import Literal, get_args
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import get_args
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcalc.batch import PAD_ID
 from jaxcalc.errors import InputError
-from jaxcalc.tasks.hashing import ROUNDS, shuffle
+from jaxcalc.tasks.encoding import answers_of, lessons_of, sequences_of
+from jaxcalc.tasks.hashing import visited
 from jaxcalc.tasks.problems import COMMUTATIVE, EXACT, Problem
-from jaxcalc.tasks.task import Split, Task, check_held_out, check_max_number, check_operations
-from jaxcalc.tasks.tokenizer import END, EQUALS, OPERATIONS, Notation, Tokenizer
-from jaxcalc.tasks.words import number_to_words
+from jaxcalc.tasks.task import (
+    Membership,
+    Split,
+    Task,
+    asks,
+    check_held_out,
+    check_max_number,
+    check_operations,
+    fitting,
+    only,
+)
+from jaxcalc.tasks.tokenizer import OPERATIONS, Notation, Tokenizer
 
 
 @flax.struct.dataclass(eq=False, repr=False)
@@ -45,20 +55,36 @@ class Calculator(Task):
 
     def sequences_at(self, seed: int | jax.Array, step: int | jax.Array, size: int) -> jax.Array:
         """Return the sequences of one training step, int32 `[size, L]`; see `jaxcalc.batch_at`."""
-        n_train, epoch_length = self.train_rows.shape[0], self.lessons.shape[0]
+        return self.lessons[self.rows_at(seed, step, size)]
+
+    def rows_at(self, seed: int | jax.Array, step: int | jax.Array, size: int) -> jax.Array:
+        """Return which lessons these are, uint32 `[size]`."""
+        n_train = self.train_rows.shape[0]
         if not 1 <= size <= n_train:
             raise InputError(f"batch size is {size}; it must be from 1 to {n_train:,}, the number of training problems")
-        if epoch_length * size >= 2**31:
-            raise InputError(
-                f"batch size is {size}; with {epoch_length:,} lessons per epoch it must be at most "
-                f"{(2**31 - 1) // epoch_length:,}, as their product must fit 32 bits"
-            )
-        # This divides step * size by the epoch length without computing step * size, which overflows.
-        epochs, remainder = jnp.divmod(jnp.asarray(step), epoch_length)
-        carry, index = jnp.divmod(remainder * size + jnp.arange(size), epoch_length)
-        key = jax.random.key(seed)
-        keys = jax.vmap(lambda epoch: jax.random.bits(jax.random.fold_in(key, epoch), (ROUNDS,)))(epochs * size + carry)
-        return self.lessons[shuffle(keys, index, epoch_length)]
+        return visited(seed, step, size, self.lessons.shape[0])
+
+    def where(
+        self,
+        operations: tuple[str, ...] | None = None,
+        largest: int | None = None,
+        predicate: Callable[[Problem], bool] | None = None,
+    ) -> "Calculator":
+        """Return the same table with these training and held-out problems alone; see `Task.where`.
+
+        The lessons that are left are the sequences and inverse questions of the training problems that are left.
+        """
+        keep = fitting(self, operations, largest, predicate)
+        problems = np.asarray(self.problems)[keep]
+        forms = sequences_of(problems, self.tokenizer, np.asarray(self.answers))
+        kept = {row.tobytes() for form in forms for row in form.astype(np.int32)}
+        lessons = np.asarray(self.lessons)
+        return dataclasses.replace(
+            self,
+            train_rows=only(keep, self.train_rows),
+            held_out_rows=only(keep, self.held_out_rows, least=0),
+            lessons=jnp.asarray(lessons[[row.tobytes() in kept for row in lessons]]),
+        )
 
     def row(self, problem: Problem | str) -> int | None:
         """Return the row of a problem in the table, or None where the table does not contain it.
@@ -77,12 +103,14 @@ class Calculator(Task):
         found = np.flatnonzero((np.asarray(self.problems)[:, :3] == key).all(axis=1))
         return int(found[0]) if found.size else None
 
-    def membership(self, problem: Problem | str) -> Literal["training", "held out", "outside"]:
-        """Say whether training may see a problem, whether it is held out, or whether the table does not contain it."""
+    def membership(self, problem: Problem | str) -> Membership:
+        """Say where a problem is; see `Task.membership`. In training is what the lessons ask."""
         row = self.row(problem)
         if row is None:
             return "outside"
-        return "held out" if row in np.asarray(self.held_out_rows) else "training"
+        if asks(self.lessons, self.tokens[row, : self.prompt_length]):
+            return "training"
+        return "held out" if row in np.asarray(self.held_out_rows) else "left out"
 
     @property
     def kind_names(self) -> tuple[str, ...]:
@@ -146,11 +174,11 @@ def calculator(
     inverse_copies = dict.fromkeys(operations, 0) | dict(inverse_copies or {})
     _check_arguments(operations, max_number, split, held_out, copies, inverse_copies)
     tokenizer = Tokenizer(tuple(operations), max_number, output)
-    answers = _answers(tokenizer)
+    answers = answers_of(tokenizer)
     problems = _table(operations, max_number)
     is_held_out = _held_out(problems, operations, split, held_out, seed)
-    sequences = _sequences(problems, tokenizer, answers)
-    lessons = _lessons(problems, is_held_out, operations, sequences, copies, inverse_copies)
+    sequences = sequences_of(problems, tokenizer, answers)
+    lessons = lessons_of(problems, is_held_out, operations, sequences, copies, inverse_copies)
 
     def int32(array: np.ndarray) -> jax.Array:
         return jnp.asarray(array.astype(np.int32))  # NumPy converts, so that JAX compiles nothing
@@ -166,65 +194,6 @@ def calculator(
         prompt_length=sequences[0].shape[1] - answers.shape[1],
         split=split,
     )
-
-
-def _lessons(
-    problems: np.ndarray,
-    is_held_out: np.ndarray,
-    operations: tuple[str, ...],
-    sequences: tuple[np.ndarray, np.ndarray, np.ndarray],
-    copies: Mapping[str, int],
-    inverse_copies: Mapping[str, int],
-) -> np.ndarray:
-    """Return what an epoch visits, int `[E, L]`: by training problem, its own sequence and its inverse questions.
-
-    Args:
-      sequences: as `_sequences` returns them.
-    """
-    tokens, from_a, from_b = sequences
-    a, index, b, _ = problems.T
-    name = np.array(operations)[index]
-    n_copies, n_inverse = (np.array([counts[op] for op in operations])[index] for counts in (copies, inverse_copies))
-    slots = [(tokens, n_copies > i) for i in range(max(n_copies))]
-    for i in range(max(n_inverse)):  # 0 times b is 0 for every b, and so is 0 divided by b: the answer is not unique
-        slots.append((from_a, (n_inverse > i) & ((a > 0) | np.isin(name, ("plus", "minus")))))
-        slots.append((from_b, (n_inverse > i) & ((b > 0) | (name != "times"))))
-    visited = np.stack([rows & ~is_held_out for _, rows in slots], axis=1)
-    return np.stack([sequence for sequence, _ in slots], axis=1)[visited]
-
-
-def _sequences(
-    problems: np.ndarray, tokenizer: Tokenizer, answers: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return "a op b equals" → c, "c equals a op" → b and "c equals op b" → a, each int `[N, L]`."""
-    a, index, b, c = problems.T
-    ids = tokenizer.ids
-    words = _padded([[ids[word] for word in number_to_words(n).split()] for n in range(tokenizer.max_number + 1)])
-    operation = np.array([[ids[name]] for name in tokenizer.operations])[index]
-    equals = np.full_like(operation, ids[EQUALS])
-
-    def sequence(prompt: list[np.ndarray], answer: np.ndarray) -> np.ndarray:
-        rows = np.hstack(prompt)
-        padding_first = np.argsort(rows != PAD_ID, axis=1, kind="stable")
-        return np.hstack([np.take_along_axis(rows, padding_first, axis=1), answers[answer]])
-
-    return (
-        sequence([words[a], operation, words[b], equals], c),
-        sequence([words[c], equals, words[a], operation], b),
-        sequence([words[c], equals, operation, words[b]], a),
-    )
-
-
-def _answers(tokenizer: Tokenizer) -> np.ndarray:
-    """Return each number as an answer, its end included, int `[max_number + 1, answer_length]`."""
-    answers = ([*tokenizer.spell(number), END] for number in range(tokenizer.max_number + 1))
-    return _padded([[tokenizer.ids[token] for token in answer] for answer in answers])
-
-
-def _padded(rows: list[list[int]]) -> np.ndarray:
-    """Return rows of token ids as one array, padded on the right."""
-    width = max(map(len, rows))
-    return np.array([row + [PAD_ID] * (width - len(row)) for row in rows])
 
 
 def _table(operations: tuple[str, ...], max_number: int) -> np.ndarray:

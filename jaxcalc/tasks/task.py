@@ -1,18 +1,21 @@
 """What a task is: problems, encoded and split, and the sequences of each training step."""
 
 import abc
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable
+from typing import Literal, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxcalc.batch import PAD_ID
 from jaxcalc.errors import InputError
 from jaxcalc.tasks import questions
 from jaxcalc.tasks.problems import Problem, check_known
 from jaxcalc.tasks.tokenizer import OPERATIONS, Tokenizer
 
 Split = Literal["orbit", "family", "random", "none"]
+Membership = Literal["training", "held out", "left out", "outside"]
 
 
 class Task(abc.ABC):
@@ -34,6 +37,8 @@ class Task(abc.ABC):
     """Which problems stay together on one side; see `calculator`."""
     terms: int
     """Numbers in a problem."""
+    pad_id: int | None = PAD_ID
+    """The token id of padding, which never counts in the loss."""
 
     @property
     def vocab_size(self) -> int:
@@ -94,10 +99,37 @@ class Task(abc.ABC):
         """Return the problem in one row."""
 
     @abc.abstractmethod
-    def membership(self, problem: Problem | str) -> Literal["training", "held out", "outside"]:
-        """Say whether training may see a problem, whether it is held out, or whether the task does not contain it.
+    def membership(self, problem: Problem | str) -> Membership:
+        """Say whether training asks a problem, or whether it is held out, left out or outside.
 
-        A text counts as the problem that it states; raises as `parse` does.
+        Held out are the problems kept to evaluate on. Left out are those that the task could contain and that are
+        neither in training nor held out, such as what `where` drops. A text counts as the problem that it states;
+        raises as `parse` does.
+        """
+
+    @abc.abstractmethod
+    def where(
+        self,
+        operations: tuple[str, ...] | None = None,
+        largest: int | None = None,
+        predicate: Callable[[Problem], bool] | None = None,
+    ) -> Self:
+        """Return a task of the same vocabulary and width that trains on, and holds out, some of its problems alone.
+
+        The sides stay: what was held out is held out, or left out. A task that draws its problems takes no predicate.
+
+        Args:
+          operations: every operation of a problem is among these.
+          largest: no number or result is larger.
+          predicate: returns whether to keep a problem.
+
+        Raises `InputError` for operations and a largest number that the task does not have, and where nothing is left
+        to train on.
+
+        >>> from jaxcalc import calculator
+        >>> task = calculator().where(operations=("plus",), largest=20, predicate=lambda p: p.numbers[0] < 15)
+        >>> task.membership("two plus three"), task.membership("sixteen plus two")
+        ('training', 'left out')
         """
 
     @abc.abstractmethod
@@ -106,13 +138,17 @@ class Task(abc.ABC):
 
     def __repr__(self) -> str:
         """Return the task in one line."""
-        names = ", ".join(self.tokenizer.operations)
+        operations, largest = self._range()
         training, held_out = np.size(self.train_rows), np.size(self.held_out_rows)
         return (
-            f"{type(self).__name__}({names} of {self.terms} numbers from 0 to {self.tokenizer.max_number:,}, "
+            f"{type(self).__name__}({', '.join(operations)} of {self.terms} numbers from 0 to {largest:,}, "
             f"answers in {self.tokenizer.output}, split {self.split!r}, "
             f"lists {training:,} training and {held_out:,} held-out problems)"
         )
+
+    def _range(self) -> tuple[tuple[str, ...], int]:
+        """Return the operations and the largest number."""
+        return self.tokenizer.operations, self.tokenizer.max_number
 
     def __eq__(self, other: object) -> bool:
         """Return whether another task is of the same type and holds equal arrays and values."""
@@ -133,6 +169,53 @@ def _comparable(leaf: object) -> object:
         return leaf
     array = np.asarray(leaf)
     return array.shape, array.dtype, array.tobytes()
+
+
+def fitting(
+    task: Task,
+    operations: tuple[str, ...] | None,
+    largest: int | None,
+    predicate: Callable[[Problem], bool] | None,
+) -> np.ndarray:
+    """Return which listed problems `Task.where` keeps, bool `[N]`; raises as it does."""
+    check_where(task.tokenizer, operations, largest)
+
+    def fits(problem: Problem) -> bool:
+        values = [*problem.numbers, *(result for result in problem.results if result is not None)]
+        return (
+            (operations is None or set(problem.operations) <= set(operations))
+            and (largest is None or max(values) <= largest)
+            and (predicate is None or bool(predicate(problem)))
+        )
+
+    return np.array([fits(task.problem(row)) for row in range(len(task.tokens))], bool)
+
+
+def only(keep: np.ndarray, rows: jax.Array, least: int = 1) -> jax.Array:
+    """Return those of some rows that are kept, int32; raises `InputError` where fewer than `least` are."""
+    kept = np.asarray(rows)[keep[np.asarray(rows)]]
+    if len(kept) < least:
+        raise InputError("no training problem is left; keep more operations or numbers, or another predicate")
+    return jnp.asarray(kept)
+
+
+def asks(sequences: jax.Array | np.ndarray, prompt: jax.Array | np.ndarray) -> bool:
+    """Return whether one of some sequences `[E, L]` begins with a prompt, whatever its answer."""
+    return bool((np.asarray(sequences)[:, : len(prompt)] == np.asarray(prompt)).all(axis=1).any())
+
+
+def check_where(tokenizer: Tokenizer, operations: tuple[str, ...] | None, largest: int | None) -> None:
+    """Raise `InputError` for operations that a vocabulary lacks and for a largest number beyond its own."""
+    if isinstance(operations, str):
+        raise InputError(f"operations is {operations!r}; it must be a tuple, such as ('plus',)")
+    if operations is not None:
+        check_operations(operations)
+        for operation in operations:
+            if operation not in tokenizer.operations:
+                known = ", ".join(map(repr, tokenizer.operations))
+                raise InputError(f"operation {operation!r} is not one of this task's; it has {known}")
+    if largest is not None and not 0 < largest <= tokenizer.max_number:
+        raise InputError(f"largest is {largest}; it must be from 1 to {tokenizer.max_number}, the task's largest")
 
 
 def check_operations(operations: tuple[str, ...], others: Iterable[str] = ()) -> None:

@@ -58,6 +58,7 @@ def test_pairs_have_the_carry_chains_that_they_are_made_for(drawn_run: Path) -> 
     assert 0 not in chains
     assert chains[2] >= 100
     assert result["Random pairs"]["held_out"]["problems"] > 5
+    assert result["Extremes"]["all"]["problems"] == 6
     status, out, _ = run_script("addition", *options)
     assert status == 0
     assert "carries in a row" in out
@@ -88,6 +89,11 @@ def test_options_of_the_other_kind_of_task_are_refused(arguments: list[str], mes
     assert status == 2
     assert message in err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_extremes_are_asked() -> None:
+    largest = 10**10 - 1
+    assert {(0, 0), (largest, largest), (largest, 1), (999, 1), (1, 9)} <= set(addition.extremes(10))
 
 
 def test_a_pair_with_a_chain_carries_over_so_many_places() -> None:
