@@ -1,6 +1,7 @@
 """config.json: a configuration as JSON, in the format that is written now and the one before."""
 
 import dataclasses
+import hashlib
 import json
 import types
 import typing
@@ -14,6 +15,7 @@ from jaxcalc.runs.files import PathLike, write_whole
 from jaxcalc.runs.manifest import differences
 
 CONFIG = "config.json"
+_CHECKSUM = "checksum"
 AnyConfig = RunConfig | Mapping[str, Any]
 """The configuration of a run: a `RunConfig`, or any JSON object in a training script of one's own."""
 Json = dict[str, Any]
@@ -36,14 +38,32 @@ def from_json(values: Mapping[str, Any], where: str) -> RunConfig:
     try:
         current = dict(values) if values.get("format", 3) == FORMAT else _from_format_3(values)
         current.pop("format", None)
+        current.pop(_CHECKSUM, None)
         return _build(RunConfig, current, "")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{where} was written by other code: {error!r}") from error
 
 
 def write_config(path: Path, config: AnyConfig) -> None:
-    """Write the configuration of a run into its folder. Raises `InputError` if that fails."""
-    write_json(path / CONFIG, to_json(config))
+    """Write the configuration of a run into its folder, with a checksum. Raises `InputError` if that fails."""
+    values = to_json(config)
+    write_json(path / CONFIG, {**values, _CHECKSUM: _hash(values)} if isinstance(config, RunConfig) else values)
+
+
+def check_config(path: Path, config: AnyConfig) -> None:
+    """Raise `InputError` if a run's configuration does not match its checksum, which only a `RunConfig` has."""
+    if not isinstance(config, RunConfig):
+        return
+    values = read_json(path, CONFIG, f"{path} has no {CONFIG}")
+    if values.pop(_CHECKSUM, None) not in (None, _hash(values)):
+        raise InputError(
+            f"{path / CONFIG} is not what was written: its checksum is wrong; put back a copy of it, and give options "
+            "that may change on the command line"
+        )
+
+
+def _hash(values: Json) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def read_config(path: PathLike) -> RunConfig:
@@ -103,7 +123,12 @@ def flat(entries: Mapping[str, Any], prefix: str = "") -> Json:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, whole or not at all. Raises `InputError` if it cannot be written."""
-    write_whole(path, [(json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()])
+    write_whole(path, [json_bytes(value)])
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return a JSON value as `write_json` writes it."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def read_json(path: Path, name: str, missing: str) -> Json:

@@ -1,4 +1,4 @@
-"""Files (host): the paths that callers may give, and writing a file whole or not at all."""
+"""Files (host): the paths that callers may give, names in a run's folder, and writing a file whole or not at all."""
 
 import contextlib
 import os
@@ -9,6 +9,8 @@ from jaxcalc.errors import InputError
 
 PathLike = str | os.PathLike[str]
 """What every public function takes as a path."""
+MODEL, SUMMARY, CURVE, EXPLORER = "model.safetensors", "summary.json", "learning_curve.png", "explorer.html"
+CHECKPOINTS, NONFINITE = "checkpoints", "nonfinite"
 
 
 def write_whole(path: PathLike, parts: Sequence[bytes]) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from jaxcalc.errors import InputError
-from jaxcalc.runs.files import PathLike
+from jaxcalc.runs import checkpoint
+from jaxcalc.runs.files import CHECKPOINTS, SUMMARY, PathLike
+from jaxcalc.runs.manifest import read_manifest
+from jaxcalc.runs.marks import Mark, mark_of, read_bytes, read_marked
 
 METRICS = "metrics.jsonl"
-Mark = dict[str, int | str]
-"""How many bytes a file had, and their hash."""
+_NUMBERS = {"step", "loss"}
 
 
 class MetricsFile:
@@ -73,5 +75,28 @@ class MetricsFile:
 
 
 def read_metrics(path: PathLike) -> list[dict[str, Any]]:
-    """Return the lines of the metrics.jsonl in a run's folder."""
-    return [json.loads(line) for line in (Path(path) / METRICS).read_text(encoding="utf-8").splitlines()]
+    """Return the lines of the metrics.jsonl in a run's folder.
+
+    What the model file of a finished run, or else the newest checkpoint, says of the file is checked.
+
+    Raises `InputError` if the file is missing, is not what was written, or has a line that is not a JSON object.
+    """
+    path, file = Path(path), Path(path) / METRICS
+    data, is_marked = read_marked(path, METRICS) if (path / SUMMARY).exists() else (read_bytes(file), False)
+    steps = checkpoint.steps(path / CHECKPOINTS)
+    mark = read_manifest(path / CHECKPOINTS, steps[-1]).get("metrics") if steps and not is_marked else None
+    if mark and mark != mark_of(data[: mark["bytes"]]):
+        raise InputError(
+            f"the first {mark['bytes']:,} bytes of {file} are not those that were written; put back a copy of it"
+        )
+    return [_row(line, f"line {number} of {file}") for number, line in enumerate(data.splitlines(), 1)]
+
+
+def _row(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON; put back a copy of the file") from error
+    if not isinstance(row, dict) or not all(isinstance(row[name], int | float) for name in _NUMBERS & row.keys()):
+        raise InputError(f"{where} is not an object whose step and loss are numbers; put back a copy of the file")
+    return row

@@ -1,0 +1,151 @@
+"""A run that is read back is the run that was written, or an error names the file that is not."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripts import run_script
+
+import jaxcalc
+from jaxcalc import InputError, runs
+
+
+def shown(run: Path, step: int | None = None) -> dict[str, Any]:
+    """Return every number that scripts and pages show of a run; of its snapshots those of one step."""
+    loaded = jaxcalc.load_run(run)
+    snapshot = None if step is None else jaxcalc.fingerprint(runs.load_snapshot(loaded, step).params)
+    return {
+        "config": loaded.config,
+        "summary": loaded.summary,
+        "params": jaxcalc.fingerprint(loaded.params),
+        "metrics": runs.read_metrics(run),
+        "snapshot": snapshot,
+    }
+
+
+def flip(path: Path, chance: random.Random) -> None:
+    """Change one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def run(small_run: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run."""
+    return Path(shutil.copytree(small_run, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("name", "n_flips", "least"),
+    [("config.json", 60, 0.5), ("summary.json", 40, 1), ("metrics.jsonl", 40, 1), ("model.safetensors", 40, 1)],
+)
+def test_a_flipped_bit_is_refused_by_name_or_changes_nothing(run: Path, name: str, n_flips: int, least: float) -> None:
+    before, good = shown(run), (run / name).read_bytes()
+    refused: list[str] = []
+    for seed in range(n_flips):
+        flip(run / name, random.Random(seed))
+        try:
+            assert shown(run) == before, f"flip {seed} of {name} passed unnoticed"
+        except InputError as error:
+            refused.append(str(error))
+        (run / name).write_bytes(good)
+    assert len(refused) >= least * n_flips
+    assert all(name in message and "\n" not in message for message in refused)
+
+
+def test_a_flipped_bit_in_a_snapshot_is_refused_by_its_step(run: Path) -> None:
+    folder = run / "checkpoints" / "000040"
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+    assert len(files) > 5
+    before = shown(run, 40)
+    for seed, path in enumerate(files):
+        good = path.read_bytes()
+        flip(path, random.Random(seed))
+        with pytest.raises(InputError, match="000040"):
+            shown(run, 40)
+        path.write_bytes(good)
+    assert shown(run, 40) == before
+
+
+def test_a_run_whose_files_are_of_two_runs_is_refused_with_every_difference(run: Path) -> None:
+    good = (run / "config.json").read_text()
+    for old, new, message in [
+        ('"seed": 0', '"seed": 4', "schedule.seed is 0 there and 4 here$"),
+        ('"task_seed": 0', '"task_seed": 5', "task_seed is 0 there and 5 here$"),
+        ('"checkpoint_every": 20', '"checkpoint_every": 30', "keeping.checkpoint_every is 20 there and 30 here$"),
+        ('"steps": 60', '"steps": 70', "schedule.steps is 60 there and 70 here$"),
+    ]:
+        assert old in good
+        (run / "config.json").write_text(good.replace(old, new, 1))
+        with pytest.raises(InputError, match=rf"model\.safetensors is of another run than config\.json: {message}"):
+            jaxcalc.load_run(run)
+    (run / "config.json").write_text(good)
+    summary = json.loads((run / "summary.json").read_text())
+    runs.write_json(run / "summary.json", {**summary, "held_out_exact_match": 1.0})
+    for script in ("ask", "evaluate", "explore"):
+        ended = run_script(script, run, *(["two plus three"] if script == "ask" else []))
+        assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1)
+        assert "summary.json is not what was written" in ended.err
+
+
+@pytest.mark.parametrize("option", ["checkpoint_every", "keep", "steps"])
+def test_a_changed_option_is_refused_before_a_run_goes_on_or_is_forked(
+    stopped_run: Path, tmp_path: Path, option: str
+) -> None:
+    run = Path(shutil.copytree(stopped_run, tmp_path / "run"))
+    config = json.loads((run / "config.json").read_text())
+    section = "schedule" if option == "steps" else "keeping"
+    runs.write_json(run / "config.json", {**config, section: {**config[section], option: 77}})
+    for how in (["--resume", run], ["--fork", f"{run}@40", "--steps", "50", "--run-dir", tmp_path / "fork"]):
+        ended = run_script("train", *how)
+        assert ended.status == 2
+        assert f"error: {run / 'config.json'} is not what was written" in ended.err
+
+
+def test_a_run_of_an_earlier_version_is_read_without_checksums(run: Path) -> None:
+    before = shown(run)
+    config = json.loads((run / "config.json").read_text())
+    del config["checksum"]
+    runs.write_json(run / "config.json", config)
+    metadata = jaxcalc.load_metadata(run / "model.safetensors")
+    old = {name: value for name, value in metadata.items() if name not in ("files", "fingerprint")}
+    jaxcalc.save_params(run / "model.safetensors", jaxcalc.load_run(run).params, old)
+    assert shown(run) == before
+    # The newest checkpoint has always said how metrics.jsonl was written.
+    flip(run / "metrics.jsonl", random.Random(0))
+    with pytest.raises(InputError, match=r"bytes of .*metrics\.jsonl are not those that were written"):
+        runs.read_metrics(run)
+    shutil.rmtree(run / "checkpoints")
+    (run / "summary.json").write_text('{"steps": 60}')
+    assert jaxcalc.load_run(run).summary == {"steps": 60}
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "gone": Path.unlink,
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-20]),
+    "a line less": lambda path: path.write_bytes(path.read_bytes().rpartition(b'{"step"')[0]),
+    "empty": lambda path: path.write_bytes(b""),
+    "not text": lambda path: path.write_bytes(b"\xff\0" * 50),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_damaged_metrics_are_one_line_and_status_2(run: Path, how: str) -> None:
+    DAMAGE[how](run / "metrics.jsonl")
+    ended = run_script("explore", run, "--no-open")
+    assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert str(run / "metrics.jsonl") in ended.err
+    assert not (run / "explorer.html").exists()
+
+
+@pytest.mark.parametrize("line", [b'{"step": 1, "loss": 2', b"[1]", b'{"step": "one"}', b'{"step": 2, "loss": null}'])
+def test_metrics_that_nothing_vouches_for_are_still_rows_of_numbers(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "loss": 2.5}\n' + line + b"\n")
+    with pytest.raises(InputError, match=r"line 2 of .*metrics\.jsonl is not"):
+        runs.read_metrics(tmp_path)
