@@ -15,10 +15,9 @@ ORDER = [
     "trees", "params", "numerics", "model", "losses", "optimizers", "training", "decoding", "evaluation",
     "backprop", "steps", "blame", "weights", "lens", "interventions", "landscape", "population",
     "scale.large", "scale.sharding", "scale.scaling", "scale.cost", "scale.processes", "scale",
-    "runs.text", "runs.files", "runs.manifest", "runs.checkpoint", "runs.share", "runs.marks", "runs.stablehlo",
-    "runs.config", "runs.configfile", "runs.placement", "runs.metrics", "runs.claim", "runs.folder", "runs.guard",
-    "runs.figures", "runs.report",
-    "runs.results", "runs.session", "runs.cli", "runs.options", "runs",
+    "runs.text", "runs.files", "runs.manifest", "runs.checkpoint", "runs.share", "runs.stablehlo", "runs.config",
+    "runs.configfile", "runs.placement", "runs.summary", "runs.metrics", "runs.claim", "runs.folder", "runs.guard",
+    "runs.figures", "runs.report", "runs.results", "runs.session", "runs.cli", "runs.options", "runs",
     "explorer.page", "explorer",
 ]  # fmt: skip
 """Every module, each below those that may import it."""

@@ -8,7 +8,7 @@ placement   the devices of a run, and its compiled steps
 guard       steps that are not finite
 claim       the folder of a new run, and the right to write to a folder
 folder      the files of a run
-marks       how the files of a finished run were written
+summary     summary.json
 metrics     metrics.jsonl
 checkpoint  the whole training state at a step
 manifest    what a checkpoint says about itself, and finding damage

@@ -47,23 +47,29 @@ def from_json(values: Mapping[str, Any], where: str) -> RunConfig:
 def write_config(path: Path, config: AnyConfig) -> None:
     """Write the configuration of a run into its folder, with a checksum. Raises `InputError` if that fails."""
     values = to_json(config)
-    write_json(path / CONFIG, {**values, _CHECKSUM: _hash(values)} if isinstance(config, RunConfig) else values)
+    write_json(path / CONFIG, with_checksum(values) if isinstance(config, RunConfig) else values)
 
 
 def check_config(path: Path, config: AnyConfig) -> None:
-    """Raise `InputError` if a run's configuration does not match its checksum, which only a `RunConfig` has."""
-    if not isinstance(config, RunConfig):
-        return
-    values = read_json(path, CONFIG, f"{path} has no {CONFIG}")
-    if values.pop(_CHECKSUM, None) not in (None, _hash(values)):
-        raise InputError(
-            f"{path / CONFIG} is not what was written: its checksum is wrong; put back a copy of it, and give options "
-            "that may change on the command line"
-        )
+    """Raise `InputError` if the file of a run's configuration is not what was written."""
+    if isinstance(config, RunConfig):
+        without_checksum(read_json(path, CONFIG, f"{path} has no {CONFIG}"), path / CONFIG)
 
 
-def _hash(values: Json) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+def with_checksum(values: Json) -> Json:
+    """Return a JSON object with a checksum of it at its end."""
+    return {**values, _CHECKSUM: hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()}
+
+
+def without_checksum(values: Json, file: Path) -> Json:
+    """Return what `with_checksum` was given; what has no checksum is of an earlier version, and returned as it is.
+
+    Raises `InputError` if the checksum is wrong.
+    """
+    rest = {name: value for name, value in values.items() if name != _CHECKSUM}
+    if _CHECKSUM in values and values != with_checksum(rest):
+        raise InputError(f"{file} is not what was written: its checksum is wrong; put back a copy of it")
+    return rest
 
 
 def read_config(path: PathLike) -> RunConfig:
@@ -123,12 +129,7 @@ def flat(entries: Mapping[str, Any], prefix: str = "") -> Json:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, whole or not at all. Raises `InputError` if it cannot be written."""
-    write_whole(path, [json_bytes(value)])
-
-
-def json_bytes(value: Any) -> bytes:
-    """Return a JSON value as `write_json` writes it."""
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    write_whole(path, [(json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()])
 
 
 def read_json(path: Path, name: str, missing: str) -> Json:

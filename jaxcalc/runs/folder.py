@@ -35,13 +35,12 @@ from jaxcalc.runs.configfile import (
     flat,
     from_json,
     read_config,
-    read_json,
     to_json,
 )
 from jaxcalc.runs.files import CHECKPOINTS, MODEL, SUMMARY, PathLike
 from jaxcalc.runs.manifest import Manifest, differences
-from jaxcalc.runs.marks import read_marked
 from jaxcalc.runs.share import load_metadata, load_params
+from jaxcalc.runs.summary import read_summary
 from jaxcalc.scale import processes
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.task import Task
@@ -67,13 +66,9 @@ def load_run(path: PathLike) -> Run:
     """
     path = Path(path)
     config = read_config(path)
-    unfinished = (
-        f"{path} is unfinished: it has no {SUMMARY}; finish it with: python experiments/train.py --resume {path}"
-    )
-    summary = read_json(path, SUMMARY, unfinished)
+    summary, _ = read_summary(path)
     params = load_params(path / MODEL)
-    read_marked(path, SUMMARY)
-    _check_config_of_model(path, config)
+    _check_model_file(path, config, summary)
     task = config.make_task()
     found = config_of(params)
     if found.vocab_size != task.vocab_size or found.context_length < task.context_length:
@@ -87,14 +82,25 @@ def load_run(path: PathLike) -> Run:
     return Run(path, config, summary, task, params)
 
 
-def _check_config_of_model(path: Path, config: RunConfig) -> None:
-    """Raise `InputError` with every difference between a finished run's configuration and that in its model file."""
-    there = load_metadata(path / MODEL).get("config")
+def _check_model_file(path: Path, config: RunConfig, summary: Json) -> None:
+    """Raise `InputError` with every difference between the model file of a finished run and its other files."""
+    metadata = load_metadata(path / MODEL)
+    there, accuracy = metadata.get("config"), metadata.get("accuracy")
     if isinstance(there, dict):  # else other code wrote the file
         said = from_json(there, f"the configuration in {path / MODEL}")
-        changed = differences(flat(to_json(said)), flat(to_json(config)))
-        if changed:
-            raise InputError(f"{path / MODEL} is of another run than {CONFIG}: {'; '.join(changed)}")
+        _refuse(f"{path / MODEL} is of another run than {CONFIG}", differences(_flat(said), _flat(config)))
+    if isinstance(accuracy, dict):
+        here = {name: summary.get(name) for name in accuracy}
+        _refuse(f"{path / MODEL} is of another run than {SUMMARY}", differences(accuracy, here))
+
+
+def _flat(config: RunConfig) -> Json:
+    return flat(to_json(config))
+
+
+def _refuse(why: str, changed: list[str]) -> None:
+    if changed:
+        raise InputError(f"{why}: {'; '.join(changed)}")
 
 
 def calculator_of(run: Run) -> Calculator:
@@ -168,9 +174,7 @@ def _check_same(path: Path, config: AnyConfig, manifest: Manifest) -> None:
     """Raise `InputError` with every difference between a run's configuration and that in a checkpoint."""
     where = f"{path / CHECKPOINTS}, step {manifest['step']:,},"
     there = from_json(manifest["config"], where) if isinstance(config, RunConfig) else manifest["config"]
-    changed = changes(there, config)
-    if changed:
-        raise InputError(f"{where} is of another run than {CONFIG}: {'; '.join(changed)}")
+    _refuse(f"{where} is of another run than {CONFIG}", changes(there, config))
     check_config(path, config)
 
 

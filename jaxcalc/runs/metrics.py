@@ -10,9 +10,9 @@ from typing import Any, Self
 
 from jaxcalc.errors import InputError
 from jaxcalc.runs import checkpoint
-from jaxcalc.runs.files import CHECKPOINTS, SUMMARY, PathLike
+from jaxcalc.runs.files import CHECKPOINTS, SUMMARY, Mark, PathLike, mark_of, read_bytes
 from jaxcalc.runs.manifest import read_manifest
-from jaxcalc.runs.marks import Mark, mark_of, read_bytes, read_marked
+from jaxcalc.runs.summary import read_summary
 
 METRICS = "metrics.jsonl"
 _NUMBERS = {"step", "loss"}
@@ -77,18 +77,19 @@ class MetricsFile:
 def read_metrics(path: PathLike) -> list[dict[str, Any]]:
     """Return the lines of the metrics.jsonl in a run's folder.
 
-    What the model file of a finished run, or else the newest checkpoint, says of the file is checked.
+    Their hash must be that in the summary of a finished run or, without one, that in the newest checkpoint.
 
     Raises `InputError` if the file is missing, is not what was written, or has a line that is not a JSON object.
     """
     path, file = Path(path), Path(path) / METRICS
-    data, is_marked = read_marked(path, METRICS) if (path / SUMMARY).exists() else (read_bytes(file), False)
-    steps = checkpoint.steps(path / CHECKPOINTS)
-    mark = read_manifest(path / CHECKPOINTS, steps[-1]).get("metrics") if steps and not is_marked else None
-    if mark and mark != mark_of(data[: mark["bytes"]]):
-        raise InputError(
-            f"the first {mark['bytes']:,} bytes of {file} are not those that were written; put back a copy of it"
-        )
+    data = read_bytes(file)
+    mark = read_summary(path)[1].get(METRICS) if (path / SUMMARY).exists() else None
+    written = data if mark else b""
+    if not mark and (steps := checkpoint.steps(path / CHECKPOINTS)):
+        mark = read_manifest(path / CHECKPOINTS, steps[-1]).get("metrics")
+        written = data[: mark["bytes"]] if mark else b""
+    if mark and mark != mark_of(written):
+        raise InputError(f"{file} is not what was written: its hash is wrong; put back a copy of it")
     return [_row(line, f"line {number} of {file}") for number, line in enumerate(data.splitlines(), 1)]
 
 

@@ -28,9 +28,8 @@ from jaxcalc.errors import InputError
 from jaxcalc.runs import checkpoint, claim, folder, placement
 from jaxcalc.runs.config import KeepingConfig, RunConfig
 from jaxcalc.runs.configfile import CONFIG, AnyConfig, Json, to_json, write_config
-from jaxcalc.runs.files import CHECKPOINTS, SUMMARY, PathLike
+from jaxcalc.runs.files import CHECKPOINTS, SUMMARY, Mark, PathLike
 from jaxcalc.runs.guard import Guard
-from jaxcalc.runs.marks import Mark
 from jaxcalc.runs.metrics import METRICS, MetricsFile
 from jaxcalc.scale import processes
 from jaxcalc.tasks.task import Task

@@ -92,7 +92,7 @@ def test_a_signal_at_any_stage_ends_in_order(
         (runs.MetricsFile, "mark", 2),
         (checkpoint.Writer, "wait", 3),
         (checkpoint, "restore_newest", 1),
-        (results, "write_json", 1),
+        (results, "write_summary", 1),
         (report, "wrong_answers", 1),  # after the last step, before the summary
         (results, "save_params", 1),
         (figures, "learning_curve", 1),

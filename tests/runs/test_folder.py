@@ -17,6 +17,7 @@ from jaxcalc.runs import checkpoint
 from jaxcalc.runs.claim import start_run, writing
 from jaxcalc.runs.config import RunConfig, ScheduleConfig, SizesConfig, TaskConfig
 from jaxcalc.runs.configfile import read_config, to_json, write_json
+from jaxcalc.runs.files import mark_of
 from jaxcalc.runs.folder import (
     checkpoint_steps,
     environment,
@@ -24,7 +25,6 @@ from jaxcalc.runs.folder import (
     load_snapshot,
     resume,
 )
-from jaxcalc.runs.marks import mark_of
 from jaxcalc.runs.metrics import MetricsFile, read_metrics
 
 CONFIG = RunConfig(
