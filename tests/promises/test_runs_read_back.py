@@ -3,12 +3,13 @@
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
-from scripts import run_script
+from scripts import SMALL, run_script
 
 import jaxcalc
 from jaxcalc import InputError, runs
@@ -121,6 +122,28 @@ def test_a_run_of_an_earlier_version_is_read_without_checksums(run: Path) -> Non
     runs.write_json(run / "summary.json", {**before["summary"], "train_exact_match": 1.0})
     with pytest.raises(InputError, match=r"of another run than summary\.json: train_exact_match is 0\.\d+ there and 1"):
         jaxcalc.load_run(run)
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """JAX's setting that makes new arrays float64."""
+    before = jax.config.read("jax_enable_x64")
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+def test_scripts_train_and_read_in_float32_under_jax_enable_x64(small_run: Path, tmp_path: Path, double: None) -> None:
+    loaded = jaxcalc.load_run(small_run)
+    before = jaxcalc.fingerprint(runs.load_snapshot(loaded, 60).params)
+    assert before == jaxcalc.fingerprint(loaded.params)
+    run = tmp_path / "run"
+    for arguments in (["train", "--run-dir", run, *SMALL], ["ask", run, "2 + 3", "--step", 60]):
+        jax.config.update("jax_enable_x64", True)
+        ended = run_script(*map(str, arguments))
+        assert ended.status == 0, ended.err
+        assert ended.err.splitlines()[0].startswith("warning: JAX_ENABLE_X64 is set; a run is trained and read in ")
+    assert jaxcalc.fingerprint(jaxcalc.load_run(run).params) == before
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
