@@ -6,6 +6,7 @@ options     the command line of train.py
 session     what makes a training loop survive
 placement   the devices of a run, and its compiled steps
 guard       steps that are not finite
+asking      one question to a trained model
 claim       the folder of a new run, and the right to write to a folder
 folder      the files of a run
 summary     summary.json

@@ -15,16 +15,18 @@ nonfinite/         the batches whose step was not finite, and where it went wron
 import dataclasses
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 import jax
 
+from jaxcalc.backprop import Backward, walk
 from jaxcalc.errors import InputError
 from jaxcalc.model import config_of
 from jaxcalc.params import Params
 from jaxcalc.runs import checkpoint
+from jaxcalc.runs.asking import Answer, ask, lesson
 from jaxcalc.runs.config import RunConfig
 from jaxcalc.runs.configfile import (
     CONFIG,
@@ -49,13 +51,45 @@ from jaxcalc.training import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run, read back."""
+    """A finished run, read back: `load_run` returns it.
+
+    Where a method takes a step, it is that of a snapshot; without one, the method takes the trained parameters.
+    """
 
     path: Path
     config: RunConfig
     summary: Json
     task: Task
     params: Params
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the run's snapshots, ascending."""
+        return checkpoint_steps(self.path)
+
+    def at(self, step: int) -> Params:
+        """Return the parameters of a snapshot; `jaxcalc.runs.load_snapshot` returns its whole training state.
+
+        Raises `InputError` for a step without a snapshot (it lists those there are), and for a damaged one.
+        """
+        return load_snapshot(self, step).params
+
+    def ask(self, question: str, step: int | None = None) -> Answer:
+        """Return the model's answer to a question such as "two plus three", and what is right.
+
+        Raises `InputError` as `at` does, and for a text that is not one question.
+        """
+        return ask(self._params(step), self.task, question)
+
+    def walk(self, question: str, step: int | None = None) -> Iterator[Backward]:
+        """Walk back from the loss on the right answer of a question, as `jaxcalc.backprop.walk` does on a batch.
+
+        Raises `InputError` as `ask` does, and for a question without an answer that the task contains.
+        """
+        return walk(self._params(step), lesson(self.task, question))
+
+    def _params(self, step: int | None) -> Params:
+        return self.params if step is None else self.at(step)
 
 
 def load_run(path: PathLike) -> Run:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from scripts import SMALL, run_script
 
@@ -170,3 +171,34 @@ def test_metrics_that_nothing_vouches_for_are_still_rows_of_numbers(tmp_path: Pa
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "loss": 2.5}\n' + line + b"\n")
     with pytest.raises(InputError, match=r"line 2 of .*metrics\.jsonl is not"):
         runs.read_metrics(tmp_path)
+
+
+def test_a_run_is_an_object_to_play_with(small_run: Path) -> None:
+    run = jaxcalc.load_run(small_run)
+    assert run.steps == runs.checkpoint_steps(small_run)
+    assert (run.steps[0], run.steps[-1]) == (0, 60)
+    jax.tree.map(np.testing.assert_array_equal, run.at(60), run.params)
+    question = "two plus three"
+    answers = {step: run.ask(question, step=step) for step in (0, 60)}
+    assert answers[60] == run.ask(question) == json.loads(run_script("ask", small_run, question, "--json").out)
+    assert answers[0] == json.loads(run_script("ask", small_run, question, "--step", 0, "--json").out)
+    assert answers[0]["probability"] < answers[60]["probability"]
+    for ask in (run.at, lambda step: run.ask(question, step), lambda step: run.walk(question, step)):
+        with pytest.raises(InputError, match=r"has no snapshot of step 7; there are 0, 10, 20"):
+            ask(7)
+    with pytest.raises(InputError, match="did you mean 'plus'"):
+        run.ask("two pluss three")
+
+
+def test_a_run_walks_back_from_the_loss_on_a_right_answer(small_run: Path) -> None:
+    run = jaxcalc.load_run(small_run)
+    tokens = run.task.tokens[run.task.row("two plus three")][None]
+    batch = jaxcalc.Batch(tokens, (tokens[:, run.task.prompt_length :] != 0).astype(np.float32))
+    for step in (None, 0):
+        walk = run.walk("two plus three", step)
+        stage = next(walk)
+        assert stage.name == "loss"
+        expected = jax.jit(jaxcalc.loss)(run.params if step is None else run.at(step), batch)
+        np.testing.assert_allclose(stage.output, expected, rtol=1e-5)
+    with pytest.raises(InputError, match="'2 - 3' has no answer from 0 to 6"):
+        run.walk("2 - 3")
