@@ -28,6 +28,7 @@ _MADE = (
     "model.onnx",
     "model.stablehlo",
     "model.vocabulary.json",
+    "model.table.*",
     "*.partial",
 )
 """The files of a run, without its configuration and its checkpoints."""

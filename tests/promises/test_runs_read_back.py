@@ -1,12 +1,15 @@
 """A run that is read back is the run that was written, or an error names the file that is not."""
 
+import csv
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import export
 import jax
 import numpy as np
 import pytest
@@ -202,3 +205,41 @@ def test_a_run_walks_back_from_the_loss_on_a_right_answer(small_run: Path) -> No
         np.testing.assert_allclose(stage.output, expected, rtol=1e-5)
     with pytest.raises(InputError, match="'2 - 3' has no answer from 0 to 6"):
         run.walk("2 - 3")
+
+
+def test_an_accuracy_below_the_least_is_exit_status_1(small_run: Path) -> None:
+    match = jaxcalc.load_run(small_run).summary["held_out_exact_match"]
+    assert 0 < match < 1
+    for least, status in ((match, 0), (min(1, match + 1e-6), 1)):
+        ended = run_script("evaluate", small_run, "--json", "--min-accuracy", least)
+        assert (ended.status, json.loads(ended.out)["held_out_exact_match"]) == (status, match)
+        assert ended.err.count("\n") == status
+    assert re.fullmatch(r"[\d.]+% of the held-out problems are right, below --min-accuracy [\d.]+%\n", ended.err)
+    for wrong in ("99", "-0.1", "nan"):
+        ended = run_script("evaluate", small_run, f"--min-accuracy={wrong}")
+        assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize("which", ["small_run", "drawn_run"])
+def test_the_table_of_a_task_is_the_same_as_json_lines_and_as_csv(
+    which: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    task = jaxcalc.load_run(request.getfixturevalue(which)).task
+    lines_path, csv_path = export.write_table(task, tmp_path / "model.stablehlo")
+    rows = [json.loads(line) for line in lines_path.read_text().splitlines()]
+    with csv_path.open(newline="") as file:
+        assert list(csv.DictReader(file)) == rows
+    assert len(rows) == len(task.tokens)
+    assert sum(row["membership"] == "held out" for row in rows) == task.held_out_rows.size
+    for row in rows[:: len(rows) // 30]:
+        problem = task.parse(row["question"])
+        assert task.tokenizer.read(row["answer"].split()) == problem.answer
+        assert (task.membership(problem), " ".join(problem.operations)) == (row["membership"], row["kind"])
+
+
+def test_export_writes_the_table_beside_the_program(small_run: Path, tmp_path: Path) -> None:
+    ended = run_script("export", small_run, "--out", tmp_path / "a.stablehlo", "--table", "--json")
+    assert ended.status == 0, ended.err
+    names = ["a.stablehlo", "a.table.csv", "a.table.jsonl", "a.vocabulary.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert json.loads(ended.out)["table"] == [str(tmp_path / "a.table.jsonl"), str(tmp_path / "a.table.csv")]
