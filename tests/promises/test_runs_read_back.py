@@ -13,10 +13,12 @@ import export
 import jax
 import numpy as np
 import pytest
+from evaluate import read_problems
 from scripts import SMALL, run_script
 
 import jaxcalc
 from jaxcalc import InputError, runs
+from jaxcalc.runs.text import percent
 
 
 def shown(run: Path, step: int | None = None) -> dict[str, Any]:
@@ -243,3 +245,68 @@ def test_export_writes_the_table_beside_the_program(small_run: Path, tmp_path: P
     names = ["a.stablehlo", "a.table.csv", "a.table.jsonl", "a.vocabulary.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert json.loads(ended.out)["table"] == [str(tmp_path / "a.table.jsonl"), str(tmp_path / "a.table.csv")]
+
+
+PAIRS = [("two plus three", "five"), ("2 x 3", "six"), ("six minus one", "five")]
+
+
+def write_problems(path: Path) -> Path:
+    """Write `PAIRS` as the kind of file that the name says."""
+    if path.suffix == ".jsonl":
+        text = "".join(
+            json.dumps({"question": question, "answer": answer, "n": 1}) + "\n" for question, answer in PAIRS
+        )
+    else:
+        text = "n,answer,question\r\n" + "".join(f'1,{answer},"{question}"\r\n' for question, answer in PAIRS)
+    path.write_text(text, newline="")
+    return path
+
+
+@pytest.mark.parametrize("name", ["mine.jsonl", "mine.csv"])
+def test_problems_of_a_file_are_read_and_evaluated(small_run: Path, tmp_path: Path, name: str) -> None:
+    path = write_problems(tmp_path / name)
+    assert read_problems(path) == PAIRS
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as spreadsheets write it
+    assert read_problems(path) == PAIRS
+    run = jaxcalc.load_run(small_run)
+    right = [run.ask(question)["correct"] for question, _ in PAIRS]
+    ended = run_script("evaluate", small_run, "--problems", path, "--json", "--min-accuracy", 1)
+    result = json.loads(ended.out)
+    assert (ended.status, result["problems"]) == (0 if all(right) else 1, 3)
+    assert result["exact_match"] == sum(right) / 3
+    assert len(result["errors"]) == 3 - sum(right)
+    assert run_script("evaluate", small_run, "--problems", path).out.endswith(
+        f": {sum(right)} of 3 right: " + (percent(sum(right) / 3) + "\n")
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.txt", "two plus three", r"expected a file that ends in \.jsonl or \.csv"),
+        ("a.jsonl", '{"question": "1 + 1", "answer": "two"}\n{"question": "1 + 1"', r"a\.jsonl, problem 2: "),
+        ("a.jsonl", '{"question": "1 + 1", "answer": 2}', "problem 1 of .* that are texts"),
+        ("a.jsonl", "[1]", "problem 1 of .* that are texts"),
+        ("a.csv", "question,answr\n1 + 1,two\n", "problem 1 of .* that are texts"),
+        ("a.csv", "question,answer\n1 + 1,two\n1 + 2\n", "problem 2 of .* that are texts"),
+        ("a.csv", "question,answer\n", "holds no problem"),
+        ("a.jsonl", "", "holds no problem"),
+        ("a.csv", b"question,answer\n\xff,two\n", r"a\.csv, problem 1: "),
+    ],
+)
+def test_a_file_of_problems_that_is_none_is_refused_in_one_line(
+    tmp_path: Path, name: str, text: str | bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=message) as error:
+        read_problems(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_lost_file_of_problems_is_named(small_run: Path, tmp_path: Path) -> None:
+    ended = run_script("evaluate", small_run, "--problems", tmp_path / "lost.csv")
+    assert (ended.status, ended.out, ended.err) == (
+        2,
+        "",
+        f"error: cannot read {tmp_path / 'lost.csv'}: No such file or directory\n",
+    )
