@@ -4,18 +4,26 @@ python experiments/export.py runs/calculator
 → runs/calculator/model.stablehlo: 0.44 MB, a program for cpu, cuda, tpu. It takes 2 seconds.
 
 python experiments/export.py runs/calculator --out calculator.stablehlo
+python experiments/export.py runs/calculator --table
+→ also runs/calculator/model.table.jsonl and model.table.csv: every problem, its answer, and its side of the split.
 """
 
+import csv
 import dataclasses
+import io
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypedDict
 
 import jax
+import numpy as np
 import tyro
 
 import jaxcalc
 from jaxcalc.batch import PAD_ID
+from jaxcalc.evaluation import answer_text, prompt_text
 from jaxcalc.runs import cli
 from jaxcalc.runs.files import write_whole
 from jaxcalc.runs.stablehlo import export_answerer
@@ -41,6 +49,9 @@ class ExportOptions:
     out: Path | None = None
     """The file to write; model.stablehlo in the run folder if left out. A second file beside it, such as
     model.vocabulary.json, says what the tokens mean."""
+    table: bool = False
+    """Write also all problems that the run's task lists, with their answers and whether they were held out, as
+    model.table.jsonl and model.table.csv beside the program."""
     json: bool = False
     """Print one JSON object."""
 
@@ -53,13 +64,55 @@ def main(options: ExportOptions) -> int:
     vocabulary = json.dumps(vocabulary_of(run.task), indent=1, ensure_ascii=False).encode()
     write_whole(path, [program])
     write_whole(vocabulary_path, [vocabulary])
+    tables = write_table(run.task, path) if options.table else []
     if options.json:
         result = {"path": str(path), "bytes": len(program), "vocabulary": str(vocabulary_path), "platforms": PLATFORMS}
+        result |= {"table": list(map(str, tables))} if tables else {}
         print(json.dumps(result, ensure_ascii=False))
     else:
         print(f"{path}: {len(program) / 1e6:.2f} MB, a program for {', '.join(PLATFORMS)}")
         print(f"{vocabulary_path}: what its tokens mean")
+        for table in tables:
+            print(f"{table}: {len(run.task.tokens):,} problems")
     return 0
+
+
+class TableRow(TypedDict):
+    """A problem of a task."""
+
+    question: str
+    answer: str
+    kind: str
+    """Its operations."""
+    membership: str
+    """On which side of the split it is: "training" or "held out"."""
+
+
+def table_of(task: jaxcalc.Task) -> Iterator[TableRow]:
+    """Yield the problems that a task lists, in its order."""
+    answers = np.asarray(task.tokens)[:, task.prompt_length :]
+    held_out = np.isin(np.arange(len(answers)), np.asarray(task.held_out_rows))
+    for row, kind in enumerate(task.kind_ids.tolist()):
+        yield {
+            "question": prompt_text(task, row),
+            "answer": answer_text(task, answers[row]),
+            "kind": task.kind_names[kind],
+            "membership": "held out" if held_out[row] else "training",
+        }
+
+
+def write_table(task: jaxcalc.Task, beside: Path) -> list[Path]:
+    """Write the problems of a task as JSON lines and as CSV, and return the two files."""
+    rows = list(table_of(task))
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(TableRow.__annotations__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files = {".table.jsonl": lines, ".table.csv": text.getvalue()}
+    for suffix, content in files.items():
+        write_whole(beside.with_suffix(suffix), [content.encode()])
+    return [beside.with_suffix(suffix) for suffix in files]
 
 
 def vocabulary_of(task: jaxcalc.Task) -> dict[str, object]:

@@ -17,8 +17,8 @@ ORDER = [
     "evaluation", "backprop", "steps", "blame", "weights", "lens", "interventions", "landscape", "population",
     "scale.large", "scale.sharding", "scale.scaling", "scale.cost", "scale.processes", "scale",
     "runs.text", "runs.files", "runs.manifest", "runs.checkpoint", "runs.share", "runs.stablehlo", "runs.config",
-    "runs.configfile", "runs.metrics", "runs.folder", "runs.guard", "runs.placement", "runs.figures", "runs.report",
-    "runs.results", "runs.session", "runs.cli", "runs.options", "runs",
+    "runs.configfile", "runs.placement", "runs.asking", "runs.summary", "runs.metrics", "runs.claim", "runs.folder",
+    "runs.guard", "runs.figures", "runs.report", "runs.results", "runs.session", "runs.cli", "runs.options", "runs",
     "explorer.page", "explorer",
 ]  # fmt: skip
 """Every module, each below those that may import it."""

@@ -6,7 +6,10 @@ options     the command line of train.py
 session     what makes a training loop survive
 placement   the devices of a run, and its compiled steps
 guard       steps that are not finite
+asking      one question to a trained model
+claim       the folder of a new run, and the right to write to a folder
 folder      the files of a run
+summary     summary.json
 metrics     metrics.jsonl
 checkpoint  the whole training state at a step
 manifest    what a checkpoint says about itself, and finding damage
@@ -21,26 +24,20 @@ cli         how a script reads its command line and ends
 """
 
 from jaxcalc.runs import checkpoint
+from jaxcalc.runs.claim import check_free, start_run, writing
 from jaxcalc.runs.config import RunConfig
 from jaxcalc.runs.configfile import CONFIG, read_config, write_config, write_json
+from jaxcalc.runs.files import CHECKPOINTS, CURVE, EXPLORER, MODEL, SUMMARY
 from jaxcalc.runs.folder import (
-    CHECKPOINTS,
-    CURVE,
-    EXPLORER,
-    MODEL,
-    SUMMARY,
     Run,
     calculator_of,
-    check_free,
     checkpoint_steps,
     environment,
     load_checkpoint,
     load_run,
     load_snapshot,
     resume,
-    start_run,
     versions,
-    writing,
 )
 from jaxcalc.runs.guard import save_nonfinite
 from jaxcalc.runs.metrics import METRICS, MetricsFile, read_metrics

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
+import jax
 import tyro
 
 from jaxcalc.errors import InputError
@@ -19,8 +20,11 @@ def run_script(
     """Parse the command line into `options`, run `main` on it and return its exit status.
 
     `defaults` sees the parsed options, and may return other defaults for the options that the command line leaves out.
-    An `InputError` becomes one line on stderr and status 2.
+    An `InputError` becomes one line on stderr and status 2. Scripts compute in float32, also under JAX_ENABLE_X64.
     """
+    if jax.config.read("jax_enable_x64"):
+        print("warning: JAX_ENABLE_X64 is set; a run is trained and read in float32 all the same", file=sys.stderr)
+        jax.config.update("jax_enable_x64", False)
     config = (tyro.conf.FlagCreatePairsOff,)
     try:
         parsed = tyro.cli(options, config=config)

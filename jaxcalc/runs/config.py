@@ -257,9 +257,10 @@ class RunConfig:
         return large.unrolled(block) if self.computing.remat else apply
 
     def state_like(self) -> TrainState:
-        """Return the shapes and dtypes of the training state; nothing is computed."""
+        """Return the shapes and dtypes of the training state, float32 whatever JAX's default; nothing is computed."""
         model, tx = self.make_model(), self.make_optimizer()
-        return jax.eval_shape(lambda: create_state(init(jax.random.key(0), model), tx))
+        with jax.enable_x64(False):
+            return jax.eval_shape(lambda: create_state(init(jax.random.key(0), model), tx))
 
 
 def log_spaced_steps(n: int, every: int, last: int) -> list[int]:

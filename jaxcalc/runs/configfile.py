@@ -1,6 +1,7 @@
 """config.json: a configuration as JSON, in the format that is written now and the one before."""
 
 import dataclasses
+import hashlib
 import json
 import types
 import typing
@@ -14,6 +15,7 @@ from jaxcalc.runs.files import PathLike, write_whole
 from jaxcalc.runs.manifest import differences
 
 CONFIG = "config.json"
+_CHECKSUM = "checksum"
 AnyConfig = RunConfig | Mapping[str, Any]
 """The configuration of a run: a `RunConfig`, or any JSON object in a training script of one's own."""
 Json = dict[str, Any]
@@ -36,14 +38,38 @@ def from_json(values: Mapping[str, Any], where: str) -> RunConfig:
     try:
         current = dict(values) if values.get("format", 3) == FORMAT else _from_format_3(values)
         current.pop("format", None)
+        current.pop(_CHECKSUM, None)
         return _build(RunConfig, current, "")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{where} was written by other code: {error!r}") from error
 
 
 def write_config(path: Path, config: AnyConfig) -> None:
-    """Write the configuration of a run into its folder. Raises `InputError` if that fails."""
-    write_json(path / CONFIG, to_json(config))
+    """Write the configuration of a run into its folder, with a checksum. Raises `InputError` if that fails."""
+    values = to_json(config)
+    write_json(path / CONFIG, with_checksum(values) if isinstance(config, RunConfig) else values)
+
+
+def check_config(path: Path, config: AnyConfig) -> None:
+    """Raise `InputError` if the file of a run's configuration is not what was written."""
+    if isinstance(config, RunConfig):
+        without_checksum(read_json(path, CONFIG, f"{path} has no {CONFIG}"), path / CONFIG)
+
+
+def with_checksum(values: Json) -> Json:
+    """Return a JSON object with a checksum of it at its end."""
+    return {**values, _CHECKSUM: hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()}
+
+
+def without_checksum(values: Json, file: Path) -> Json:
+    """Return what `with_checksum` was given; what has no checksum is of an earlier version, and returned as it is.
+
+    Raises `InputError` if the checksum is wrong.
+    """
+    rest = {name: value for name, value in values.items() if name != _CHECKSUM}
+    if _CHECKSUM in values and values != with_checksum(rest):
+        raise InputError(f"{file} is not what was written: its checksum is wrong; put back a copy of it")
+    return rest
 
 
 def read_config(path: PathLike) -> RunConfig:

@@ -1,6 +1,7 @@
-"""Files (host): the paths that callers may give, and writing a file whole or not at all."""
+"""Files (host): the paths that callers may give, names in a run's folder, and writing a file whole or not at all."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,23 @@ from jaxcalc.errors import InputError
 
 PathLike = str | os.PathLike[str]
 """What every public function takes as a path."""
+MODEL, SUMMARY, CURVE, EXPLORER = "model.safetensors", "summary.json", "learning_curve.png", "explorer.html"
+CHECKPOINTS, NONFINITE = "checkpoints", "nonfinite"
+Mark = dict[str, int | str]
+"""How many bytes a file has, and their hash: "bytes" and "sha256"."""
+
+
+def mark_of(data: bytes) -> Mark:
+    """Return the mark of a file that holds these bytes."""
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def read_bytes(file: Path) -> bytes:
+    """Return what a file holds. Raises `InputError` if it cannot be read."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}; put back a copy of it") from error
 
 
 def write_whole(path: PathLike, parts: Sequence[bytes]) -> None:

@@ -12,65 +12,84 @@ nonfinite/         the batches whose step was not finite, and where it went wron
 .lock, .writer     there while a process writes to the folder
 """
 
-import contextlib
 import dataclasses
 import os
 import platform
-import socket
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-import filelock
 import jax
 
+from jaxcalc.backprop import Backward, walk
 from jaxcalc.errors import InputError
 from jaxcalc.model import config_of
 from jaxcalc.params import Params
 from jaxcalc.runs import checkpoint
+from jaxcalc.runs.asking import Answer, ask, lesson
 from jaxcalc.runs.config import RunConfig
 from jaxcalc.runs.configfile import (
     CONFIG,
     AnyConfig,
     Json,
     changes,
+    check_config,
     flat,
     from_json,
     read_config,
-    read_json,
-    write_config,
+    to_json,
 )
-from jaxcalc.runs.files import PathLike
+from jaxcalc.runs.files import CHECKPOINTS, MODEL, SUMMARY, PathLike
 from jaxcalc.runs.manifest import Manifest, differences
-from jaxcalc.runs.metrics import METRICS
-from jaxcalc.runs.share import load_params
+from jaxcalc.runs.share import load_metadata, load_params
+from jaxcalc.runs.summary import read_summary
 from jaxcalc.scale import processes
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.task import Task
 from jaxcalc.training import TrainState
 
-MODEL, SUMMARY, CURVE, EXPLORER = "model.safetensors", "summary.json", "learning_curve.png", "explorer.html"
-CHECKPOINTS, NONFINITE = "checkpoints", "nonfinite"
-_LENS = ("lens", "lens_step_[0-9]*")
-_LOCK, _WRITER = ".lock", ".writer"
-_BARELY_BEGUN = {_LOCK, _WRITER, f"{CONFIG}.partial"}
-_MADE = (
-    SUMMARY, METRICS, MODEL, CURVE, EXPLORER, f"{NONFINITE}/[0-9]*",
-    *(f"{folder}/{name}" for folder in _LENS for name in ("*.png", "*.svg", "findings.*")),
-    "model.onnx", "model.stablehlo", "model.vocabulary.json", "*.partial",
-)  # fmt: skip
-"""The files of a run, without its configuration and its checkpoints."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run, read back."""
+    """A finished run, read back: `load_run` returns it.
+
+    Where a method takes a step, it is that of a snapshot; without one, the method takes the trained parameters.
+    """
 
     path: Path
     config: RunConfig
     summary: Json
     task: Task
     params: Params
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the run's snapshots, ascending."""
+        return checkpoint_steps(self.path)
+
+    def at(self, step: int) -> Params:
+        """Return the parameters of a snapshot; `jaxcalc.runs.load_snapshot` returns its whole training state.
+
+        Raises `InputError` for a step without a snapshot (it lists those there are), and for a damaged one.
+        """
+        return load_snapshot(self, step).params
+
+    def ask(self, question: str, step: int | None = None) -> Answer:
+        """Return the model's answer to a question such as "two plus three", and what is right.
+
+        Raises `InputError` as `at` does, and for a text that is not one question.
+        """
+        return ask(self._params(step), self.task, question)
+
+    def walk(self, question: str, step: int | None = None) -> Iterator[Backward]:
+        """Walk back from the loss on the right answer of a question, as `jaxcalc.backprop.walk` does on a batch.
+
+        Raises `InputError` as `ask` does, and for a question without an answer that the task contains.
+        """
+        return walk(self._params(step), lesson(self.task, question))
+
+    def _params(self, step: int | None) -> Params:
+        return self.params if step is None else self.at(step)
 
 
 def load_run(path: PathLike) -> Run:
@@ -81,12 +100,10 @@ def load_run(path: PathLike) -> Run:
     """
     path = Path(path)
     config = read_config(path)
-    unfinished = (
-        f"{path} is unfinished: it has no {SUMMARY}; finish it with: python experiments/train.py --resume {path}"
-    )
-    summary = read_json(path, SUMMARY, unfinished)
-    task = config.make_task()
+    summary, _ = read_summary(path)
     params = load_params(path / MODEL)
+    _check_model_file(path, config, summary)
+    task = config.make_task()
     found = config_of(params)
     if found.vocab_size != task.vocab_size or found.context_length < task.context_length:
         raise InputError(
@@ -95,7 +112,29 @@ def load_run(path: PathLike) -> Run:
         )
     if found != config.make_model():
         raise InputError(f"{path / MODEL} holds a model of {found}, but {CONFIG} says {config.make_model()}")
+    check_config(path, config)
     return Run(path, config, summary, task, params)
+
+
+def _check_model_file(path: Path, config: RunConfig, summary: Json) -> None:
+    """Raise `InputError` with every difference between the model file of a finished run and its other files."""
+    metadata = load_metadata(path / MODEL)
+    there, accuracy = metadata.get("config"), metadata.get("accuracy")
+    if isinstance(there, dict):  # else other code wrote the file
+        said = from_json(there, f"the configuration in {path / MODEL}")
+        _refuse(f"{path / MODEL} is of another run than {CONFIG}", differences(_flat(said), _flat(config)))
+    if isinstance(accuracy, dict):
+        here = {name: summary.get(name) for name in accuracy}
+        _refuse(f"{path / MODEL} is of another run than {SUMMARY}", differences(accuracy, here))
+
+
+def _flat(config: RunConfig) -> Json:
+    return flat(to_json(config))
+
+
+def _refuse(why: str, changed: list[str]) -> None:
+    if changed:
+        raise InputError(f"{why}: {'; '.join(changed)}")
 
 
 def calculator_of(run: Run) -> Calculator:
@@ -154,6 +193,7 @@ def resume(
     if left:
         warn(f"removed what was not completely written: {', '.join(left)}")
     if not any((path / CHECKPOINTS).glob("[0-9]*")):
+        check_config(path, config)
         warn(f"{path} has no checkpoint yet and begins anew")
         return None
     state, manifest = checkpoint.restore_newest(path / CHECKPOINTS, like, warn)
@@ -168,77 +208,8 @@ def _check_same(path: Path, config: AnyConfig, manifest: Manifest) -> None:
     """Raise `InputError` with every difference between a run's configuration and that in a checkpoint."""
     where = f"{path / CHECKPOINTS}, step {manifest['step']:,},"
     there = from_json(manifest["config"], where) if isinstance(config, RunConfig) else manifest["config"]
-    changed = changes(there, config)
-    if changed:
-        raise InputError(f"{where} is of another run than {CONFIG}: {'; '.join(changed)}")
-
-
-def check_free(path: Path, overwrite: bool) -> None:
-    """Raise `InputError` if a new run cannot be in a folder: it is not empty or, with `overwrite`, not a run's."""
-    try:
-        if not path.exists() or (path.is_dir() and not {child.name for child in path.iterdir()} - _BARELY_BEGUN):
-            return
-        is_run = (path / CONFIG).is_file()
-    except OSError as error:
-        raise InputError(f"cannot look into {path}: {error.strerror}; choose another --run-dir") from error
-    if not is_run:
-        raise InputError(f"{path} exists and is not a run folder; choose another --run-dir")
-    if not overwrite:
-        raise InputError(f"{path} holds a run already; choose another --run-dir or add --overwrite")
-
-
-def start_run(path: Path, config: AnyConfig, overwrite: bool) -> None:
-    """Make the folder of a new run and write its configuration.
-
-    With `overwrite` it deletes the files of an earlier run there, and only those.
-
-    Raises `InputError` as `check_free` does, and if the folder cannot be written.
-    """
-    check_free(path, overwrite)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        # The configuration stays to the end: with it, a folder that is half deleted can be overwritten again.
-        for name in _MADE:
-            for file in path.glob(name):
-                file.unlink()
-        for folder in (path / CHECKPOINTS).glob("[0-9]*"):  # damaged and half-written ones too
-            checkpoint.remove(folder)
-        for folder in (match for name in (CHECKPOINTS, NONFINITE, *_LENS) for match in path.glob(name)):
-            with contextlib.suppress(OSError):  # it is not there, or not empty
-                folder.rmdir()
-    except OSError as error:
-        raise InputError(f"cannot write to {path}: {error.strerror}; choose another --run-dir") from error
-    write_config(path, config)
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Hold the right to write to a run's folder, and make the folder if need be. One process at a time has it.
-
-    Raises `InputError` at once if another process has it (and names that process), and if the folder cannot be
-    written.
-    """
-    lock = filelock.FileLock(path / _LOCK)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except filelock.Timeout as error:
-        try:
-            writer = (path / _WRITER).read_text()
-        except OSError:  # it has only just begun
-            writer = "another process"
-        raise InputError(f"{path} is being written by {writer}; wait for it or stop it") from error
-    except OSError as error:
-        raise InputError(f"cannot write to {path}: {error.strerror}") from error
-    try:
-        try:
-            (path / _WRITER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
-        except OSError as error:
-            raise InputError(f"cannot write to {path}: {error.strerror}") from error
-        yield
-    finally:
-        (path / _WRITER).unlink(missing_ok=True)
-        lock.release()
+    _refuse(f"{where} is of another run than {CONFIG}", changes(there, config))
+    check_config(path, config)
 
 
 def environment(config: AnyConfig) -> Json:

@@ -10,10 +10,9 @@ import safetensors.numpy
 
 from jaxcalc.backprop import NonFinite, first_nonfinite
 from jaxcalc.batch import Batch, batch_at
-from jaxcalc.runs import folder
 from jaxcalc.runs.config import RunConfig
 from jaxcalc.runs.configfile import write_json
-from jaxcalc.runs.files import write_whole
+from jaxcalc.runs.files import NONFINITE, write_whole
 from jaxcalc.runs.metrics import read_metrics
 from jaxcalc.scale import processes
 from jaxcalc.tasks.task import Task
@@ -106,7 +105,7 @@ def rows_of(first: int, metrics: dict[str, np.ndarray]) -> list[dict[str, float 
 
 def save_nonfinite(path: Path, step: int, batch: Batch, found: NonFinite | None, metrics: dict[str, float]) -> Path:
     """Write the batch of a step that was not finite, and beside it where that began; return the batch's file."""
-    file = path / folder.NONFINITE / f"{step:06}.safetensors"
+    file = path / NONFINITE / f"{step:06}.safetensors"
     file.parent.mkdir(exist_ok=True)
     values = {name: str(value) for name, value in metrics.items()}
     write_json(

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from jaxcalc.errors import InputError
-from jaxcalc.runs.files import PathLike
+from jaxcalc.runs import checkpoint
+from jaxcalc.runs.files import CHECKPOINTS, SUMMARY, Mark, PathLike, mark_of, read_bytes
+from jaxcalc.runs.manifest import read_manifest
+from jaxcalc.runs.summary import read_summary
 
 METRICS = "metrics.jsonl"
-Mark = dict[str, int | str]
-"""How many bytes a file had, and their hash."""
+_NUMBERS = {"step", "loss"}
 
 
 class MetricsFile:
@@ -73,5 +75,29 @@ class MetricsFile:
 
 
 def read_metrics(path: PathLike) -> list[dict[str, Any]]:
-    """Return the lines of the metrics.jsonl in a run's folder."""
-    return [json.loads(line) for line in (Path(path) / METRICS).read_text(encoding="utf-8").splitlines()]
+    """Return the lines of the metrics.jsonl in a run's folder.
+
+    Their hash must be that in the summary of a finished run or, without one, that in the newest checkpoint.
+
+    Raises `InputError` if the file is missing, is not what was written, or has a line that is not a JSON object.
+    """
+    path, file = Path(path), Path(path) / METRICS
+    data = read_bytes(file)
+    mark = read_summary(path)[1].get(METRICS) if (path / SUMMARY).exists() else None
+    written = data if mark else b""
+    if not mark and (steps := checkpoint.steps(path / CHECKPOINTS)):
+        mark = read_manifest(path / CHECKPOINTS, steps[-1]).get("metrics")
+        written = data[: mark["bytes"]] if mark else b""
+    if mark and mark != mark_of(written):
+        raise InputError(f"{file} is not what was written: its hash is wrong; put back a copy of it")
+    return [_row(line, f"line {number} of {file}") for number, line in enumerate(data.splitlines(), 1)]
+
+
+def _row(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON; put back a copy of the file") from error
+    if not isinstance(row, dict) or not all(isinstance(row[name], int | float) for name in _NUMBERS & row.keys()):
+        raise InputError(f"{where} is not an object whose step and loss are numbers; put back a copy of the file")
+    return row

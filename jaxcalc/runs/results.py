@@ -14,10 +14,12 @@ from jaxcalc.evaluation import Evaluation, evaluate, prompt_text
 from jaxcalc.params import Params
 from jaxcalc.runs import checkpoint, figures, folder, report
 from jaxcalc.runs.config import RunConfig
-from jaxcalc.runs.configfile import Json, to_json, write_json
-from jaxcalc.runs.metrics import read_metrics
+from jaxcalc.runs.configfile import Json, to_json
+from jaxcalc.runs.files import CHECKPOINTS, CURVE, MODEL, mark_of, read_bytes
+from jaxcalc.runs.metrics import METRICS, read_metrics
 from jaxcalc.runs.placement import Compiled
 from jaxcalc.runs.share import save_params
+from jaxcalc.runs.summary import write_summary
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.task import Task
 from jaxcalc.trees import count
@@ -107,13 +109,13 @@ def write(path: Path, config: RunConfig, task: Task, params: Params, results: Re
     summary = {**results.summary, "skipped_steps": sum("skipped" in row for row in rows)}
     accuracy = {name: summary[name] for name in ("held_out_exact_match", "train_exact_match")}
     about = {"config": to_json(config), "vocabulary": list(task.tokenizer.vocabulary), "accuracy": accuracy}
-    save_params(path / folder.MODEL, params, {**about, "versions": folder.versions()})
+    save_params(path / MODEL, params, {**about, "versions": folder.versions()})
     try:
-        figures.learning_curve(path / folder.CURVE, rows, watched_rows(task)[0])
+        figures.learning_curve(path / CURVE, rows, watched_rows(task)[0])
     except OSError as error:
-        raise InputError(f"cannot write {path / folder.CURVE}: {error.strerror}") from error
-    checkpoint.prune(path / folder.CHECKPOINTS, config.snapshot_steps, newest=1)
-    write_json(path / folder.SUMMARY, summary)  # the last: with it the run is whole
+        raise InputError(f"cannot write {path / CURVE}: {error.strerror}") from error
+    checkpoint.prune(path / CHECKPOINTS, config.snapshot_steps, newest=1)
+    write_summary(path, summary, {METRICS: mark_of(read_bytes(path / METRICS))})  # the last: with it the run is whole
     return summary
 
 

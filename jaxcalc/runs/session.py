@@ -25,12 +25,12 @@ from typing import Any
 import jax
 
 from jaxcalc.errors import InputError
-from jaxcalc.runs import checkpoint, folder, placement
+from jaxcalc.runs import checkpoint, claim, folder, placement
 from jaxcalc.runs.config import KeepingConfig, RunConfig
 from jaxcalc.runs.configfile import CONFIG, AnyConfig, Json, to_json, write_config
-from jaxcalc.runs.files import PathLike
+from jaxcalc.runs.files import CHECKPOINTS, SUMMARY, Mark, PathLike
 from jaxcalc.runs.guard import Guard
-from jaxcalc.runs.metrics import METRICS, Mark, MetricsFile
+from jaxcalc.runs.metrics import METRICS, MetricsFile
 from jaxcalc.scale import processes
 from jaxcalc.tasks.task import Task
 from jaxcalc.training import TrainState
@@ -64,10 +64,10 @@ def open_session(
         held.enter_context(processes.together(again))
         caught = held.enter_context(_signals())
         if not resuming and processes.is_main():
-            folder.check_free(path, overwrite)
+            claim.check_free(path, overwrite)
         # The other processes write the same files to a folder of their own, which is thrown away.
         own = path if processes.is_main() else Path(held.enter_context(tempfile.TemporaryDirectory()))
-        held.enter_context(folder.writing(own))
+        held.enter_context(claim.writing(own))
         processes.wait("process 0 has the folder")
         session = Session(path, own, config, resuming, overwrite, caught, held)
         try:
@@ -124,7 +124,7 @@ class Session:
             self._restore(like)
         if self._resumed:
             step, last = int(self._resumed[0].step), config.schedule.steps
-            if last < step or (last == step and (self.path / folder.SUMMARY).exists()):
+            if last < step or (last == step and (self.path / SUMMARY).exists()):
                 raise InputError(f"{self.path} is at step {step:,} already; --steps is {last:,}, so nothing is left")
         self.compiled = placement.compiled(steps, task, like, config)
 
@@ -159,15 +159,16 @@ class Session:
         mark = None
         if self._resumed:
             state, mark = self._resumed
-            write_config(self._own, self.config)
         else:
             state = start()
-            folder.start_run(self._own, self.config, self._overwrite or self._resuming)
+            claim.start_run(self._own, self.config, self._overwrite or self._resuming)
         own_mark = mark if processes.is_main() else None
         self._metrics = self._held.enter_context(MetricsFile(self._own / METRICS, own_mark))
-        (self._own / folder.SUMMARY).unlink(missing_ok=True)
+        (self._own / SUMMARY).unlink(missing_ok=True)
+        if self._resumed:  # only now: a finished run keeps the configuration that it was finished with
+            write_config(self._own, self.config)
         processes.wait("the run is begun")
-        writer = checkpoint.Writer(self.path / folder.CHECKPOINTS, self._info, self._snapshots, self._keeping.keep)
+        writer = checkpoint.Writer(self.path / CHECKPOINTS, self._info, self._snapshots, self._keeping.keep)
         self._writer = self._held.enter_context(writer)
         self._state = state
         self._save()

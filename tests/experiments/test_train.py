@@ -155,7 +155,7 @@ def test_a_stopped_run_cannot_be_asked_and_can_be_finished_where_it_stopped(stop
     status, out, _ = run_script("train", "--resume", run, "--steps", 40, "--json")
     assert status == 0
     summary = json.loads(out)  # with --json, the tables go to stderr
-    assert summary == json.loads((run / "summary.json").read_text())
+    assert summary == jaxcalc.load_run(run).summary
     assert summary["steps"] == summary["first_step"] == 40
 
 

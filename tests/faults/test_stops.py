@@ -35,7 +35,7 @@ from scripts import SMALL, STEPS, TINY
 
 import jaxcalc
 from jaxcalc import runs
-from jaxcalc.runs import checkpoint, figures, folder, report, results
+from jaxcalc.runs import checkpoint, claim, figures, report, results
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LAST = 240
@@ -79,7 +79,7 @@ def test_a_signal_at_any_stage_ends_in_order(
 ) -> None:
     run = tmp_path / "run"
     stages: list[tuple[Any, str, int]] = [
-        (folder, "start_run", 1),
+        (claim, "start_run", 1),
         (report, "parameters_table", 1),
         (report, "ProgressLine", 1),
         (jaxcalc, "evaluate", 1),  # before the first step
@@ -92,7 +92,7 @@ def test_a_signal_at_any_stage_ends_in_order(
         (runs.MetricsFile, "mark", 2),
         (checkpoint.Writer, "wait", 3),
         (checkpoint, "restore_newest", 1),
-        (results, "write_json", 1),
+        (results, "write_summary", 1),
         (report, "wrong_answers", 1),  # after the last step, before the summary
         (results, "save_params", 1),
         (figures, "learning_curve", 1),

@@ -14,16 +14,16 @@ import pytest
 import jaxcalc
 from jaxcalc import InputError, load_run, save_params
 from jaxcalc.runs import checkpoint
+from jaxcalc.runs.claim import start_run, writing
 from jaxcalc.runs.config import RunConfig, ScheduleConfig, SizesConfig, TaskConfig
 from jaxcalc.runs.configfile import read_config, to_json, write_json
+from jaxcalc.runs.files import mark_of
 from jaxcalc.runs.folder import (
     checkpoint_steps,
     environment,
     load_checkpoint,
     load_snapshot,
     resume,
-    start_run,
-    writing,
 )
 from jaxcalc.runs.metrics import MetricsFile, read_metrics
 
@@ -35,7 +35,7 @@ CONFIG = RunConfig(
 
 
 def save(path: Path, state: jaxcalc.TrainState, config: RunConfig) -> None:
-    info = {"config": to_json(config), "environment": environment(config), "metrics": {"bytes": 0, "sha256": ""}}
+    info = {"config": to_json(config), "environment": environment(config), "metrics": mark_of(b"")}
     writer = checkpoint.Writer(path / "checkpoints", info, kept=range(100))
     writer.save(state)
     writer.wait()

@@ -1,0 +1,90 @@
+"""One question to a trained model: what it answers, and the batch that would teach it the right answer."""
+
+import functools
+from typing import TypedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcalc.batch import PAD_ID, Batch
+from jaxcalc.decoding import generate
+from jaxcalc.errors import InputError
+from jaxcalc.evaluation import answer_log_probs, answer_text
+from jaxcalc.params import Params
+from jaxcalc.runs.placement import QUICK_TO_COMPILE
+from jaxcalc.tasks.table import Calculator
+from jaxcalc.tasks.task import Task
+from jaxcalc.tasks.tokenizer import END
+
+RUNNERS_UP = 4
+
+
+class RunnerUp(TypedDict):
+    """Another possible answer."""
+
+    answer: str
+    value: int
+    probability: float
+
+
+class Answer(TypedDict):
+    """What a model answers to a question, and what is right."""
+
+    prompt: str
+    answer: str
+    value: int | None
+    """The number that the answer states; None if it states none."""
+    probability: float
+    correct: bool
+    expected: int | None
+    membership: str
+    drawn: bool
+    """Whether the task draws its problems."""
+    runners_up: list[RunnerUp]
+
+
+def ask(params: Params, task: Task, question: str) -> Answer:
+    """Return a model's answer to one question, and the truth; see `jaxcalc.Run.ask`."""
+    problem, prompt = task.parse(question), task.encode(question)
+    tokens, log_probs, every_log_prob = _answer(params, task, jnp.asarray(prompt))
+    answer = answer_text(task, np.asarray(tokens[0]))
+    value = task.tokenizer.read(answer.split())
+    probabilities = np.exp(every_log_prob)
+    others = [number for number in np.argsort(-probabilities).tolist() if number != value][:RUNNERS_UP]
+    return {
+        "prompt": task.tokenizer.decode(prompt[prompt != PAD_ID]),
+        "answer": answer,
+        "value": value,
+        "probability": float(np.exp(log_probs.sum())),
+        "correct": value is not None and value == problem.answer,
+        "expected": problem.answer,
+        "membership": task.membership(problem),
+        "drawn": not isinstance(task, Calculator),
+        "runners_up": [
+            {"answer": " ".join(task.tokenizer.spell(n)), "value": n, "probability": float(probabilities[n])}
+            for n in others
+        ],
+    }
+
+
+@functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
+def _answer(params: Params, task: Task, prompt: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the answer's tokens, ln p of each, and a table's ln p of every possible answer (none for drawn tasks)."""
+    tokens, log_probs = generate(params, prompt[None], task.answer_length)
+    every = answer_log_probs(params, task, prompt) if isinstance(task, Calculator) else jnp.zeros(0)
+    return tokens, log_probs, every
+
+
+def lesson(task: Task, question: str) -> Batch:
+    """Return a batch of one sequence: a question and its right answer, with the loss on the answer and its end.
+
+    Raises `InputError` for a question that the task does not contain: no answer is right.
+    """
+    problem = task.parse(question)
+    if problem.answer is None or task.membership(problem) == "outside":
+        limit = task.tokenizer.max_number
+        raise InputError(f"{question!r} has no answer from 0 to {limit}, so none is right and there is no loss")
+    answer = [task.tokenizer.ids[word] for word in (*task.tokenizer.spell(problem.answer), END)]
+    tokens = np.array([[*task.encode(question), *answer]], np.int32)
+    return Batch(jnp.asarray(tokens), jnp.ones((1, len(answer)), jnp.float32))
