@@ -11,7 +11,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from jaxcalc.errors import InputError
 from jaxcalc.params import AXES, Axes, tree_axes
-from jaxcalc.trees import is_concrete
+from jaxcalc.trees import dotted, is_concrete
 
 ValueFn = Callable[[Any], jax.Array]
 """The loss as a function of the parameters alone: a scalar."""
@@ -75,7 +75,8 @@ def make_optimizer(
 
     Args:
       n_steps: steps of the schedule; None for a constant rate.
-      axes: the table of axes that says which leaves are hidden matrices; another model brings its own.
+      axes: the table of axes that says which leaves are hidden matrices; another model brings its own. For a tree of
+        which it names no leaf, they are all leaves of two axes, but those with "embed" in their path.
 
     Raises `InputError` for an unknown name, and for a number that is out of range.
 
@@ -113,7 +114,7 @@ def _new_optimizer(
     axes = dict(table)
 
     def is_decayed(params: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf.is_hidden_matrix, tree_axes(params, axes))
+        return jax.tree.map(lambda leaf: leaf.is_hidden_matrix, _known_axes(params, axes))
 
     rate = schedule(peak, n_steps, warmup_steps)
     b1, b2 = ADAM_BETAS
@@ -125,7 +126,7 @@ def _new_optimizer(
             adam_b1=b1,
             adam_b2=b2,
             adam_learning_rate=schedule(MUON_ADAM_SHARE * peak, n_steps, warmup_steps),
-            muon_weight_dimension_numbers=lambda params: jax.tree.map(muon_dimensions, tree_axes(params, axes)),
+            muon_weight_dimension_numbers=lambda params: jax.tree.map(muon_dimensions, _known_axes(params, axes)),
         )
     elif name == "adamw":
         named = optax.adamw(rate, b1, b2, weight_decay=decay, mask=is_decayed)
@@ -136,6 +137,19 @@ def _new_optimizer(
 
 
 _same_optimizer = functools.lru_cache(maxsize=None, typed=True)(_new_optimizer)
+
+
+def _known_axes(tree: Any, table: Mapping[str, str]) -> Any:
+    """Return the `Axes` of every leaf: the table's, or, where it names no leaf, those of plain layers."""
+    known = tree_axes(tree, table)
+    if any(axes.letters for axes in jax.tree.leaves(known)):
+        return known
+
+    def guess(path: Any, leaf: Any) -> Axes:
+        is_matrix = len(leaf.shape) == 2 and "embed" not in dotted(path).lower()
+        return Axes("D", "F") if is_matrix else Axes("", "")
+
+    return jax.tree.map_with_path(guess, tree)
 
 
 def muon_dimensions(axes: Axes) -> MuonDimensionNumbers | None:
