@@ -41,6 +41,8 @@ class Account:
 
     nats: dict[str, float]
     """What each row adds to the drop; a negative row raises the loss."""
+    splits_decay: bool = True
+    """Whether weight decay, if there is any, has a row of its own: see `Step.splits_decay`."""
 
     @property
     def total(self) -> float:
@@ -67,15 +69,18 @@ class Account:
         )
         width = max(map(len, rows))
         lines = [f"{name:{width}} {nats:10.3e} nats{shares.get(name, '')}" for name, nats in rows.items()]
-        return "\n".join(lines + ([f"no percentages: {self.withheld}"] if self.withheld else []))
+        lines += [f"no percentages: {self.withheld}"] if self.withheld else []
+        if not self.splits_decay:
+            lines.append("weight decay is not split off: the step depends on the weights in another way as well")
+        return "\n".join(lines)
 
 
 def assign_blame(grads: Any, step: Step, level: Level = "stage") -> Account:
     """Return the predicted drop in loss, −⟨g, Δ⟩, and what each part of the network adds to it.
 
     The share of part s is ⟨g_s, Δ_s⟩ / ⟨g, Δ⟩; for plain SGD that is ‖g_s‖² / ‖g‖². Weight decay and clipping have
-    rows of their own if the step has any. Momentum of earlier gradients can make a row negative. Works on any pytree.
-    Sums are in float64, so the total is the same at every level.
+    rows of their own if the step has any and splits them off. Momentum of earlier gradients can make a row negative.
+    Works on any pytree. Sums are in float64, so the total is the same at every level.
 
     Args:
       level: what a row is: a "stage" (named as in `backprop.stages`), a "block", a "head", a "leaf" or a "weight".
@@ -96,7 +101,7 @@ def assign_blame(grads: Any, step: Step, level: Level = "stage") -> Account:
     for row, part in (("weight decay", step.weight_decay), ("clipping", step.clipping)):
         if any(np.asarray(leaf).any() for leaf in jax.tree.leaves(part)):
             nats[row] = sum(float(terms.sum()) for terms in _terms(grads, part).values())
-    return Account(nats)
+    return Account(nats, bool(step.splits_decay))
 
 
 def assign_credit(

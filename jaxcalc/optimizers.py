@@ -1,7 +1,8 @@
 """Optimizers by name, and the learning rate of each step."""
 
 import functools
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import jax
@@ -10,7 +11,10 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from jaxcalc.errors import InputError
 from jaxcalc.params import AXES, Axes, tree_axes
-from jaxcalc.trees import is_concrete
+from jaxcalc.trees import dotted, is_concrete
+
+ValueFn = Callable[[Any], jax.Array]
+"""The loss as a function of the parameters alone: a scalar."""
 
 OptimizerName = Literal["muon", "adamw", "sgd"]
 
@@ -20,6 +24,10 @@ ADAM_BETAS = (0.9, 0.99)
 """The decay rates of Adam's two moments, in "adamw" and for the leaves that "muon" leaves to Adam."""
 MUON_ADAM_SHARE = 0.25
 """The leaves that "muon" leaves to Adam learn at this share of the rate."""
+
+
+class OwnOptimizer(optax.GradientTransformationExtraArgs):
+    """An optimizer of `make_optimizer`: it asks for no loss, and its step depends on the weights by decay alone."""
 
 
 def schedule(peak: float | jax.Array, n_steps: int | None, warmup_steps: int = 50) -> optax.Schedule:
@@ -67,7 +75,8 @@ def make_optimizer(
 
     Args:
       n_steps: steps of the schedule; None for a constant rate.
-      axes: the table of axes that says which leaves are hidden matrices; another model brings its own.
+      axes: the table of axes that says which leaves are hidden matrices; another model brings its own. For a tree of
+        which it names no leaf, they are all leaves of two axes, but those with "embed" in their path.
 
     Raises `InputError` for an unknown name, and for a number that is out of range.
 
@@ -105,7 +114,7 @@ def _new_optimizer(
     axes = dict(table)
 
     def is_decayed(params: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf.is_hidden_matrix, tree_axes(params, axes))
+        return jax.tree.map(lambda leaf: leaf.is_hidden_matrix, _known_axes(params, axes))
 
     rate = schedule(peak, n_steps, warmup_steps)
     b1, b2 = ADAM_BETAS
@@ -117,16 +126,30 @@ def _new_optimizer(
             adam_b1=b1,
             adam_b2=b2,
             adam_learning_rate=schedule(MUON_ADAM_SHARE * peak, n_steps, warmup_steps),
-            muon_weight_dimension_numbers=lambda params: jax.tree.map(muon_dimensions, tree_axes(params, axes)),
+            muon_weight_dimension_numbers=lambda params: jax.tree.map(muon_dimensions, _known_axes(params, axes)),
         )
     elif name == "adamw":
         named = optax.adamw(rate, b1, b2, weight_decay=decay, mask=is_decayed)
     else:
         named = optax.chain(optax.add_decayed_weights(decay, mask=is_decayed), optax.sgd(rate, momentum=0.9))
-    return optax.chain(optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm), named)
+    clipping = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
+    return OwnOptimizer(*optax.with_extra_args_support(optax.chain(clipping, named)))
 
 
 _same_optimizer = functools.lru_cache(maxsize=None, typed=True)(_new_optimizer)
+
+
+def _known_axes(tree: Any, table: Mapping[str, str]) -> Any:
+    """Return the `Axes` of every leaf: the table's, or, where it names no leaf, those of plain layers."""
+    known = tree_axes(tree, table)
+    if any(axes.letters for axes in jax.tree.leaves(known)):
+        return known
+
+    def guess(path: Any, leaf: Any) -> Axes:
+        is_matrix = len(leaf.shape) == 2 and "embed" not in dotted(path).lower()
+        return Axes("D", "F") if is_matrix else Axes("", "")
+
+    return jax.tree.map_with_path(guess, tree)
 
 
 def muon_dimensions(axes: Axes) -> MuonDimensionNumbers | None:
@@ -136,3 +159,79 @@ def muon_dimensions(axes: Axes) -> MuonDimensionNumbers | None:
     MuonDimensionNumbers(reduction_axis=(0,), output_axis=(1, 2))
     """
     return MuonDimensionNumbers(axes.input_axes, axes.output_axes) if axes.is_hidden_matrix else None
+
+
+def with_loss(
+    tx: optax.GradientTransformation, value_fn: ValueFn, value: jax.Array | None = None
+) -> optax.GradientTransformation:
+    """Return an optimizer that makes the step of `tx`, with the loss for a `tx` that asks for it.
+
+    Args:
+      value: `value_fn(params)`, where it is known already.
+
+    Its update raises `InputError` as `extra_arguments` does.
+
+    >>> params, half_square = jax.numpy.array([3.0, 4.0]), lambda params: (params**2).sum() / 2
+    >>> tx = with_loss(optax.polyak_sgd(), half_square)
+    >>> tx.update(jax.grad(half_square)(params), tx.init(params), params)[0].tolist()
+    [-1.5, -2.0]
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        try:  # without a trial, which would trace most optimizers twice
+            return tx.update(updates, state, params)
+        except Exception:
+            extra: dict[str, Any] = extra_arguments(tx, updates, state, params, value_fn, value)
+            return tx.update(updates, state, params, **extra)
+
+    return optax.GradientTransformation(tx.init, update)
+
+
+def extra_arguments(
+    tx: optax.GradientTransformation,
+    grads: Any,
+    opt_state: Any,
+    params: Any,
+    value_fn: ValueFn | None = None,
+    value: jax.Array | None = None,
+) -> dict[str, Any]:
+    """Return the fewest of Optax's extra arguments with which `tx` makes a step; none for most optimizers.
+
+    There are `grad` and, with a `value_fn`, `value`, `value_fn`, `obj_fn` (the same under Sophia's name) and `grad_fn`.
+    No optimizer says which ones it takes, and some refuse those that they do not know, so each choice is tried on
+    shapes alone, smallest first.
+
+    Raises `InputError` if `tx` fails with all of them; it quotes what `tx` says.
+
+    >>> params = jax.numpy.ones(2)
+    >>> tx = optax.lbfgs()
+    >>> list(extra_arguments(tx, params, tx.init(params), params, lambda params: (params**2).sum()))
+    ['value', 'grad', 'value_fn']
+    """
+    given: dict[str, Any] = {"grad": grads}
+    if value_fn is not None:
+        loss, grad_fn = _accepting_all(value_fn), _accepting_all(jax.grad(value_fn))
+        value = value_fn(params) if value is None else value
+        given = {"value": value, "grad": grads, "value_fn": loss, "obj_fn": loss, "grad_fn": grad_fn}
+    failures: list[Exception] = []
+    for names in (names for size in range(len(given) + 1) for names in itertools.combinations(given, size)):
+        extra = {name: given[name] for name in names}
+        try:
+            jax.eval_shape(functools.partial(tx.update, **extra), grads, opt_state, params)
+        except InputError:
+            raise
+        except Exception as error:
+            failures.append(error)
+        else:
+            return extra
+    says = dict.fromkeys(str(error).partition("\n")[0][:200] for error in (failures[0], failures[-1]))
+    remedy = "" if value_fn else "; give value_fn, the loss as a function of the parameters, for an optimizer that asks"
+    raise InputError(
+        f"the optimizer makes no step with any of the arguments that it can be given here, {', '.join(given)}; "
+        f"it says: {'; '.join(says)}{remedy}"
+    ) from failures[-1]
+
+
+def _accepting_all(fn: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Return a function of the parameters that takes what optimizers add: SAM a number, a line search its arguments."""
+    return lambda params, number=None, obj_fn=None, grad_fn=None: fn(params)

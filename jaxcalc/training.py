@@ -14,6 +14,7 @@ from jaxcalc.batch import Batch, Lessons, LossOn, batch_at, targets
 from jaxcalc.errors import InputError
 from jaxcalc.losses import ApplyFn, answer_logits, cross_entropy, token_cross_entropy
 from jaxcalc.model import apply
+from jaxcalc.optimizers import ValueFn, with_loss
 from jaxcalc.trees import named_leaves
 
 Metrics = dict[str, jax.Array]
@@ -91,6 +92,8 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     The metrics are float32 scalars: "loss" in nats, "token_accuracy" (of the tokens that count, the share that the
     model predicts), "grad_norm", and "update_ratio" (norm of the update over norm of the parameters).
 
+    An Optax optimizer that asks for more than the gradient is given the loss: see `optimizers.extra_arguments`.
+
     >>> from jaxcalc import ModelConfig, calculator, init
     >>> state = create_state(init(jax.random.key(0), ModelConfig(vocab_size=35)), optax.adamw(1e-3))
     >>> state, metrics = train_step(state, batch_at(calculator(), seed=0, step=0, size=256))
@@ -100,8 +103,18 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     logits, backward = jax.vjp(lambda params: answer_logits(params, batch, state.apply_fn), state.params)  # forward
     loss, output_error = jax.value_and_grad(cross_entropy)(logits, batch)  # loss
     (grads,) = backward(output_error)  # backward
-    new_state = state.apply_gradients(grads=grads)  # update
+
+    def value_fn(params: Any) -> jax.Array:
+        return cross_entropy(answer_logits(params, batch, state.apply_fn), batch)
+
+    new_state = _updated(state, grads, loss, value_fn)  # update
     return new_state, _metrics(state, new_state, grads, loss, _n_right(logits, batch) / batch.mask.sum())
+
+
+def _updated(state: TrainState, grads: Any, loss: jax.Array, value_fn: ValueFn) -> TrainState:
+    """Return the state after one update of an optimizer that may ask for the loss."""
+    asking = state.replace(tx=with_loss(state.tx, value_fn, loss))
+    return asking.apply_gradients(grads=grads).replace(tx=state.tx)
 
 
 StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -146,7 +159,15 @@ def in_microbatches(n: int) -> StepFn:
         # it add up n microbatches of one part each.
         add_up = optax.microbatching.microbatch(part_gradients, argnums=0, microbatch_size=1)
         grads, loss, n_right = add_up(_split(batch, n))
-        new_state = state.apply_gradients(grads=grads)
+
+        def value_fn(params: Any) -> jax.Array:
+            @jax.checkpoint  # so that its gradient too keeps the activations of one part at a time
+            def part_sum(part: Batch) -> jax.Array:
+                return token_cross_entropy(answer_logits(params, part, state.apply_fn), part).sum()
+
+            return jax.lax.map(part_sum, _split(batch, n)).sum() / n_counted
+
+        new_state = _updated(state, grads, loss, value_fn)
         return new_state, _metrics(state, new_state, grads, loss, n_right / n_counted)
 
     return step
