@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple, Protocol, get_args
 import jax
 import jax.numpy as jnp
 
-from jaxcalc.errors import InputError
+from jaxcalc.errors import check_choice
+from jaxcalc.reprs import outline
 
 PAD_ID = 0
 """The token id of padding, in every vocabulary."""
@@ -20,6 +21,8 @@ class Batch(NamedTuple):
     mask: jax.Array
     """float32 `[B, A]`, 1 for those of the *last* A targets `tokens[:, -A:]` that count in the loss. The loss needs the
     logits of these A positions only."""
+
+    __repr__ = outline
 
 
 class Lessons(Protocol):
@@ -63,8 +66,7 @@ def batch_of(task: Lessons, tokens: jax.Array, loss_on: LossOn = "answer") -> Ba
 
     Raises `InputError` for an unknown `loss_on`.
     """
-    if loss_on not in get_args(LossOn):
-        raise InputError(f"loss_on is {loss_on!r}; it must be one of {', '.join(map(repr, get_args(LossOn)))}")
+    check_choice("loss_on", loss_on, get_args(LossOn))
     targets = tokens[:, task.prompt_length if loss_on == "answer" else 1 :]
     return Batch(tokens, (targets != PAD_ID).astype(jnp.float32))
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcalc.reprs import outline
+
 
 class Step(NamedTuple):
     """One step of an optimizer: `update` = `from_gradient` + `weight_decay` + `clipping`.
@@ -24,6 +26,8 @@ class Step(NamedTuple):
     """The parameters after the step, θ + Δ."""
     opt_state: Any
     """The optimizer's state after the step."""
+
+    __repr__ = outline
 
 
 @functools.partial(jax.jit, static_argnames=("tx", "unclipped"))

@@ -14,6 +14,7 @@ from jaxcalc.batch import Batch, LossOn, batch_at, targets
 from jaxcalc.errors import InputError
 from jaxcalc.losses import ApplyFn, answer_logits, cross_entropy, token_cross_entropy
 from jaxcalc.model import apply
+from jaxcalc.reprs import outline
 from jaxcalc.tasks.task import Task
 from jaxcalc.trees import named_leaves
 
@@ -25,6 +26,11 @@ class TrainState(train_state.TrainState):
     """Flax's `TrainState`: step, params (any pytree), opt_state, and the static apply_fn and tx."""
 
     params: Any
+
+    __repr__ = outline
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**{"repr": False, **kwargs})  # a subclass prints in the same way
 
     @classmethod
     def create(cls, *, apply_fn: ApplyFn, params: Any, tx: optax.GradientTransformation, **kwargs: Any) -> Self:

@@ -47,6 +47,15 @@ def count(tree: Any) -> int:
     return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(tree))
 
 
+def array_type(array: Any) -> str:
+    """Return the dtype and the shape of an array, or of anything that has both.
+
+    >>> array_type(np.zeros((2, 3), np.float32)), array_type(jax.random.key(0))
+    ('float32[2,3]', 'key<fry>[]')
+    """
+    return f"{array.dtype.name}[{','.join(map(str, array.shape))}]"
+
+
 def fingerprint(tree: Any) -> dict[str, str]:
     """Return a checksum of each leaf under its dotted path: its dtype, its shape and a hash of 64 bits.
 

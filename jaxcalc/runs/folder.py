@@ -27,6 +27,7 @@ import jax
 from jaxcalc.errors import InputError
 from jaxcalc.model import config_of
 from jaxcalc.params import Params
+from jaxcalc.reprs import outline
 from jaxcalc.runs import checkpoint
 from jaxcalc.runs.config import RunConfig
 from jaxcalc.runs.configfile import (
@@ -71,6 +72,8 @@ class Run:
     summary: Json
     task: Task
     params: Params
+
+    __repr__ = outline
 
 
 def load_run(path: PathLike) -> Run:

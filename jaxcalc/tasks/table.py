@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcalc.batch import PAD_ID
-from jaxcalc.errors import InputError
+from jaxcalc.errors import InputError, check_choice
 from jaxcalc.tasks.hashing import ROUNDS, shuffle
 from jaxcalc.tasks.problems import COMMUTATIVE, EXACT, Problem
 from jaxcalc.tasks.task import Split, Task, check_held_out, check_max_number, check_operations
@@ -289,7 +289,6 @@ def _check_arguments(
             if count < least:
                 raise InputError(f"{name}[{operation!r}] is {count}; it must be at least {least}")
     check_max_number(max_number, 1, 999, "in a complete table")
-    if split not in get_args(Split):
-        raise InputError(f"split is {split!r}; it must be one of {', '.join(map(repr, get_args(Split)))}")
+    check_choice("split", split, get_args(Split))
     if split != "none":
         check_held_out(held_out, " (or take split='none' to hold nothing out)")
