@@ -245,7 +245,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def environment(config: AnyConfig) -> Json:
-    """Return what the bits of a result depend on beside the configuration: versions, devices, threads, the mesh, …"""
+    """Return what the bits of a result depend on beside the configuration: versions, devices, threads and so on."""
     devices = jax.devices()
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     computing = config.computing if isinstance(config, RunConfig) else None

@@ -1,5 +1,14 @@
 """What a researcher meets around the library: a REPL, type checkers, terminals, other processes, other folders."""
 
+import functools
+import importlib.metadata
+import inspect
+import os
+import subprocess
+import sys
+import types
+import venv
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,3 +113,122 @@ def test_an_error_names_what_is_wrong_and_prints_no_array(call: Callable[[], obj
     assert "rray(" not in str(error.value)
     assert "nan" not in str(error.value)
     assert len(str(error.value)) < 250
+
+
+# The package: names, help and types
+
+
+def public() -> dict[str, Any]:
+    """Return every public name with what it stands for: those of the package, and those of its public modules."""
+    found: dict[str, Any] = {name: getattr(jaxcalc, name) for name in jaxcalc.__all__}
+    for module in [value for value in found.values() if isinstance(value, types.ModuleType)]:
+        own = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+        for name in getattr(module, "__all__", own):
+            if not name.startswith("_"):
+                found[f"{module.__name__}.{name}"] = getattr(module, name)
+    return {name: value for name, value in found.items() if not isinstance(value, str | dict | tuple | float | int)}
+
+
+def members(value: type) -> dict[str, Any]:
+    """Return the public methods and properties that a class of this library defines."""
+    own = {name: member for name, member in vars(value).items() if not name.startswith("_")}
+    found = {name: getattr(member, "__func__", member) for name, member in own.items()}
+    return {
+        name: member
+        for name, member in found.items()
+        if isinstance(member, property | functools.cached_property) or inspect.isfunction(member)
+    }
+
+
+def test_help_of_every_public_name_begins_with_a_sentence_and_has_types() -> None:
+    values = public()
+    assert {"train_step", "jaxcalc.blame.assign_blame", "jaxcalc.runs.open_session"} <= values.keys()
+    for name, value in dict(values).items():
+        if inspect.isclass(value) and value.__module__.startswith("jaxcalc"):
+            values |= {f"{name}.{member}": each for member, each in members(value).items()}
+    for name, value in values.items():
+        if name == "Metrics" or not getattr(value, "__module__", "jaxcalc").startswith("jaxcalc"):
+            continue
+        text = inspect.getdoc(value) or ""
+        first = text.partition("\n\n")[0]
+        assert len(first) > 10, f"{name} has no docstring"
+        assert first[0].isupper(), f"{name}: {first}"
+        assert first[-1] in ".:", f"{name}: {first}"
+        assert not first.startswith(f"{name.rpartition('.')[2]}("), f"{name} has the docstring of a dataclass"
+        if callable(value) and not inspect.isclass(value) and not name.endswith(".replace"):  # Flax's own
+            signature = inspect.signature(value)
+            assert signature.return_annotation is not signature.empty, name
+            bare = {p.name for p in signature.parameters.values() if p.annotation is p.empty} - {"self", "cls"}
+            assert not bare, f"{name} has no types for {bare}"
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert jaxcalc.__version__ == importlib.metadata.version("jaxcalc")
+
+
+def same(a: Any, b: Any) -> bool:
+    return jaxcalc.fingerprint(a) == jaxcalc.fingerprint(b)
+
+
+@pytest.mark.parametrize("seed", [0, np.int64(0), jnp.int32(0), jax.random.key(0)])
+def test_init_takes_a_seed_or_a_key(seed: Any) -> None:
+    assert same(jaxcalc.init(seed, CONFIG), PARAMS)
+
+
+def test_init_takes_old_keys_and_refuses_the_rest() -> None:
+    assert same(jaxcalc.init(jax.random.PRNGKey(0), CONFIG), PARAMS)
+    assert not same(jaxcalc.init(1, CONFIG), PARAMS)
+    for wrong in (1.5, "0", None, jax.random.split(jax.random.key(0)), np.zeros(2)):
+        with pytest.raises(jaxcalc.InputError, match=r"key is .*; it must be a whole number or one key"):
+            jaxcalc.init(wrong, CONFIG)  # type: ignore[arg-type]
+
+
+def test_a_problem_written_in_another_way_is_refused_with_the_right_one() -> None:
+    for wrong in (lambda: jaxcalc.Problem(2, "mod", 3), lambda: jaxcalc.Problem(2, "plus")):  # type: ignore[arg-type]
+        with pytest.raises(jaxcalc.InputError, match=r"Problem\(\(2, 3\), \('plus',\)\)"):
+            wrong()
+    with pytest.raises(jaxcalc.InputError, match="unknown operation 'mod'"):
+        jaxcalc.Problem((2, 3), ("mod",))
+
+
+USE = """
+import jax
+import optax
+import jaxcalc
+
+task = jaxcalc.calculator()
+params = jaxcalc.init(0, jaxcalc.ModelConfig(task.vocab_size))
+state = jaxcalc.create_state(params, optax.sgd(0.1))
+batch = jaxcalc.batch_at(task, seed=0, step=0, size=8)
+reveal_type(params["embed"]["token"])
+reveal_type(jaxcalc.loss(state.params, batch))
+reveal_type(jaxcalc.evaluate(state.params, task, task.held_out_rows).exact_match)
+jaxcalc.calculator(split="half")
+"""
+
+
+def test_the_package_is_marked_as_typed() -> None:
+    assert Path(jaxcalc.__file__).with_name("py.typed").is_file()
+
+
+@pytest.mark.slow
+def test_type_checkers_see_the_types_of_an_installed_wheel(tmp_path: Path) -> None:
+    """Install the wheel into a fresh environment beside this one's other packages, and check a script there."""
+    run = functools.partial(subprocess.run, capture_output=True, text=True, cwd=tmp_path)
+    root = Path(jaxcalc.__file__).parents[1]
+    built = run([sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(root)])
+    assert built.returncode == 0, built.stderr
+    venv.create(tmp_path / "venv")
+    python = tmp_path / "venv/bin/python"
+    site = next((tmp_path / "venv/lib").glob("python3*/site-packages"))
+    (site / "others.pth").write_text(str(Path(np.__file__).parents[1]))
+    with zipfile.ZipFile(next(tmp_path.glob("jaxcalc-*.whl"))) as wheel:
+        wheel.extractall(site)
+    (tmp_path / "use.py").write_text(USE)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    pyright = run(["pyright", "--pythonpath", str(python), "use.py"], env=environment).stdout
+    mypy = run([sys.executable, "-m", "mypy", "--python-executable", str(python), "use.py"], env=environment).stdout
+    for said, array in ((pyright, '"Array"'), (mypy, '"jax._src.basearray.Array"')):
+        assert said.count(array) == 2, said
+        assert '"float | None"' in said, said
+        assert "half" in said, said
