@@ -20,7 +20,7 @@ import tyro
 import jaxcalc
 from jaxcalc.batch import PAD_ID
 from jaxcalc.evaluation import answer_log_probs, answer_text
-from jaxcalc.runs import cli, load_snapshot, placement
+from jaxcalc.runs import cli, load_snapshot, placement, streams
 from jaxcalc.runs.text import percent
 from jaxcalc.tasks.table import Calculator
 
@@ -94,9 +94,9 @@ def converse(run: jaxcalc.Run, show: Callable[[Answer], None]) -> None:
 
 
 def read_line(prompt: str = "") -> str | None:
-    """Return the next line of the input, None at the end."""
+    """Return the next line of the input, None at the end and when nobody reads the answers."""
     try:
-        return input(prompt).strip()
+        return input(prompt).strip() if streams.has_reader() else None
     except (EOFError, KeyboardInterrupt):
         return None
 

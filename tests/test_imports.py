@@ -17,7 +17,7 @@ ORDER = [
     "scale.large", "scale.sharding", "scale.scaling", "scale.cost", "scale.processes", "scale",
     "runs.text", "runs.files", "runs.manifest", "runs.checkpoint", "runs.share", "runs.stablehlo", "runs.config",
     "runs.configfile", "runs.metrics", "runs.folder", "runs.guard", "runs.placement", "runs.figures", "runs.report",
-    "runs.results", "runs.session", "runs.cli", "runs.options", "runs",
+    "runs.results", "runs.session", "runs.streams", "runs.cli", "runs.options", "runs",
     "explorer.page", "explorer",
 ]  # fmt: skip
 """Every module, each below those that may import it."""

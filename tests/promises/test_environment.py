@@ -1,26 +1,34 @@
 """What a researcher meets around the library: a REPL, type checkers, terminals, other processes, other folders."""
 
+import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 import inspect
+import io
 import os
+import shlex
 import subprocess
 import sys
 import types
 import venv
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import ask
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scripts
+import train
 
 import jaxcalc
 from jaxcalc import backprop, blame, steps
+from jaxcalc.runs import cli
 from jaxcalc.runs.config import RunConfig
 from jaxcalc.trees import array_type
 
@@ -29,6 +37,7 @@ CONFIG = jaxcalc.ModelConfig(TASK.vocab_size, d_model=16, n_heads=2, d_ff=32, n_
 PARAMS = jaxcalc.init(jax.random.key(0), CONFIG)
 BATCH = jaxcalc.batch_at(TASK, seed=0, step=0, size=8)
 TX = optax.sgd(0.1)
+SOURCES = [*Path(jaxcalc.__file__).parent.rglob("*.py"), *scripts.EXPERIMENTS.glob("*.py")]
 
 
 # Printed values
@@ -232,3 +241,114 @@ def test_type_checkers_see_the_types_of_an_installed_wheel(tmp_path: Path) -> No
         assert said.count(array) == 2, said
         assert '"float | None"' in said, said
         assert "half" in said, said
+
+
+# Terminals
+
+
+@dataclasses.dataclass(frozen=True)
+class Nothing:
+    """A script without options."""
+
+
+def ended(main: Callable[[Any], int], stdout: Any, options: Any = Nothing, arguments: Sequence[str] = ()) -> int:
+    """Return the exit status of a script whose standard output is this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["script.py", *arguments])
+        patch.setattr(sys, "stdout", stdout)
+        return cli.run_script(main, options)
+
+
+Pipes = Iterator[io.TextIOWrapper]
+
+
+@pytest.fixture
+def pipes() -> Iterator[Pipes]:
+    """Yield pipes whose readers are gone."""
+    with contextlib.ExitStack() as held:
+
+        def make() -> Pipes:
+            while True:
+                reader, writer = os.pipe()
+                os.close(reader)
+                yield held.enter_context(os.fdopen(writer, "w", encoding="utf-8"))
+
+        yield make()
+
+
+def test_symbols_are_written_in_ascii_where_the_terminal_has_no_others(small_run: Path) -> None:
+    held = io.BytesIO()
+    terminal = io.TextIOWrapper(held, encoding="ascii")
+    assert ended(ask.main, terminal, ask.AskOptions, [str(small_run), "2", "+", "3"]) == 0
+    assert b"two plus three equals -> " in held.getvalue()
+    for options in (train.TrainOptions, ask.AskOptions):
+        with pytest.raises(SystemExit, match="0"):
+            ended(lambda _: 0, terminal, options, ["--help"])
+    held.truncate(0)
+    held.seek(0)
+    symbols = {symbol for path in SOURCES for symbol in path.read_text(encoding="utf-8") if not symbol.isascii()}
+    ended(lambda _: print("".join(symbols)) or 0, terminal)
+    assert held.getvalue().isascii()
+    held.truncate(0)
+    held.seek(0)
+    ended(lambda _: print("2 × 3 → 6 … ‖x‖² \udcff") or 0, terminal)
+    assert held.getvalue() == b"2 x 3 -> 6 ... |x|2 \xff\n"
+
+
+@pytest.mark.parametrize("text", ["line", "line" * 100_000])  # held back until the end, or written at once
+@pytest.mark.parametrize("is_open", [True, False])
+def test_without_a_reader_the_work_is_done_and_the_status_says_so(pipes: Pipes, text: str, is_open: bool) -> None:
+    done = []
+    stdout = next(pipes) if is_open else None
+    assert ended(lambda _: done.append(print(text)) or done.append(print(text)) or 0, stdout) == 141
+    assert len(done) == 2
+    assert ended(lambda _: 0, next(pipes) if is_open else None) == 0  # nothing was lost
+
+
+def test_an_error_counts_more_than_lost_output(pipes: Pipes, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(_: Nothing) -> int:
+        print("line", flush=True)
+        raise jaxcalc.InputError("it is wrong")
+
+    assert ended(refuse, next(pipes)) == 2
+    assert capsys.readouterr().err == "error: it is wrong\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_a_full_disk_is_one_line_and_a_failing_status(capsys: pytest.CaptureFixture[str]) -> None:
+    done = []
+    with Path("/dev/full").open("w") as full:
+        assert ended(lambda _: done.append(print("line", flush=True)) or 0, full) == 2
+    assert done
+    assert capsys.readouterr().err == "error: cannot write the output: No space left on device\n"
+
+
+def test_questions_are_read_only_while_somebody_reads_the_answers(
+    pipes: Pipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda _: "2 + 3")
+    lines = []
+
+    def answer(_: Nothing) -> int:
+        while question := ask.read_line():  # as from `yes "2 + 3"`
+            lines.append(question)
+            print(question, flush=True)
+        return 0
+
+    assert ended(answer, next(pipes)) == 141
+    assert len(lines) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "after", "status"),
+    [("PYTHONIOENCODING=ascii", "", 0), ("LC_ALL=C PYTHONUTF8=0", "", 0), ("", "| head -1", 141), ("", "| true", 141),
+     ("", "2>&1 | head -1", 141), ("", ">&-", 141), ("", ">/dev/full", 2)],
+)  # fmt: skip
+def test_a_run_is_kept_on_every_terminal(before: str, after: str, status: int, tmp_path: Path) -> None:
+    words = [sys.executable, str(scripts.EXPERIMENTS / "train.py"), *scripts.SMALL, "--run-dir", str(tmp_path / "run")]
+    command = f"{before} {shlex.join(words)} {after}; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=scripts.child_environment())
+    assert result.returncode == status, result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    assert jaxcalc.load_run(tmp_path / "run").summary["steps"] == scripts.STEPS
