@@ -122,8 +122,8 @@ def calculator(
 
     A training problem can also be asked from its other sides. The inverse questions of 54 / 6 = 9 are
     "nine equals fifty four divided by" → "six" and "nine equals divided by six" → "fifty four". Only training problems
-    have them, and only where the answer is unique. With "orbit" they can state a held-out fact: if 6 × 9 is held out
-    and 54 / 6 is not, an inverse question of 54 / 6 states that 6 × 9 is 54. Only "family" keeps whole facts apart.
+    have them, and only where the answer is unique. With "orbit" almost every held-out fact is in training in another
+    form: 54 / 6 for 6 × 9, and 7 − 3 for 3 + 4. Only "family" keeps whole facts apart.
 
     Args:
       operations: some of "plus", "minus", "times", "divided by".

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scaling
 import scripts
 import train
 
@@ -352,3 +353,38 @@ def test_a_run_is_kept_on_every_terminal(before: str, after: str, status: int, t
     assert result.returncode == status, result.stderr
     assert "Traceback" not in result.stdout + result.stderr
     assert jaxcalc.load_run(tmp_path / "run").summary["steps"] == scripts.STEPS
+
+
+# What the documents say
+
+
+def facts(task: jaxcalc.Calculator, rows: jax.Array) -> dict[str, set[tuple[int, ...]]]:
+    """Return what problems state, whatever is asked: a + b = c for plus and minus, a · b = c for the others."""
+    found: dict[str, set[tuple[int, ...]]] = {"sums": set(), "products": set()}
+    for a, operation, b, answer in np.asarray(task.problems)[np.asarray(rows)].tolist():
+        name = task.tokenizer.operations[operation]
+        first, second, result = (a, b, answer) if name in ("plus", "times") else (b, answer, a)
+        found["sums" if name in ("plus", "minus") else "products"].add((*sorted((first, second)), result))
+    return found
+
+
+def test_training_has_another_form_of_as_many_held_out_facts_as_the_readme_says() -> None:
+    task = jaxcalc.calculator()
+    training, held_out = facts(task, task.train_rows), facts(task, task.held_out_rows)
+    counts = {kind: (len(held_out[kind] & training[kind]), len(held_out[kind])) for kind in held_out}
+    assert counts == {"sums": (686, 687), "products": (81, 84)}
+    text = (scripts.EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+    assert "767 of the 771 facts" in text
+    assert "686 of 687 for plus and minus, and of 81 of 84 for times and divided by" in text
+    apart = jaxcalc.calculator(split="family")
+    training, held_out = facts(apart, apart.train_rows), facts(apart, apart.held_out_rows)
+    assert not any(held_out[kind] & training[kind] for kind in held_out)
+
+
+def test_the_prediction_of_scaling_says_for_which_examples_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "PAPER_MESHES", [("data", {}, 1, (8,))])
+    assert scaling.SIZE == "14 positions, 36 words"
+    titles = [str(table.title) for table in scaling.tables({"paper": scaling.paper()})]
+    assert all(scaling.SIZE in title for title in titles)
+    text = (scripts.EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+    assert "14 positions and a vocabulary of 36 words" in text
