@@ -2,8 +2,8 @@
 
 python experiments/scaling.py
 → two devices of a CPU with two cores reach 1.2 times the speed of one (64 examples each, 8.9 against 5.3 ms). Two
-  processes take 1.6 to 2.5 times as long as one for the same batch. On paper, 4,096 H100 with 4,096 examples of 14 positions
-  each are 96 to 100 % efficient. It takes about two minutes on two CPU cores.
+  processes take 1.6 to 2.5 times as long as one for the same batch. On paper, 4,096 H100 with 4,096 examples each, of
+  14 positions, are 96 to 100 % efficient. It takes about two minutes on two CPU cores.
 
 python experiments/scaling.py --paper-only       # only the predictions, in seconds
 """
