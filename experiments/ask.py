@@ -13,7 +13,7 @@ from pathlib import Path
 import tyro
 
 import jaxcalc
-from jaxcalc.runs import cli
+from jaxcalc.runs import cli, streams
 from jaxcalc.runs.asking import Answer
 from jaxcalc.runs.text import percent
 
@@ -62,9 +62,9 @@ def converse(run: jaxcalc.Run, show: Callable[[Answer], None]) -> None:
 
 
 def read_line(prompt: str = "") -> str | None:
-    """Return the next line of the input, None at the end."""
+    """Return the next line of the input, None at the end and when nobody reads the answers."""
     try:
-        return input(prompt).strip()
+        return input(prompt).strip() if streams.has_reader() else None
     except (EOFError, KeyboardInterrupt):
         return None
 

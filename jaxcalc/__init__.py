@@ -40,6 +40,8 @@ from jaxcalc.tasks.words import number_to_words, words_to_number
 from jaxcalc.training import Metrics, TrainState, create_state, in_microbatches, train_step, train_steps
 from jaxcalc.trees import TreeTable, compare, count, named_leaves, summary
 
+__version__ = "0.1.0"
+
 __all__ = [
     "SIZES",
     "Arithmetic",

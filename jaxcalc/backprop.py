@@ -22,6 +22,7 @@ from jaxcalc.batch import Batch
 from jaxcalc.errors import InputError
 from jaxcalc.losses import cross_entropy
 from jaxcalc.params import Params
+from jaxcalc.reprs import outline
 from jaxcalc.trees import is_concrete, named_leaves
 
 
@@ -35,6 +36,8 @@ class Stage(NamedTuple):
     apply: Callable[[Any, Any], Any]
     """(its own parameters, its input) → its output."""
 
+    __repr__ = outline
+
 
 class Forward(NamedTuple):
     """What the forward walk keeps of one stage."""
@@ -44,6 +47,8 @@ class Forward(NamedTuple):
     output: Any
     vjp: Callable[[Any], tuple[Any, ...]]
     """(message at the output) → (gradients, message at the input); the first stage returns gradients alone."""
+
+    __repr__ = outline
 
 
 class Backward(NamedTuple):
@@ -61,6 +66,8 @@ class Backward(NamedTuple):
     grads: Any
     """∂L/∂parameters of this stage: a tree like them, empty for the loss."""
     stage: Stage
+
+    __repr__ = outline
 
 
 def stages(params: Params, batch: Batch) -> list[Stage]:

@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from jaxcalc.errors import InputError
+from jaxcalc.errors import InputError, check_choice
+from jaxcalc.reprs import outline
 
 PAD_ID = 0
 """The token id of padding, in every `Tokenizer`."""
@@ -20,6 +21,8 @@ class Batch(NamedTuple):
     mask: jax.Array
     """float32 `[B, A]`, 1 for those of the *last* A targets `tokens[:, -A:]` that count in the loss. The loss needs the
     logits of these A positions only."""
+
+    __repr__ = outline
 
 
 class Lessons(Protocol):
@@ -109,8 +112,7 @@ def batch_of(task: Lessons, tokens: jax.Array, loss_on: LossOn = "answer") -> Ba
     and for a task that lacks a member of `Lessons`.
     """
     _check_has(task, "prompt_length", "pad_id")
-    if loss_on not in get_args(LossOn):
-        raise InputError(f"loss_on is {loss_on!r}; it must be one of {', '.join(map(repr, get_args(LossOn)))}")
+    check_choice("loss_on", loss_on, get_args(LossOn))
     n_read: int | None = getattr(task, "context_length", None)  # `Lessons` need not know it
     width = f"more than {task.prompt_length}" if n_read is None else f"{n_read + 1}"
     is_wide = tokens.ndim == 2 and tokens.shape[1] > task.prompt_length

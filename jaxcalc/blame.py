@@ -22,10 +22,11 @@ import optax
 
 from jaxcalc.backprop import Backward, collect
 from jaxcalc.batch import Batch
-from jaxcalc.errors import InputError
+from jaxcalc.errors import InputError, check_choice
 from jaxcalc.losses import ApplyFn, answer_logits, check_mask, loss, token_cross_entropy
 from jaxcalc.model import apply, attend, keys_values
 from jaxcalc.params import Params, axes_of
+from jaxcalc.reprs import outline
 from jaxcalc.steps import Step
 from jaxcalc.trees import named_leaves
 
@@ -92,8 +93,7 @@ def assign_blame(grads: Any, step: Step, level: Level = "stage") -> Account:
     >>> assign_blame(grads, take_step(tx, grads, tx.init(weights), weights), "weight").shares
     {'w[0]': 0.2, 'w[1]': 0.8}
     """
-    if level not in get_args(Level):
-        raise InputError(f"level is {level!r}; it must be one of {', '.join(map(repr, get_args(Level)))}")
+    check_choice("level", level, get_args(Level))
     nats: dict[str, float] = {}
     for name, terms in _terms(grads, step.from_gradient).items():
         for row, value in _rows(name, terms, level):
@@ -218,6 +218,8 @@ class ExampleBlame(NamedTuple):
     noise_scale: float | None
     """In examples: tr(Σ) / ‖G‖², the batch size at which noise and gradient are equally strong (the "simple" noise
     scale of McCandlish et al. 2018). None if the batch is too small or too noisy to tell."""
+
+    __repr__ = outline
 
 
 def example_blame(params: Any, batch: Batch, chunk: int = 64, apply_fn: ApplyFn = apply) -> ExampleBlame:

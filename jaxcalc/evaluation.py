@@ -14,6 +14,7 @@ from jaxcalc.decoding import generate
 from jaxcalc.losses import ApplyFn, answer_logits, example_cross_entropy
 from jaxcalc.model import apply
 from jaxcalc.params import Params
+from jaxcalc.reprs import outline
 from jaxcalc.tasks.own import questions_from
 from jaxcalc.tasks.problems import Problem, carry_chain
 from jaxcalc.tasks.table import Calculator
@@ -62,6 +63,8 @@ class Evaluation:
     """float `[M]`: the model's probability of the whole answer it gave."""
     correct: np.ndarray
     """bool `[M]`: the answer and its end are exactly right."""
+
+    __repr__ = outline
 
     @property
     def exact_match(self) -> float | None:

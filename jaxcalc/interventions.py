@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcalc.errors import InputError
+from jaxcalc.errors import InputError, shown
 from jaxcalc.model import Activations, trace
 from jaxcalc.params import Params
 from jaxcalc.tasks.table import Calculator
@@ -40,7 +40,7 @@ def intervene(params: Params, tokens: jax.Array, edits: Mapping[str, Edit]) -> t
     sites = list(_in_order(activations))
     for name in edits:
         if name not in sites:
-            raise InputError(f"{name!r} is no activation; there are {', '.join(sites)}")
+            raise InputError(f"{name!r:.60} is no activation; there are {', '.join(sites)}")
     taps: dict[str, jax.Array] = {}
     for name in filter(edits.__contains__, sites):
         value = named_leaves(activations)[name]
@@ -116,7 +116,7 @@ def twins(task: Calculator, operation: str, other: str) -> tuple[np.ndarray, np.
     """
     for name in (operation, other):
         if name not in task.tokenizer.operations:
-            raise InputError(f"the task has no operation {name!r}; it has {', '.join(task.tokenizer.operations)}")
+            raise InputError(f"the task has no operation {shown(name)}; it has {', '.join(task.tokenizer.operations)}")
     problems = np.asarray(task.problems)
     here, there = {}, {}
     for name, found in ((operation, here), (other, there)):

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcalc.errors import InputError
-from jaxcalc.numerics import at_least_float32, project
+from jaxcalc.numerics import as_key, at_least_float32, project
 from jaxcalc.params import (
     AttentionParams,
     BlockParams,
@@ -78,17 +78,18 @@ SIZES: dict[SizeName, dict[str, int]] = {
 parameters in the name within 7 %. From 1M on widths are multiples of 128, which suits matrix units."""
 
 
-def init(key: jax.Array, config: ModelConfig) -> Params:
-    """Return random float32 parameters.
+def init(key: jax.Array | int, config: ModelConfig) -> Params:
+    """Return random float32 parameters, from a key or a seed: `init(0, config)` is `init(jax.random.key(0), config)`.
 
     Matrices are normal with standard deviation 1/√fan-in, and half of that where they write to the residual stream
     (`out`, `down`). Embeddings and unembedding have 0.02, so that the first predictions are nearly uniform.
+    Raises `InputError` for what is neither a key nor a whole number.
 
     >>> params = init(jax.random.key(0), ModelConfig(vocab_size=35))
     >>> params["blocks"][0]["attention"]["query"].shape
     (64, 4, 16)
     """
-    d, h, f = config.d_model, config.n_heads, config.d_ff
+    key, d, h, f = as_key(key), config.d_model, config.n_heads, config.d_ff
     k = d // h
 
     def normal(*shape: int, scale: float) -> jax.Array:

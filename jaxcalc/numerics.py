@@ -4,6 +4,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from jaxcalc.errors import InputError, shown
 
 
 def project(x: jax.Array, weights: jax.Array, n_axes: int = 1) -> jax.Array:
@@ -26,3 +29,20 @@ def at_least_float32(x: jax.Array) -> jax.Array:
     dtype('float32')
     """
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def as_key(key: jax.Array | int) -> jax.Array:
+    """Return a key as it is, and of a seed the key that `jax.random.key` makes of it.
+
+    Raises `InputError` for anything else.
+
+    >>> as_key(3) == jax.random.key(3)
+    Array(True, dtype=bool)
+    """
+    dtype = getattr(key, "dtype", np.dtype(int if isinstance(key, int) else object))
+    shape = np.shape(key)
+    if jnp.issubdtype(dtype, jnp.integer) and shape == ():
+        return jax.random.key(key)
+    if (jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()) or (dtype == np.uint32 and len(shape) == 1):
+        return jnp.asarray(key)
+    raise InputError(f"key is {shown(key)}; it must be a whole number or one key, such as jax.random.key(0)")

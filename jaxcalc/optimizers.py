@@ -9,7 +9,7 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
-from jaxcalc.errors import InputError
+from jaxcalc.errors import InputError, check_choice
 from jaxcalc.params import AXES, Axes, tree_axes
 from jaxcalc.trees import dotted, is_concrete
 
@@ -98,8 +98,7 @@ def _new_optimizer(
     warmup_steps: int,
     table: tuple[tuple[str, str], ...],
 ) -> optax.GradientTransformation:
-    if name not in get_args(OptimizerName):
-        raise InputError(f"optimizer is {name!r}; it must be one of {', '.join(map(repr, get_args(OptimizerName)))}")
+    check_choice("optimizer", name, get_args(OptimizerName))
     peak = DEFAULT_LEARNING_RATE[name] if learning_rate is None else learning_rate
     decay = DEFAULT_WEIGHT_DECAY[name] if weight_decay is None else weight_decay
     if n_steps is not None and n_steps < 1:

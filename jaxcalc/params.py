@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcalc.errors import InputError
+from jaxcalc.errors import InputError, shown
 from jaxcalc.trees import dotted, is_concrete, named_leaves
 
 
@@ -165,7 +165,7 @@ def check_params(params: Params) -> None:
     for name, axes in expected.items():
         shape = getattr(leaves[name], "shape", None)
         if shape is None:
-            raise InputError(f"{name} is {leaves[name]!r:.60}; expected an array of axes {axes}")
+            raise InputError(f"{name} is {shown(leaves[name])}; expected an array of axes {axes}")
         if len(shape) != len(axes.letters):
             raise InputError(f"{name} has shape {shape}; expected axes {axes}")
         for letter, size in zip(axes.letters, shape, strict=True):

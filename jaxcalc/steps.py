@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcalc.optimizers import OwnOptimizer, ValueFn, extra_arguments
+from jaxcalc.reprs import outline
 
 
 class Step(NamedTuple):
@@ -30,6 +31,8 @@ class Step(NamedTuple):
     splits_decay: bool | jax.Array = True
     """Whether the step depends on the weights by weight decay alone, or not at all. Else `weight_decay` is zero, and
     what there is of it stays in `from_gradient`."""
+
+    __repr__ = outline
 
 
 @functools.partial(jax.jit, static_argnames=("tx", "unclipped", "value_fn"))

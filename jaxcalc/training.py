@@ -15,6 +15,7 @@ from jaxcalc.errors import InputError
 from jaxcalc.losses import ApplyFn, answer_logits, cross_entropy, token_cross_entropy
 from jaxcalc.model import apply
 from jaxcalc.optimizers import ValueFn, with_loss
+from jaxcalc.reprs import outline
 from jaxcalc.trees import named_leaves
 
 Metrics = dict[str, jax.Array]
@@ -25,6 +26,11 @@ class TrainState(train_state.TrainState):
     """Flax's `TrainState`: step, params (any pytree), opt_state, and the static apply_fn and tx."""
 
     params: Any
+
+    __repr__ = outline
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**{"repr": False, **kwargs})  # a subclass prints in the same way
 
     @classmethod
     def create(cls, *, apply_fn: ApplyFn, params: Any, tx: optax.GradientTransformation, **kwargs: Any) -> Self:

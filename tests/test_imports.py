@@ -9,16 +9,17 @@ import jaxcalc
 
 PACKAGE = Path(jaxcalc.__file__).parent
 ORDER = [
-    "errors", "batch",
+    "errors", "trees", "reprs", "fingerprints", "batch",
     "tasks.words", "tasks.tokenizer", "tasks.problems", "tasks.questions", "tasks.task", "tasks.hashing",
     "tasks.encoding", "tasks.table", "tasks.digits", "tasks.drawing", "tasks.drawn", "tasks.own", "tasks.mixing",
     "tasks",
-    "trees", "fingerprints", "params", "numerics", "model", "losses", "optimizers", "training", "decoding",
+    "params", "numerics", "model", "losses", "optimizers", "training", "decoding",
     "evaluation", "backprop", "steps", "blame", "weights", "lens", "interventions", "landscape", "population",
     "scale.large", "scale.sharding", "scale.scaling", "scale.cost", "scale.processes", "scale",
     "runs.text", "runs.files", "runs.manifest", "runs.checkpoint", "runs.share", "runs.stablehlo", "runs.config",
     "runs.configfile", "runs.placement", "runs.asking", "runs.summary", "runs.metrics", "runs.claim", "runs.folder",
-    "runs.guard", "runs.figures", "runs.report", "runs.results", "runs.session", "runs.cli", "runs.options", "runs",
+    "runs.guard", "runs.figures", "runs.report", "runs.results", "runs.session", "runs.streams", "runs.cli",
+    "runs.options", "runs",
     "explorer.page", "explorer",
 ]  # fmt: skip
 """Every module, each below those that may import it."""

@@ -23,6 +23,7 @@ from jaxcalc.errors import InputError
 from jaxcalc.evaluation import evaluate, prompt_text
 from jaxcalc.optimizers import ADAM_BETAS
 from jaxcalc.params import Params
+from jaxcalc.reprs import outline
 from jaxcalc.runs import folder
 from jaxcalc.runs.folder import Run, calculator_of, load_run
 from jaxcalc.runs.metrics import read_metrics
@@ -52,6 +53,8 @@ class Explorer:
     """The training steps of the snapshots in the page."""
     left_out: tuple[int, ...]
     """The training steps of the snapshots that did not fit."""
+
+    __repr__ = outline
 
     def _repr_html_(self) -> str:
         return (

@@ -1,13 +1,16 @@
 """How a script reads its command line, and how it ends on bad input."""
 
+import contextlib
+import io
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import tyro
 
 from jaxcalc.errors import InputError
+from jaxcalc.runs.streams import Output, exit_status
 
 Options = TypeVar("Options")
 
@@ -20,15 +23,31 @@ def run_script(
     """Parse the command line into `options`, run `main` on it and return its exit status.
 
     `defaults` sees the parsed options, and may return other defaults for the options that the command line leaves out.
-    An `InputError` becomes one line on stderr and status 2. Scripts compute in float32, also under JAX_ENABLE_X64.
+    An `InputError` becomes one line on stderr and status 2. The status is 141 if what the script printed had no reader
+    (`| head`, `>&-`), and 2, with one line, if it could not be written. What the script does is done all the same.
+    Scripts compute in float32, also under JAX_ENABLE_X64.
     """
-    if jax.config.read("jax_enable_x64"):
-        print("warning: JAX_ENABLE_X64 is set; a run is trained and read in float32 all the same", file=sys.stderr)
-        jax.config.update("jax_enable_x64", False)
+    out, err = Output(sys.stdout), Output(sys.stderr)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        with contextlib.suppress(io.UnsupportedOperation):  # it has been read from
+            sys.stdin.reconfigure(errors="surrogateescape")  # a byte that is no text is an unknown word
+    with contextlib.redirect_stdout(cast(Any, out)), contextlib.redirect_stderr(cast(Any, err)):
+        try:
+            status = _run(main, options, defaults)
+        finally:
+            out.flush()
+            err.flush()
+        return exit_status(status, out, err)
+
+
+def _run(main: Callable[[Options], int], options: type[Options], defaults: Callable[[Options], Options | None]) -> int:
     config = (tyro.conf.FlagCreatePairsOff,)
     try:
         parsed = tyro.cli(options, config=config)
         default = defaults(parsed)
+        if jax.config.read("jax_enable_x64"):
+            print("warning: JAX_ENABLE_X64 is set; a run is trained and read in float32 all the same", file=sys.stderr)
+            jax.config.update("jax_enable_x64", False)
         return main(parsed if default is None else tyro.cli(options, default=default, config=config))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

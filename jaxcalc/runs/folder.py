@@ -25,6 +25,7 @@ from jaxcalc.backprop import Backward, walk
 from jaxcalc.errors import InputError
 from jaxcalc.model import config_of
 from jaxcalc.params import Params
+from jaxcalc.reprs import outline
 from jaxcalc.runs import checkpoint
 from jaxcalc.runs.asking import Answer, ask, lesson
 from jaxcalc.runs.config import RunConfig
@@ -90,6 +91,8 @@ class Run:
 
     def _params(self, step: int | None) -> Params:
         return self.params if step is None else self.at(step)
+
+    __repr__ = outline
 
 
 def load_run(path: PathLike) -> Run:
@@ -213,7 +216,7 @@ def _check_same(path: Path, config: AnyConfig, manifest: Manifest) -> None:
 
 
 def environment(config: AnyConfig) -> Json:
-    """Return what the bits of a result depend on beside the configuration: versions, devices, threads, the mesh, …"""
+    """Return what the bits of a result depend on beside the configuration: versions, devices, threads and so on."""
     devices = jax.devices()
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     computing = config.computing if isinstance(config, RunConfig) else None

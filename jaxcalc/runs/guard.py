@@ -10,6 +10,7 @@ import safetensors.numpy
 
 from jaxcalc.backprop import NonFinite, first_nonfinite
 from jaxcalc.batch import Batch, batch_at
+from jaxcalc.reprs import outline
 from jaxcalc.runs.config import RunConfig
 from jaxcalc.runs.configfile import write_json
 from jaxcalc.runs.files import NONFINITE, write_whole
@@ -38,6 +39,8 @@ class Guard:
     """Appends rows to metrics.jsonl."""
     stop: Callable[[str, int, TrainState], None]
     """Ends the run: why, the exit status, the state to save."""
+
+    __repr__ = outline
 
     def steps(self, state: TrainState, task: Task, *, seed: int, stop: int) -> tuple[TrainState, dict[str, np.ndarray]]:
         """Return the state at step `stop`, and the metrics, a value per step that was made.

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcalc.errors import InputError
+from jaxcalc.reprs import outline
 from jaxcalc.runs.config import CHUNK, ComputingConfig, RunConfig
 from jaxcalc.scale import cost, large, processes, sharding
 from jaxcalc.tasks.task import Task
@@ -119,6 +120,8 @@ class Compiled:
     """Products per step on each device; of a CPU's devices, which share its cores, on all."""
     peak: float
     """FLOP/s of a large product, measured."""
+
+    __repr__ = outline
 
 
 def compiled(steps: functools.partial[Any], task: Task, like: TrainState, config: RunConfig) -> Compiled:

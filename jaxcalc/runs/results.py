@@ -12,6 +12,7 @@ from rich.console import Console
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import Evaluation, evaluate, prompt_text
 from jaxcalc.params import Params
+from jaxcalc.reprs import outline
 from jaxcalc.runs import checkpoint, figures, folder, report
 from jaxcalc.runs.config import RunConfig
 from jaxcalc.runs.configfile import Json, to_json
@@ -34,6 +35,8 @@ class Results:
     after: Evaluation
     """Its answers to `examples`."""
     summary: Json
+
+    __repr__ = outline
 
 
 def examples(task: Task, most: int = 12) -> np.ndarray:

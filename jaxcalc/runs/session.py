@@ -265,7 +265,8 @@ def _signals() -> Iterator[list[int]]:
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         # Unbuffered: the signal may interrupt a write to the same stream.
-        os.write(2, b"\nstopping after these steps; a second time ends at once and saves nothing\n")
+        with contextlib.suppress(OSError):  # the reader of stderr may be gone
+            os.write(2, b"\nstopping after these steps; a second time ends at once and saves nothing\n")
 
     previous = {number: signal.signal(number, note) for number in SIGNALS}
     try:

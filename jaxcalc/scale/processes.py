@@ -161,7 +161,7 @@ def _keep_streams_clean() -> None:
     if is_main():
         stdout = os.dup(1)
         os.dup2(2, 1)
-        sys.stdout = os.fdopen(stdout, "w", buffering=1)
+        sys.stdout = os.fdopen(stdout, "w", buffering=1, encoding=sys.stdout.encoding, errors=sys.stdout.errors)
     else:
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  (open until the process ends)
         os.dup2(sys.stdout.fileno(), 1)

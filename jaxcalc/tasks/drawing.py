@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcalc.reprs import outline
 from jaxcalc.tasks import digits
 from jaxcalc.tasks.hashing import hash_problem
 from jaxcalc.tasks.problems import Problem
@@ -41,6 +42,8 @@ class Problems(NamedTuple):
     numbers: jax.Array
     kind_ids: jax.Array
     answers: jax.Array
+
+    __repr__ = outline
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import operator
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from jaxcalc.errors import InputError
+from jaxcalc.errors import InputError, shown
 from jaxcalc.tasks.words import OPERATIONS
 
 COMMUTATIVE = ("plus", "times")
@@ -20,7 +20,7 @@ class _Parts(NamedTuple):
 class Problem(_Parts):
     """A question of two or more numbers, read from left to right: `numbers[0] operations[0] numbers[1] …`.
 
-    Raises `InputError` for an unknown operation, and for a text in place of the tuple of operations.
+    Raises `InputError` for an unknown operation, and for a text or a number in place of a tuple.
 
     >>> problem = Problem((2, 3), ("plus",))
     >>> str(problem), problem.answer
@@ -29,7 +29,9 @@ class Problem(_Parts):
 
     __slots__ = ()
 
-    def __new__(cls, numbers: tuple[int, ...], operations: tuple[str, ...]) -> "Problem":
+    def __new__(cls, numbers: tuple[int, ...], operations: tuple[str, ...], *more: object) -> "Problem":
+        if more or isinstance(numbers, int):
+            raise InputError("a problem is all its numbers, then all its operations: Problem((2, 3), ('plus',))")
         if isinstance(operations, str):
             raise InputError(f"operations is {operations!r}; it must be a tuple, such as ('plus',)")
         check_known(operations)
@@ -61,9 +63,9 @@ class Problem(_Parts):
 def check_known(operations: Iterable[str]) -> None:
     """Raise `InputError` for an operation that is unknown."""
     for operation in operations:
-        if operation not in OPERATIONS:
+        if not isinstance(operation, str) or operation not in OPERATIONS:
             known = ", ".join(map(repr, OPERATIONS))
-            raise InputError(f"unknown operation {operation!r}; the operations are {known}")
+            raise InputError(f"unknown operation {shown(operation)}; the operations are {known}")
 
 
 def _result(a: int, operation: str, b: int) -> int | None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcalc.errors import InputError
+from jaxcalc.errors import InputError, check_choice
 from jaxcalc.tasks.encoding import answers_of, lessons_of, sequences_of
 from jaxcalc.tasks.hashing import visited
 from jaxcalc.tasks.problems import COMMUTATIVE, EXACT, Problem
@@ -150,8 +150,8 @@ def calculator(
 
     A training problem can also be asked from its other sides. The inverse questions of 54 / 6 = 9 are
     "nine equals fifty four divided by" → "six" and "nine equals divided by six" → "fifty four". Only training problems
-    have them, and only where the answer is unique. With "orbit" they can state a held-out fact: if 6 × 9 is held out
-    and 54 / 6 is not, an inverse question of 54 / 6 states that 6 × 9 is 54. Only "family" keeps whole facts apart.
+    have them, and only where the answer is unique. With "orbit" almost every held-out fact is in training in another
+    form: 54 / 6 for 6 × 9, and 7 − 3 for 3 + 4. Only "family" keeps whole facts apart.
 
     Args:
       operations: some of "plus", "minus", "times", "divided by".
@@ -258,7 +258,6 @@ def _check_arguments(
             if count < least:
                 raise InputError(f"{name}[{operation!r}] is {count}; it must be at least {least}")
     check_max_number(max_number, 1, 999, "in a complete table")
-    if split not in get_args(Split):
-        raise InputError(f"split is {split!r}; it must be one of {', '.join(map(repr, get_args(Split)))}")
+    check_choice("split", split, get_args(Split))
     if split != "none":
         check_held_out(held_out, " (or take split='none' to hold nothing out)")

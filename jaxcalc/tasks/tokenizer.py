@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal, get_args
 
-from jaxcalc.errors import InputError
+from jaxcalc.errors import InputError, check_choice
 from jaxcalc.tasks.words import EQUALS, NUMBER_WORDS, OPERATIONS, normalize, number_to_words, words_to_number
 
 PAD, END = "<pad>", "<end>"
@@ -62,8 +62,7 @@ class Tokenizer:
     def __post_init__(self) -> None:
         for name in ("notation", "output"):
             value = getattr(self, name)
-            if value not in get_args(Notation):
-                raise InputError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, get_args(Notation)))}")
+            check_choice(name, value, get_args(Notation))
 
     @functools.cached_property
     def vocabulary(self) -> tuple[str, ...]:

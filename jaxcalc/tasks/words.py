@@ -68,7 +68,7 @@ def number_to_words(number: int) -> str:
     'minus three hundred thousand five'
     """
     if not isinstance(number, int) or isinstance(number, bool):
-        raise TypeError(f"expected an int, got {number!r} of type {type(number).__name__}")
+        raise TypeError(f"expected an int, got a value of type {type(number).__name__}")
     if abs(number) > LARGEST_NUMBER:
         raise InputError(f"{number} is out of range; number words go from -{LARGEST_NUMBER:,} to {LARGEST_NUMBER:,}")
     words = " ".join(_words(abs(number), joiner=()))
