@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,8 @@ import numpy as np
 
 from jaxcalc.batch import PAD_ID, Batch
 from jaxcalc.decoding import generate
-from jaxcalc.losses import ApplyFn, answer_logits, example_cross_entropy
+from jaxcalc.losses import ApplyFn, answer_logits, check_columns, example_cross_entropy, next_shape
 from jaxcalc.model import apply
-from jaxcalc.params import Params
 from jaxcalc.tasks.problems import Problem, carry_chain
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.task import Task
@@ -119,10 +118,10 @@ def _interval(correct: np.ndarray) -> Interval:
     return {**share, "low": float(low), "high": float(high)}
 
 
-def evaluate(params: Params, task: Task, rows: jax.Array | np.ndarray) -> Evaluation:
+def evaluate(params: Any, task: Task, rows: jax.Array | np.ndarray, apply_fn: ApplyFn = apply) -> Evaluation:
     """Return the model's answers to the given rows of the task, decoded greedily. Jitted inside.
 
-    Raises as `jaxcalc.generate` does.
+    Raises as `jaxcalc.generate` does, and `InputError` for logits with too few columns for the answers.
 
     >>> from jaxcalc import ModelConfig, calculator, init
     >>> task = calculator()
@@ -137,7 +136,10 @@ def evaluate(params: Params, task: Task, rows: jax.Array | np.ndarray) -> Evalua
     expected = np.asarray(task.tokens)[rows, task.prompt_length :]
     chunks = [slice(start, start + _CHUNK) for start in range(0, len(padded), _CHUNK)]
     # This dispatches all chunks before it reads the first, so the device never waits for the host.
-    answers = [generate(params, task.tokens[padded[c], : task.prompt_length], task.answer_length) for c in chunks]
+    prompts = [task.tokens[padded[c], : task.prompt_length] for c in chunks]
+    if apply_fn is not apply and prompts:
+        check_columns(next_shape(params, prompts[0], apply_fn), expected)
+    answers = [generate(params, prompt, task.answer_length, apply_fn=apply_fn) for prompt in prompts]
     for chunk, (tokens, log_probs) in zip(chunks, answers, strict=True):
         generated[chunk], probability[chunk] = tokens, jnp.exp(log_probs.sum(axis=1))
     generated = generated[: len(rows)]
@@ -146,7 +148,7 @@ def evaluate(params: Params, task: Task, rows: jax.Array | np.ndarray) -> Evalua
 
 
 @functools.partial(jax.jit, static_argnames="apply_fn")
-def answer_log_probs(params: Params, task: Calculator, prompt: jax.Array, apply_fn: ApplyFn = apply) -> jax.Array:
+def answer_log_probs(params: Any, task: Calculator, prompt: jax.Array, apply_fn: ApplyFn = apply) -> jax.Array:
     """Return ln p of every possible answer to one prompt, float `[max_number + 1]`. Jitted.
 
     ln p(answer) = Σ ln p(token | prompt, tokens before), its end included. The model reads each answer as a whole, so
