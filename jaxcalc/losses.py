@@ -42,9 +42,11 @@ def answer_logits(params: Params, batch: Batch, apply_fn: ApplyFn = apply) -> ja
 
     Raises `InputError` as `last_logits` does, and for too few columns for concrete tokens.
     """
-    logits = last_logits(params, batch.tokens[:, :-1], batch.mask.shape[1], apply_fn)
+    n = batch.mask.shape[1]
+    logits = last_logits(params, batch.tokens[:, :-1], n, apply_fn)
     if is_concrete(batch.tokens):
-        check_columns(logits.shape, jax.device_get(targets(batch)))
+        ids = np.asarray(jax.device_get(batch.tokens))  # by NumPy: under `jit` a slice of a constant is not concrete
+        check_columns(logits.shape, ids[:, -n:])
     return logits
 
 

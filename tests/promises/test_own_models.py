@@ -212,6 +212,8 @@ def test_too_few_columns_for_the_words_to_predict_are_named(small: Calculator) -
     highest = int(np.asarray(batch.tokens)[:, small.prompt_length :].max())
     with pytest.raises(InputError, match=rf"shape \(16, 2, 5\); expected at least \(16, 2, {highest + 1}\)"):
         jaxcalc.loss(params, batch, net)
+    with pytest.raises(InputError, match=r"shape \(16, 2, 5\); expected"):
+        jax.jit(lambda params: jaxcalc.loss(params, batch, net))(params)
     with pytest.raises(InputError, match=r"shape \(\d+, 1, 5\); expected at least \(\d+, 1, \d+\)"):
         evaluate(params, small, small.train_rows, apply_fn=net)
     assert np.isfinite(jaxcalc.loss(params, batch, wide(highest + 1)))
