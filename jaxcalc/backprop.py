@@ -147,8 +147,8 @@ def walk(params: Params, batch: Batch, network: list[Stage] | None = None) -> It
     block 0 attention (4, 8, 64)
     embed (4, 8, 64)
     """
-    check_finite(params)
     network = stages(params, batch) if network is None else network
+    check_finite(params)
     yield from backward(forward(params, batch.tokens[:, :-1], network))
 
 

@@ -1,6 +1,7 @@
 """Decoding, one token at a time: the prefill, decode steps with a key-value cache, and `generate`."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,9 @@ import numpy as np
 
 from jaxcalc.batch import PAD_ID
 from jaxcalc.errors import InputError
-from jaxcalc.model import attend, embed, keys_values, mlp, output
-from jaxcalc.params import Params, check_params, check_tokens
+from jaxcalc.losses import ApplyFn, last_logits, next_shape
+from jaxcalc.model import apply, attend, embed, keys_values, mlp, output
+from jaxcalc.params import Params, check_integers, check_params, check_tokens
 from jaxcalc.tasks.tokenizer import END_ID
 from jaxcalc.trees import is_concrete
 
@@ -46,12 +48,13 @@ def extend(params: Params, tokens: jax.Array, cache: Cache, first: int | jax.Arr
 
 
 def generate(
-    params: Params,
+    params: Any,
     prompts: jax.Array | np.ndarray,
     n_tokens: int,
     key: jax.Array | None = None,
     temperature: float | jax.Array = 1.0,
     top_k: int | None = None,
+    apply_fn: ApplyFn = apply,
 ) -> tuple[jax.Array, jax.Array]:
     """Return the tokens that continue each prompt, int32 `[B, n]`, and ln p of each, float `[B, n]`. Jitted.
 
@@ -59,7 +62,9 @@ def generate(
     the `top_k` likeliest tokens, or over all tokens if `top_k` is None. ln p is always the model's own, at temperature
     1. After its end token a sequence is padded, with ln p = 0.
 
-    Raises `InputError` where `jaxcalc.apply` does, and for a number that is out of range.
+    `jaxcalc.apply` keeps a cache. Another `apply_fn` reads the whole sequence anew for each token, as long as it is.
+
+    Raises `InputError` where `apply_fn` does, for a function that is no `ApplyFn`, and for a number out of range.
 
     >>> from jaxcalc import ModelConfig, calculator, init
     >>> task = calculator()
@@ -68,30 +73,35 @@ def generate(
     >>> tokens.shape
     (1, 3)
     """
-    check_params(params)
     prompts = jnp.asarray(prompts)
-    check_tokens(params, prompts)
-    context_length, vocab_size = params["embed"]["position"].shape[0], params["embed"]["token"].shape[0]
-    if prompts.shape[1] < 1 or n_tokens < 1 or prompts.shape[1] + n_tokens - 1 > context_length:
-        raise InputError(
-            f"a prompt of {prompts.shape[1]} and {n_tokens} more tokens: each must be at least 1, and the model reads "
-            f"{context_length} positions"
-        )
+    check_integers(prompts)
+    asked = f"a prompt of {prompts.shape[1]} and {n_tokens} more tokens"
+    if prompts.shape[1] < 1 or n_tokens < 1:
+        raise InputError(f"{asked}: each must be at least 1")
+    if apply_fn is apply:
+        check_params(params)
+        check_tokens(params, prompts)
+        context_length, vocab_size = params["embed"]["position"].shape[0], params["embed"]["token"].shape[0]
+        if prompts.shape[1] + n_tokens - 1 > context_length:
+            raise InputError(f"{asked}: the model reads {context_length} positions")
+    else:
+        vocab_size = next_shape(params, prompts, apply_fn)[-1]
     if is_concrete(temperature) and not temperature > 0:
         raise InputError(f"temperature is {temperature}; it must be above 0 (leave out the key to be greedy)")
     if top_k is not None and not 1 <= top_k <= vocab_size:
         raise InputError(f"top_k is {top_k}; it must be from 1 to {vocab_size}, the vocabulary")
-    return _generate(params, prompts, n_tokens, key, temperature, top_k)
+    return _generate(params, prompts, n_tokens, key, temperature, top_k, apply_fn)
 
 
-@functools.partial(jax.jit, static_argnames=("n_tokens", "top_k"))
+@functools.partial(jax.jit, static_argnames=("n_tokens", "top_k", "apply_fn"))
 def _generate(
-    params: Params,
+    params: Any,
     prompts: jax.Array,
     n_tokens: int,
     key: jax.Array | None,
     temperature: float | jax.Array,
     top_k: int | None,
+    apply_fn: ApplyFn,
 ) -> tuple[jax.Array, jax.Array]:
     batch_size, length = prompts.shape
 
@@ -107,6 +117,16 @@ def _generate(
         token = jnp.where(ended, PAD_ID, choose(logits, step)).astype(jnp.int32)
         log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=-1)[:, 0]
         return token, jnp.where(ended, 0.0, log_prob)
+
+    if apply_fn is not apply:
+        sequence, ended, emitted = prompts, jnp.zeros(batch_size, bool), []
+        for step in range(n_tokens):
+            token, log_prob = emit(last_logits(params, sequence, 1, apply_fn)[:, 0], ended, step)
+            emitted.append((token, log_prob))
+            sequence = jnp.concatenate([sequence, token[:, None].astype(sequence.dtype)], axis=1)
+            ended |= token == END_ID
+        tokens, log_probs = zip(*emitted, strict=True)
+        return jnp.stack(tokens, axis=1), jnp.stack(log_probs, axis=1)
 
     def body(carry, step):
         cache, token, ended = carry

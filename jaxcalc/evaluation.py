@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,8 @@ import numpy as np
 
 from jaxcalc.batch import PAD_ID, Batch
 from jaxcalc.decoding import generate
-from jaxcalc.losses import ApplyFn, answer_logits, example_cross_entropy
+from jaxcalc.losses import ApplyFn, answer_logits, check_columns, example_cross_entropy, next_shape
 from jaxcalc.model import apply
-from jaxcalc.params import Params
 from jaxcalc.reprs import outline
 from jaxcalc.tasks.own import questions_from
 from jaxcalc.tasks.problems import Problem, carry_chain
@@ -126,13 +125,19 @@ def _interval(correct: np.ndarray) -> Interval:
     return {**share, "low": float(low), "high": float(high)}
 
 
-def evaluate(params: Params, task: Task, rows: jax.Array | np.ndarray | Sequence[tuple[str, str]]) -> Evaluation:
+def evaluate(
+    params: Any,
+    task: Task,
+    rows: jax.Array | np.ndarray | Sequence[tuple[str, str]],
+    apply_fn: ApplyFn = apply,
+) -> Evaluation:
     """Return the model's answers to the given rows of the task, decoded greedily. Jitted inside.
 
     Instead of rows it takes a list of questions with the answers to expect, each in text, as `jaxcalc.batch_from`
     does. The evaluation's own task then lists them.
 
-    Raises as `jaxcalc.generate` does, and for a pair as `jaxcalc.batch_from` does.
+    Raises as `jaxcalc.generate` does, for a pair as `jaxcalc.batch_from` does, and `InputError` for logits with too
+    few columns for the answers.
 
     >>> from jaxcalc import ModelConfig, calculator, init
     >>> task = calculator()
@@ -150,7 +155,10 @@ def evaluate(params: Params, task: Task, rows: jax.Array | np.ndarray | Sequence
     expected = np.asarray(task.tokens)[rows, task.prompt_length :]
     chunks = [slice(start, start + _CHUNK) for start in range(0, len(padded), _CHUNK)]
     # This dispatches all chunks before it reads the first, so the device never waits for the host.
-    answers = [generate(params, task.tokens[padded[c], : task.prompt_length], task.answer_length) for c in chunks]
+    prompts = [task.tokens[padded[c], : task.prompt_length] for c in chunks]
+    if apply_fn is not apply and prompts:
+        check_columns(next_shape(params, prompts[0], apply_fn), expected)
+    answers = [generate(params, prompt, task.answer_length, apply_fn=apply_fn) for prompt in prompts]
     for chunk, (tokens, log_probs) in zip(chunks, answers, strict=True):
         generated[chunk], probability[chunk] = tokens, jnp.exp(log_probs.sum(axis=1))
     generated = generated[: len(rows)]
@@ -159,7 +167,7 @@ def evaluate(params: Params, task: Task, rows: jax.Array | np.ndarray | Sequence
 
 
 @functools.partial(jax.jit, static_argnames="apply_fn")
-def answer_log_probs(params: Params, task: Calculator, prompt: jax.Array, apply_fn: ApplyFn = apply) -> jax.Array:
+def answer_log_probs(params: Any, task: Calculator, prompt: jax.Array, apply_fn: ApplyFn = apply) -> jax.Array:
     """Return ln p of every possible answer to one prompt, float `[max_number + 1]`. Jitted.
 
     ln p(answer) = Σ ln p(token | prompt, tokens before), its end included. The model reads each answer as a whole, so

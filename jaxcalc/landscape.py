@@ -83,7 +83,7 @@ def random_direction(key: jax.Array, params: Params) -> Params:
     keys = jax.random.split(key, len(leaves))
 
     def filters(key: jax.Array, name: str, leaf: jax.Array) -> jax.Array:
-        if leaf.ndim == 1:
+        if leaf.ndim < 2:
             return jnp.zeros_like(leaf)
         drawn = jax.random.normal(key, leaf.shape, leaf.dtype)
         axes = axes_of(name).filter_axes or 0

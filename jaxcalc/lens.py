@@ -18,7 +18,7 @@ from jaxcalc.batch import PAD_ID, Batch, batch_of, targets
 from jaxcalc.errors import InputError
 from jaxcalc.losses import example_cross_entropy, token_cross_entropy
 from jaxcalc.model import NORM_EPSILON, output, project, trace
-from jaxcalc.params import Params
+from jaxcalc.params import Params, check_params
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.words import number_to_words, words_to_number
 from jaxcalc.trees import named_leaves
@@ -74,6 +74,7 @@ def residual_sites(params: Params) -> list[str]:
     >>> residual_sites(jaxcalc.init(jax.random.key(0), jaxcalc.ModelConfig(vocab_size=35, n_layers=1)))
     ['embed.residual', 'blocks.0.attention.residual', 'blocks.0.mlp.residual']
     """
+    check_params(params)
     parts = [
         f"blocks.{index}.{part}.residual" for index in range(len(params["blocks"])) for part in ("attention", "mlp")
     ]

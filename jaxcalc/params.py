@@ -153,7 +153,11 @@ def check_params(params: Params) -> None:
     """
     blocks = params.get("blocks") if isinstance(params, dict) else None
     if not isinstance(blocks, list) or not blocks:
-        raise InputError("params['blocks'] is missing or not a list of at least one block; see jaxcalc.init")
+        raise InputError(
+            "params['blocks'] is missing or not a list of at least one block, so these are not the parameters of "
+            "jaxcalc.init; another model is trained, evaluated, asked and blamed where its apply_fn can be given, and "
+            "kept by jaxcalc.checkpoint; all else knows this model alone"
+        )
     expected, leaves = _expected_axes(len(blocks)), named_leaves(params)
     for name in expected:
         if name not in leaves:
@@ -175,10 +179,37 @@ def check_params(params: Params) -> None:
                 raise InputError(f"{name} has shape {shape}, axes {axes}; {letter} is {sizes[key]} elsewhere")
 
 
-def check_tokens(params: Params, tokens: jax.Array) -> None:
-    """Raise `InputError` for tokens that are not `[B, T]` integers, too long, or (concrete ones) out of vocabulary."""
+def check_leaves(params: Any) -> None:
+    """Raise `InputError` naming the first leaf of any model's parameters that is no array, such as a function."""
+    for name, leaf in named_leaves(params).items():
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
+            raise InputError(f"params.{name} is a {type(leaf).__name__}, not an array; {_KEEP_OUT}")
+
+
+def check_differentiable(params: Any) -> None:
+    """Raise `InputError` naming the first leaf that is no array of floating-point numbers, so has no gradient."""
+    check_leaves(params)
+    for name, leaf in named_leaves(params).items():
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise InputError(f"params.{name} is {dtype}{list(np.shape(leaf))}, which has no gradient; {_KEEP_OUT}")
+
+
+_KEEP_OUT = (
+    "keep it out of the parameters, as equinox.partition(model, equinox.is_inexact_array) does, "
+    "or flax.nnx.split(model, flax.nnx.Param, ...)"
+)
+
+
+def check_integers(tokens: jax.Array) -> None:
+    """Raise `InputError` for tokens that are not `[B, T]` integers."""
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise InputError(f"tokens are {tokens.dtype}{list(tokens.shape)}; expected integers of shape [B, T]")
+
+
+def check_tokens(params: Params, tokens: jax.Array) -> None:
+    """Raise `InputError` for tokens that are not `[B, T]` integers, too long, or (concrete ones) out of vocabulary."""
+    check_integers(tokens)
     context_length, vocab_size = params["embed"]["position"].shape[0], params["embed"]["token"].shape[0]
     if tokens.shape[1] > context_length:
         raise InputError(f"the sequence has {tokens.shape[1]} tokens; the context length is {context_length}")

@@ -103,14 +103,15 @@ def train_steps(
     return jax.vmap(member_steps)(state, seeds)
 
 
-@jax.jit
-def correct(params: Params, task: Task, rows: jax.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnames="apply_fn")
+def correct(params: Any, task: Task, rows: jax.Array, apply_fn: ApplyFn = model.apply) -> jax.Array:
     """Return whether each member's greedy answer to each row of the table is exactly right, bool `[P, M]`. Jitted.
 
     The mean over rows is the exact match of `jaxcalc.evaluate`.
     """
     prompts, expected = jnp.split(task.tokens[rows], [task.prompt_length], axis=1)
-    answers = jax.vmap(lambda params: generate(params, prompts, task.answer_length)[0])(params)
+    decode = functools.partial(generate, prompts=prompts, n_tokens=task.answer_length, apply_fn=apply_fn)
+    answers = jax.vmap(lambda params: decode(params)[0])(params)
     return (answers == expected).all(axis=-1)
 
 

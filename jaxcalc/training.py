@@ -12,11 +12,11 @@ from flax.training import train_state
 
 from jaxcalc.batch import Batch, Lessons, LossOn, batch_at, targets
 from jaxcalc.errors import InputError
-from jaxcalc.losses import ApplyFn, answer_logits, cross_entropy, token_cross_entropy
+from jaxcalc.losses import ApplyFn, answer_logits, check_hash, cross_entropy, token_cross_entropy
 from jaxcalc.model import apply
 from jaxcalc.optimizers import ValueFn, with_loss
+from jaxcalc.params import check_differentiable
 from jaxcalc.reprs import outline
-from jaxcalc.trees import named_leaves
 
 Metrics = dict[str, jax.Array]
 """What one step measures, as `train_step` lists it; of many steps, each array has one more axis."""
@@ -80,14 +80,11 @@ def create_state(params: Any, tx: optax.GradientTransformation, apply_fn: ApplyF
       params: any pytree of arrays: dicts and lists, dataclasses, the modules of Equinox or Flax NNX.
       apply_fn: any model with the signature of `jaxcalc.apply`.
 
-    Raises `InputError` for a leaf that is no array, such as a module's activation function.
+    Raises `InputError` for a leaf that has no gradient, such as a module's activation function or an integer, and for
+    an `apply_fn` without a hash.
     """
-    for name, leaf in named_leaves(params).items():
-        if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
-            raise InputError(
-                f"params.{name} is a {type(leaf).__name__}, not an array; keep it out of the parameters, "
-                "as equinox.partition(model, equinox.is_array) does"
-            )
+    check_hash(apply_fn)
+    check_differentiable(params)
     return TrainState.create(apply_fn=apply_fn, params=params, tx=tx)
 
 

@@ -30,7 +30,7 @@ def test_exact_match_counts_whole_answers_with_their_end(
         # The second mistake is the right words without their end.
         table[key] = np.where(right == end, five, right) if answer is None else np.array(answer)
 
-    def oracle(params: Params, prompts: jax.Array, n_tokens: int) -> tuple[np.ndarray, jax.Array]:
+    def oracle(params: Params, prompts: jax.Array, n_tokens: int, **_: object) -> tuple[np.ndarray, jax.Array]:
         answers = np.array([table[tuple(prompt)] for prompt in np.asarray(prompts)])
         return answers, jax.numpy.full(answers.shape, -0.1)
 
