@@ -22,6 +22,16 @@ MUON_ADAM_SHARE = 0.25
 """The leaves that "muon" leaves to Adam learn at this share of the rate."""
 
 
+class OwnOptimizer(optax.GradientTransformationExtraArgs):
+    """An optimizer of `make_optimizer`. It pickles as the call that made it, since the functions of Optax do not."""
+
+    arguments: tuple[Any, ...] = ()
+    """Those of the call."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return (make_optimizer, self.arguments) if self.arguments else super().__reduce_ex__(protocol)
+
+
 def schedule(peak: float | jax.Array, n_steps: int | None, warmup_steps: int = 50) -> optax.Schedule:
     """Return the learning rate of steps 0, 1, …: linear warm-up to `peak`, then cosine decay to 1 % of it.
 
@@ -122,7 +132,11 @@ def _new_optimizer(
         named = optax.adamw(rate, b1, b2, weight_decay=decay, mask=is_decayed)
     else:
         named = optax.chain(optax.add_decayed_weights(decay, mask=is_decayed), optax.sgd(rate, momentum=0.9))
-    return optax.chain(optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm), named)
+    own = OwnOptimizer(
+        *optax.chain(optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm), named)
+    )
+    own.arguments = (name, n_steps, learning_rate, weight_decay, clip_norm, warmup_steps, axes)
+    return own
 
 
 _same_optimizer = functools.lru_cache(maxsize=None, typed=True)(_new_optimizer)
