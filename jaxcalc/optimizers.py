@@ -27,7 +27,16 @@ MUON_ADAM_SHARE = 0.25
 
 
 class OwnOptimizer(optax.GradientTransformationExtraArgs):
-    """An optimizer of `make_optimizer`: it asks for no loss, and its step depends on the weights by decay alone."""
+    """An optimizer of `make_optimizer`: it asks for no loss, and its step depends on the weights by decay alone.
+
+    It pickles as the call that made it, since the functions of Optax do not.
+    """
+
+    arguments: tuple[Any, ...] = ()
+    """Those of the call."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return (make_optimizer, self.arguments) if self.arguments else super().__reduce_ex__(protocol)
 
 
 def schedule(peak: float | jax.Array, n_steps: int | None, warmup_steps: int = 50) -> optax.Schedule:
@@ -132,7 +141,9 @@ def _new_optimizer(
     else:
         named = optax.chain(optax.add_decayed_weights(decay, mask=is_decayed), optax.sgd(rate, momentum=0.9))
     clipping = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
-    return OwnOptimizer(*optax.with_extra_args_support(optax.chain(clipping, named)))
+    own = OwnOptimizer(*optax.with_extra_args_support(optax.chain(clipping, named)))
+    own.arguments = (name, n_steps, learning_rate, weight_decay, clip_norm, warmup_steps, axes)
+    return own
 
 
 _same_optimizer = functools.lru_cache(maxsize=None, typed=True)(_new_optimizer)
@@ -178,10 +189,12 @@ def with_loss(
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         try:  # without a trial, which would trace most optimizers twice
-            return tx.update(updates, state, params)
+            update, state_after = tx.update(updates, state, params)
         except Exception:
             extra: dict[str, Any] = extra_arguments(tx, updates, state, params, value_fn, value)
-            return tx.update(updates, state, params, **extra)
+            update, state_after = tx.update(updates, state, params, **extra)
+        check_update(update, updates)
+        return update, state_after
 
     return optax.GradientTransformation(tx.init, update)
 
@@ -229,6 +242,16 @@ def extra_arguments(
         f"the optimizer makes no step with any of the arguments that it can be given here, {', '.join(given)}; "
         f"it says: {'; '.join(says)}{remedy}"
     ) from failures[-1]
+
+
+def check_update(update: Any, grads: Any) -> None:
+    """Raise `InputError` naming the first leaf of an update that is not of its gradient's shape."""
+    for (path, leaf), grad in zip(jax.tree.leaves_with_path(update), jax.tree.leaves(grads), strict=True):
+        if leaf.shape != grad.shape:
+            raise InputError(
+                f"the optimizer makes an update of shape {leaf.shape} of a gradient of shape {grad.shape}, "
+                f"{dotted(path)}; if it asks for the gradient of each example, as dpsgd does, write the step yourself"
+            )
 
 
 def _accepting_all(fn: Callable[[Any], Any]) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcalc.optimizers import OwnOptimizer, ValueFn, extra_arguments
+from jaxcalc.optimizers import OwnOptimizer, ValueFn, check_update, extra_arguments
 from jaxcalc.reprs import outline
 
 
@@ -66,7 +66,9 @@ def take_step(
     extra = {} if is_own else extra_arguments(plain_tx, grads, opt_state, params, value_fn)
 
     def move(params: Any) -> tuple[Any, Any]:
-        return plain_tx.update(grads, opt_state, params, **extra)
+        update, state = plain_tx.update(grads, opt_state, params, **extra)
+        check_update(update, grads)
+        return update, state
 
     subtract = functools.partial(jax.tree.map, jnp.subtract)
     splits_decay = jnp.array(is_own)

@@ -80,6 +80,9 @@ def create_state(params: Any, tx: optax.GradientTransformation, apply_fn: ApplyF
       params: any pytree of arrays: dicts and lists, dataclasses, the modules of Equinox or Flax NNX.
       apply_fn: any model with the signature of `jaxcalc.apply`.
 
+    A state pickles if its optimizer does: one of `make_optimizer` does, and those of Optax, which hold local functions,
+    do not. Of such a state, pickle `state.params` and `state.opt_state`.
+
     Raises `InputError` for a leaf that has no gradient, such as a module's activation function or an integer, and for
     an `apply_fn` without a hash.
     """

@@ -113,6 +113,18 @@ def test_what_cannot_be_given_is_named() -> None:
         take_step(polyak, PARAMS, polyak.init(PARAMS), PARAMS)
 
 
+def test_an_update_of_another_shape_is_refused() -> None:
+    """Optax would broadcast what dpsgd makes of a gradient that is not one of each example."""
+    tx = optax.contrib.dpsgd(0.1, 1.0, 1.0, 0)
+    state = jaxcalc.create_state(PARAMS, tx, apply_fn)
+    for make in (
+        lambda: jaxcalc.train_step(state, BATCH),
+        lambda: take_step(tx, PARAMS, state.opt_state, PARAMS),
+    ):
+        with pytest.raises(InputError, match=r"of shape \(3,\) of a gradient of shape \(3, 3\), w; "):
+            make()
+
+
 def test_optax_asks_for_no_other_arguments() -> None:
     """Of all update functions in Optax's source, those arguments that are no gradient, state or parameters."""
     found: set[str] = set()

@@ -1,12 +1,15 @@
 """What a researcher meets around the library: a REPL, type checkers, terminals, other processes, other folders."""
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import importlib.metadata
 import inspect
 import io
+import multiprocessing
 import os
+import pickle
 import shlex
 import subprocess
 import sys
@@ -14,6 +17,7 @@ import types
 import venv
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -388,3 +392,58 @@ def test_the_prediction_of_scaling_says_for_which_examples_it_holds(monkeypatch:
     assert all(scaling.SIZE in title for title in titles)
     text = (scripts.EXPERIMENTS / "README.md").read_text(encoding="utf-8")
     assert "14 positions and a vocabulary of 36 words" in text
+
+
+# Other processes, other folders
+
+
+def values_to_send() -> list[Any]:
+    state = jaxcalc.create_state(PARAMS, jaxcalc.make_optimizer("muon", 100, clip_norm=1.0))
+    return [PARAMS, TASK, jaxcalc.Problem((2, 3), ("plus",)), CONFIG, BATCH, TASK.tokenizer, state.tx, state]
+
+
+def test_values_pickle_and_copy() -> None:
+    for value in values_to_send():
+        for again in (pickle.loads(pickle.dumps(value)), copy.deepcopy(value), copy.copy(value)):
+            assert type(again) is type(value)
+            assert repr(again) == repr(value)
+            assert jax.tree.structure(again) == jax.tree.structure(value)  # so that nothing compiles anew
+            arrays = [leaf for leaf in jax.tree.leaves(value) if isinstance(leaf, jax.Array)]
+            if arrays:
+                assert same([leaf for leaf in jax.tree.leaves(again) if isinstance(leaf, jax.Array)], arrays)
+    tx = values_to_send()[-2]
+    assert pickle.loads(pickle.dumps(tx)) is tx
+    made = tx._replace(init=tx.init)  # no longer that of a call
+    with pytest.raises(AttributeError, match="local object"):
+        pickle.dumps(made)
+
+
+def trained(state: jaxcalc.TrainState) -> jaxcalc.TrainState:
+    """Return the state after a step, as another process makes it."""
+    return jaxcalc.train_step(state, BATCH)[0]
+
+
+@pytest.mark.slow
+def test_a_state_goes_to_another_process_and_comes_back_trained() -> None:
+    state = values_to_send()[-1]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        after = pool.submit(trained, state).result()
+    assert same(after.params, trained(state).params)
+    assert after.tx is state.tx
+
+
+@pytest.mark.slow
+def test_scripts_run_in_any_folder_and_without_a_home(small_run: Path, tmp_path: Path) -> None:
+    environment = scripts.child_environment(
+        HOME="/proc/none", XDG_CACHE_HOME="/proc/none", XDG_CONFIG_HOME="/proc/none"
+    )
+    for words in (
+        ["train.py", *scripts.SMALL, "--run-dir", "run"],
+        ["ask.py", str(small_run), "2 + 3"],
+        ["explore.py", "run", "--no-open"],
+    ):
+        command = [sys.executable, str(scripts.EXPERIMENTS / words[0]), *words[1:]]
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "Traceback" not in result.stderr
+    assert jaxcalc.load_run(tmp_path / "run").summary["steps"] == scripts.STEPS
