@@ -154,9 +154,8 @@ def check_params(params: Params) -> None:
     blocks = params.get("blocks") if isinstance(params, dict) else None
     if not isinstance(blocks, list) or not blocks:
         raise InputError(
-            "params['blocks'] is missing or not a list of at least one block, so these are not the parameters of "
-            "jaxcalc.init; another model is trained, evaluated, asked and blamed where its apply_fn can be given, and "
-            "kept by jaxcalc.checkpoint; all else knows this model alone"
+            "params['blocks'] is missing or not a list of at least one block, as in jaxcalc.init; "
+            "another model can be used where its apply_fn can be given, and nowhere else"
         )
     expected, leaves = _expected_axes(len(blocks)), named_leaves(params)
     for name in expected:

@@ -57,7 +57,7 @@ class OwnTask(Task):
 
     @property
     def lessons(self) -> jax.Array:
-        """int32 `[n, L]`: the sequences that one epoch visits, those of training."""
+        """The sequences that one epoch visits, those of training, int32 `[n, L]`."""
         return self.tokens[self.train_rows]
 
     def problem(self, row: int) -> Problem:

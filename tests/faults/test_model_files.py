@@ -121,6 +121,15 @@ HOSTILE = {
     "pickle": b"\x80\x04\x95" + b"cos\nsystem\n(S'echo'\ntR.",
     "nothing": b"",
 }
+OF_ANOTHER_MODEL = {
+    "as many leaves as are read",
+    "path upwards",
+    "path from the root",
+    "attribute",
+    "name that is leaf and branch",
+    "branch and leaf",
+}
+"""Those that are whole, with names that a tree of ours has not: no name is ever used as a path or an attribute."""
 
 
 def refusal(path: Path) -> str:
@@ -149,8 +158,11 @@ def test_hostile_files_are_refused_in_little_memory(name: str, path: Path) -> No
     message = messages[0].removeprefix(f"cannot read {path}: ")
     assert len(message) < 300
     assert message.isprintable()
-    with pytest.raises(InputError, match="cannot read"):
-        load_metadata(path)
+    if name in OF_ANOTHER_MODEL:
+        assert load_metadata(path) == {}
+    else:
+        with pytest.raises(InputError, match="cannot read"):
+            load_metadata(path)
 
 
 @pytest.mark.parametrize("header", [b"", made({"embed.token": leaf(0, 64, [2, 8])}), made(b'{"embed.token":')])
