@@ -385,6 +385,7 @@ def test_training_has_another_form_of_as_many_held_out_facts_as_the_readme_says(
     assert not any(held_out[kind] & training[kind] for kind in held_out)
 
 
+@pytest.mark.slow
 def test_the_prediction_of_scaling_says_for_which_examples_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "PAPER_MESHES", [("data", {}, 1, (8,))])
     assert scaling.SIZE == "14 positions, 36 words"
