@@ -118,6 +118,7 @@ def _interval(correct: np.ndarray) -> Interval:
     return {**share, "low": float(low), "high": float(high)}
 
 
+@jax.transfer_guard("allow")  # it moves what it needs on purpose
 def evaluate(params: Any, task: Task, rows: jax.Array | np.ndarray, apply_fn: ApplyFn = apply) -> Evaluation:
     """Return the model's answers to the given rows of the task, decoded greedily. Jitted inside.
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcalc.numerics import default_promotion
+
 
 class Step(NamedTuple):
     """One step of an optimizer: `update` = `from_gradient` + `weight_decay` + `clipping`.
@@ -27,6 +29,7 @@ class Step(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("tx", "unclipped"))
+@default_promotion()
 def take_step(
     tx: optax.GradientTransformation,
     grads: Any,

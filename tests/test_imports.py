@@ -9,10 +9,10 @@ import jaxcalc
 
 PACKAGE = Path(jaxcalc.__file__).parent
 ORDER = [
-    "errors", "batch",
+    "errors", "numerics", "batch",
     "tasks.words", "tasks.tokenizer", "tasks.problems", "tasks.questions", "tasks.task", "tasks.hashing", "tasks.table",
     "tasks.digits", "tasks.drawing", "tasks.drawn", "tasks",
-    "trees", "params", "numerics", "model", "losses", "optimizers", "training", "decoding", "evaluation",
+    "trees", "params", "model", "losses", "optimizers", "training", "decoding", "evaluation",
     "backprop", "steps", "blame", "weights", "lens", "interventions", "landscape", "population",
     "scale.large", "scale.sharding", "scale.scaling", "scale.cost", "scale.processes", "scale",
     "runs.text", "runs.files", "runs.manifest", "runs.checkpoint", "runs.share", "runs.stablehlo", "runs.config",
