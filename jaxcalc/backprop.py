@@ -205,6 +205,7 @@ class NonFinite(NamedTuple):
         return f"{self.stage}, {self.what}" + f" {self.leaf}" * (self.leaf is not None)
 
 
+@jax.transfer_guard("allow")  # it moves what it needs on purpose
 def first_nonfinite(params: Params, batch: Batch, network: list[Stage] | None = None) -> NonFinite | None:
     """Return where the first number that is not finite appears, on the way forward and then on the way back.
 

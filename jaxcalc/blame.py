@@ -126,6 +126,7 @@ def assign_credit(
     return assign_blame(mean_gradient(params, step, batch, n_points, apply_fn), step, level)
 
 
+@jax.transfer_guard("allow")  # it moves what it needs on purpose
 def mean_gradient(params: Any, step: Step, batch: Batch, n_points: int = 32, apply_fn: ApplyFn = apply) -> Any:
     """Return ∫₀¹ ∇L(θ + tΔ) dt, by Gauss-Legendre quadrature of `n_points` gradients: a tree like `params`.
 

@@ -47,6 +47,7 @@ def extend(params: Params, tokens: jax.Array, cache: Cache, first: int | jax.Arr
     return output(params["output"], x_BTD[:, -1])[0], extended
 
 
+@jax.transfer_guard("allow")  # it moves what it needs on purpose
 def generate(
     params: Any,
     prompts: jax.Array | np.ndarray,
@@ -86,7 +87,7 @@ def generate(
             raise InputError(f"{asked}: the model reads {context_length} positions")
     else:
         vocab_size = next_shape(params, prompts, apply_fn)[-1]
-    if is_concrete(temperature) and not temperature > 0:
+    if is_concrete(temperature) and not jax.device_get(temperature) > 0:
         raise InputError(f"temperature is {temperature}; it must be above 0 (leave out the key to be greedy)")
     if top_k is not None and not 1 <= top_k <= vocab_size:
         raise InputError(f"top_k is {top_k}; it must be from 1 to {vocab_size}, the vocabulary")

@@ -125,6 +125,7 @@ def _interval(correct: np.ndarray) -> Interval:
     return {**share, "low": float(low), "high": float(high)}
 
 
+@jax.transfer_guard("allow")  # it moves what it needs on purpose
 def evaluate(
     params: Any,
     task: Task,

@@ -106,7 +106,8 @@ def steer(params: Params, tokens: jax.Array, direction: jax.Array, site: str, wh
 
     Jitted.
     """
-    return intervene(params, tokens, {site: lambda x_BTD: x_BTD + where[..., None] * direction})[0]
+    added_BTD = jnp.where(where[..., None], direction[None, None], 0)
+    return intervene(params, tokens, {site: lambda x_BTD: x_BTD + added_BTD})[0]
 
 
 def twins(task: Calculator, operation: str, other: str) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,7 @@ ROLES = ("start", "first tens", "first ones", "operation", "second tens", "secon
 word such as "twenty", "tens" every other word of a number."""
 
 
+@jax.transfer_guard("allow")  # it moves what it needs on purpose
 def read(task: Calculator, rows: jax.Array | np.ndarray) -> tuple[jax.Array, Batch]:
     """Return the tokens that the model reads of these rows, int `[B, T]`, and the batch with the right answers.
 
@@ -95,6 +96,7 @@ def answer_log_prob(logits: jax.Array, batch: Batch) -> jax.Array:
 # Attention: where heads look.
 
 
+@jax.transfer_guard("allow")  # it moves what it needs on purpose
 def attention_by_role(params: Params, task: Calculator, rows: jax.Array | np.ndarray) -> jax.Array:
     """Return where each head looks, `[N, H, R, R]`: the mean share of attention from a query of one role to all keys
     of another.
@@ -110,7 +112,7 @@ def _attention_by_role(params: Params, tokens: jax.Array, role_BTR: jax.Array) -
     blocks = trace(params, tokens)[1]["blocks"]
     pattern = jnp.stack([block["attention"]["pattern"] for block in blocks])
     total = jnp.einsum("NBHTS,BTQ,BSR->NHQR", pattern, role_BTR, role_BTR)
-    return total / jnp.maximum(role_BTR.sum(axis=(0, 1)), 1)[:, None]
+    return total / jnp.maximum(role_BTR.sum(axis=(0, 1)), 1)[None, None, :, None]
 
 
 # Numbers: what the residual stream holds after a number's last word, and where the answer is due.
@@ -122,6 +124,7 @@ def _streams(params: Params, tokens: jax.Array, position: int) -> jax.Array:
     return jnp.stack([leaves[name][:, position] for name in residual_sites(params)])
 
 
+@jax.transfer_guard("allow")  # it moves what it needs on purpose
 def number_states(params: Params, task: Calculator) -> jax.Array:
     """Return the residual stream at the last word of each number 0 … max_number, `[sites, n, D]`.
 
@@ -140,8 +143,8 @@ def answer_states(params: Params, task: Calculator, rows: jax.Array | np.ndarray
 
 def pca(states: jax.Array, n: int = 2) -> tuple[jax.Array, jax.Array]:
     """Return the first n principal components of points `[M, D]`: coordinates `[M, n]`, shares of variance `[n]`."""
-    u, s, _ = jnp.linalg.svd(states - states.mean(axis=0), full_matrices=False)
-    return u[:, :n] * s[:n], s[:n] ** 2 / (s**2).sum()
+    u, s, _ = jnp.linalg.svd(states - states.mean(axis=0, keepdims=True), full_matrices=False)
+    return u[:, :n] * s[None, :n], s[:n] ** 2 / (s**2).sum()
 
 
 def fourier_power(states: jax.Array) -> jax.Array:
@@ -150,7 +153,7 @@ def fourier_power(states: jax.Array) -> jax.Array:
     Entry k − 1 is for the period n / k: |Σₓ state(x) e^(−2πikx/n)|² summed over D, divided by the sum of this over all
     k ≥ 1. For points in random order each share is about 2 / n.
     """
-    power = (jnp.abs(jnp.fft.rfft(states - states.mean(axis=0), axis=0)) ** 2).sum(axis=-1)[1:]
+    power = (jnp.abs(jnp.fft.rfft(states - states.mean(axis=0, keepdims=True), axis=0)) ** 2).sum(axis=-1)[1:]
     return power / power.sum()
 
 
@@ -169,13 +172,13 @@ def probe(
     """
     n_folds = 10
     fold = jax.random.permutation(key, jnp.arange(len(labels)) % n_folds)
-    x = (states - states.mean(axis=0)) / (states.std(axis=0) + 1e-6)
+    x = (states - states.mean(axis=0, keepdims=True)) / (states.std(axis=0, keepdims=True) + 1e-6)
     y = jax.nn.one_hot(labels, n_classes) if n_classes else labels[:, None].astype(states.dtype)
 
     def predict(held_out: jax.Array) -> jax.Array:
-        seen = (fold != held_out)[:, None]
-        centre = (y * seen).sum(axis=0) / seen.sum()
-        offset = (x * seen).sum(axis=0) / seen.sum()
+        seen = (fold != held_out)[:, None].astype(x.dtype)
+        centre = (y * seen).sum(axis=0, keepdims=True) / seen.sum()
+        offset = (x * seen).sum(axis=0, keepdims=True) / seen.sum()
         inputs = (x - offset) * seen
         gram = inputs.T @ inputs + ridge * len(labels) * jnp.eye(x.shape[1])
         weights = jnp.linalg.solve(gram, inputs.T @ ((y - centre) * seen))
@@ -220,7 +223,8 @@ def direct_contributions(params: Params, batch: Batch) -> dict[str, jax.Array]:
             written[f"head {index}.{head}"] = project(attended[:, :, head], weights["attention"]["out"][head])
         written[f"mlp {index}"] = block["mlp"]["out"]
     last = activations["blocks"][-1]["mlp"]["residual"][:, -n:]
-    scale = jax.lax.rsqrt((last * last).mean(axis=-1, keepdims=True) + NORM_EPSILON) * params["output"]["norm"]
+    scale = jax.lax.rsqrt((last * last).mean(axis=-1, keepdims=True) + NORM_EPSILON)
+    scale = scale * params["output"]["norm"][None, None]
     unembed = params["output"]["unembed"] - params["output"]["unembed"].mean(axis=1, keepdims=True)
     reader = unembed.T[targets(batch)]  # [B, A, D]
     return {name: (value[:, -n:] * scale * reader).sum(axis=-1) for name, value in written.items()}

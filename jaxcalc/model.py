@@ -4,8 +4,8 @@ A decoder-only transformer: pre-norm blocks with RMSNorm (Zhang and Sennrich 201
 (Vaswani et al. 2017) with normalised queries and keys (Henry et al. 2020), ReLU feed-forward layers, learned positions
 and an output matrix of its own. It has no biases.
 
-It computes in the dtype of the parameters, but norms, softmax and logits always in at least float32 (Micikevicius et
-al. 2018). The four stages are jitted, so that an eager call in a REPL compiles four programs and not hundreds.
+It computes in the dtype of the parameters, norms, softmax and logits in at least float32 (Micikevicius et al. 2018).
+The four stages are jitted, so that an eager call in a REPL compiles four programs and not hundreds.
 
 Axis letters, here and in every name and einsum of the library:
 
@@ -95,19 +95,19 @@ def init(key: jax.Array | int, config: ModelConfig) -> Params:
     def normal(*shape: int, scale: float) -> jax.Array:
         nonlocal key
         key, subkey = jax.random.split(key)
-        return scale * jax.random.normal(subkey, shape)
+        return scale * jax.random.normal(subkey, shape, jnp.float32)
 
     def block() -> BlockParams:
         return {
             "attention": {
-                "norm": jnp.ones(d),
+                "norm": jnp.ones(d, jnp.float32),
                 "query": normal(d, h, k, scale=d**-0.5),
                 "key": normal(d, h, k, scale=d**-0.5),
                 "value": normal(d, h, k, scale=d**-0.5),
                 "out": normal(h, k, d, scale=0.5 * d**-0.5),
             },
             "mlp": {
-                "norm": jnp.ones(d),
+                "norm": jnp.ones(d, jnp.float32),
                 "up": normal(d, f, scale=d**-0.5),
                 "down": normal(f, d, scale=0.5 * f**-0.5),
             },
@@ -119,7 +119,7 @@ def init(key: jax.Array | int, config: ModelConfig) -> Params:
             "position": normal(config.context_length, d, scale=0.02),
         },
         "blocks": [block() for _ in range(config.n_layers)],
-        "output": {"norm": jnp.ones(d), "unembed": normal(d, config.vocab_size, scale=0.02)},
+        "output": {"norm": jnp.ones(d, jnp.float32), "unembed": normal(d, config.vocab_size, scale=0.02)},
     }
 
 
@@ -185,7 +185,7 @@ def embed(
 ) -> tuple[jax.Array, Activations]:
     """Stage: turn token ids `[B, T]`, the first at position `first`, into the residual stream `[B, T, D]`."""
     position_TD = jax.lax.dynamic_slice_in_dim(params["position"], first, tokens.shape[1])
-    x_BTD = _tap(taps, "residual", params["token"][tokens] + position_TD)
+    x_BTD = _tap(taps, "residual", jnp.asarray(params["token"])[tokens] + position_TD[None])
     return x_BTD, {"residual": x_BTD}
 
 
@@ -203,7 +203,7 @@ def keys_values(
     params: AttentionParams, x_BSD: jax.Array, taps: Activations | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Return the keys and the values that positions offer to later ones, each `[B, S, H, K]`."""
-    normed_BSD = rms_norm(x_BSD) * params["norm"]
+    normed_BSD = rms_norm(x_BSD) * params["norm"][None, None]
     key_BSHK = rms_norm(project(normed_BSD, params["key"]))
     value_BSHK = project(normed_BSD, params["value"])
     return _tap(taps, "key", key_BSHK), _tap(taps, "value", value_BSHK)
@@ -221,14 +221,14 @@ def attend(
 
     pattern = softmax(query · key / √K), over the positions S up to the query's own.
     """
-    normed_BTD = rms_norm(x_BTD) * params["norm"]
+    normed_BTD = rms_norm(x_BTD) * params["norm"][None, None]
     query_BTHK = _tap(taps, "query", rms_norm(project(normed_BTD, params["query"])))
-    wide = jnp.promote_types(query_BTHK.dtype, jnp.float32)
+    wide = at_least_float32(query_BTHK).dtype
     scores_BHTS = jnp.einsum("BTHK,BSHK->BHTS", query_BTHK, key_BSHK, preferred_element_type=wide)
     scores_BHTS = scores_BHTS * query_BTHK.shape[-1] ** -0.5
     position_T1 = first + jnp.arange(x_BTD.shape[1])[:, None]
-    visible_TS = jnp.arange(key_BSHK.shape[1]) <= position_T1
-    pattern_BHTS = jax.nn.softmax(jnp.where(visible_TS, scores_BHTS, -jnp.inf)).astype(value_BSHK.dtype)
+    visible_TS = jnp.arange(key_BSHK.shape[1])[None] <= position_T1
+    pattern_BHTS = jax.nn.softmax(jnp.where(visible_TS[None, None], scores_BHTS, -jnp.inf)).astype(value_BSHK.dtype)
     pattern_BHTS = _tap(taps, "pattern", pattern_BHTS)
     mixed_BTHK = _tap(taps, "mixed", jnp.einsum("BHTS,BSHK->BTHK", pattern_BHTS, value_BSHK))
     out_BTD = _tap(taps, "out", project(mixed_BTHK, params["out"], n_axes=2))
@@ -247,7 +247,7 @@ def attend(
 @jax.jit
 def mlp(params: MlpParams, x_BTD: jax.Array, taps: Activations | None = None) -> tuple[jax.Array, Activations]:
     """Stage: send the stream of each position through a hidden layer; `[B, T, D]` → `[B, T, D]`."""
-    normed_BTD = rms_norm(x_BTD) * params["norm"]
+    normed_BTD = rms_norm(x_BTD) * params["norm"][None, None]
     hidden_BTF = _tap(taps, "hidden", jax.nn.relu(project(normed_BTD, params["up"])))
     out_BTD = _tap(taps, "out", project(hidden_BTF, params["down"]))
     residual_BTD = _tap(taps, "residual", x_BTD + out_BTD)
@@ -257,7 +257,7 @@ def mlp(params: MlpParams, x_BTD: jax.Array, taps: Activations | None = None) ->
 @jax.jit
 def output(params: OutputParams, x_BTD: jax.Array, taps: Activations | None = None) -> tuple[jax.Array, Activations]:
     """Stage: turn the residual stream `[B, T, D]` into logits over the next token `[B, T, V]`."""
-    normed_BTD = _tap(taps, "normed", rms_norm(x_BTD) * params["norm"])
+    normed_BTD = _tap(taps, "normed", rms_norm(x_BTD) * jnp.broadcast_to(params["norm"], x_BTD.shape))
     return project(at_least_float32(normed_BTD), at_least_float32(params["unembed"])), {"normed": normed_BTD}
 
 

@@ -1,6 +1,8 @@
 """Matrix products and dtypes: how the model computes what it computes, fast and without losing digits."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +24,20 @@ def project(x: jax.Array, weights: jax.Array, n_axes: int = 1) -> jax.Array:
     return product.reshape(*x.shape[:-n_axes], *weights.shape[n_axes:])
 
 
+@contextlib.contextmanager
+def default_promotion() -> Iterator[None]:
+    """Promote dtypes and ranks as JAX does by default, for code of others (Optax) and arrays of any number of axes."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
 def at_least_float32(x: jax.Array) -> jax.Array:
     """Return x as float32 if its dtype is narrower, and unchanged otherwise.
 
     >>> at_least_float32(jnp.ones(2, jnp.bfloat16)).dtype
     dtype('float32')
     """
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
 
 
 def as_key(key: jax.Array | int) -> jax.Array:

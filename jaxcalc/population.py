@@ -112,7 +112,7 @@ def correct(params: Any, task: Task, rows: jax.Array, apply_fn: ApplyFn = model.
     prompts, expected = jnp.split(task.tokens[rows], [task.prompt_length], axis=1)
     decode = functools.partial(generate, prompts=prompts, n_tokens=task.answer_length, apply_fn=apply_fn)
     answers = jax.vmap(lambda params: decode(params)[0])(params)
-    return (answers == expected).all(axis=-1)
+    return (answers == expected[None]).all(axis=-1)
 
 
 def size(population: Any) -> int:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcalc.numerics import default_promotion
 from jaxcalc.optimizers import OwnOptimizer, ValueFn, check_update, extra_arguments
 from jaxcalc.reprs import outline
 
@@ -36,6 +37,7 @@ class Step(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("tx", "unclipped", "value_fn"))
+@default_promotion()
 def take_step(
     tx: optax.GradientTransformation,
     grads: Any,

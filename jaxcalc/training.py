@@ -14,6 +14,7 @@ from jaxcalc.batch import Batch, Lessons, LossOn, batch_at, targets
 from jaxcalc.errors import InputError
 from jaxcalc.losses import ApplyFn, answer_logits, check_hash, cross_entropy, token_cross_entropy
 from jaxcalc.model import apply
+from jaxcalc.numerics import default_promotion
 from jaxcalc.optimizers import ValueFn, with_loss
 from jaxcalc.params import check_differentiable
 from jaxcalc.reprs import outline
@@ -36,10 +37,12 @@ class TrainState(train_state.TrainState):
     def create(cls, *, apply_fn: ApplyFn, params: Any, tx: optax.GradientTransformation, **kwargs: Any) -> Self:
         """Return the state at step 0. See `create_state`."""
         params = _copied(params)
-        opt_state = _copied(tx.init(params["params"] if _is_float8(params) else params))
+        with default_promotion():
+            opt_state = _copied(tx.init(params["params"] if _is_float8(params) else params))
         step = jnp.zeros((), jnp.int32)
         return cls(step=step, apply_fn=apply_fn, params=params, tx=tx, opt_state=opt_state, **kwargs)
 
+    @default_promotion()
     def apply_gradients(self, *, grads: Any, **kwargs: Any) -> Self:
         """Return the state after one update of the optimizer. Other keywords replace other fields."""
         if _is_float8(grads):
@@ -70,6 +73,7 @@ def _copied(tree: Any) -> Any:
     return jax.tree.unflatten(structure, leaves)
 
 
+@jax.transfer_guard("allow")  # it moves what it needs on purpose
 def create_state(params: Any, tx: optax.GradientTransformation, apply_fn: ApplyFn = apply) -> TrainState:
     """Return the state of training at step 0, whose arrays are copies: `params` outlives `train_steps`.
 
@@ -234,7 +238,7 @@ def train_steps(
 
 def _n_right(logits: jax.Array, batch: Batch) -> jax.Array:
     """Return how many of the tokens that count have the highest logit, a float32 scalar."""
-    return ((logits.argmax(axis=-1) == targets(batch)) * batch.mask).sum()
+    return ((logits.argmax(axis=-1) == targets(batch)).astype(batch.mask.dtype) * batch.mask).sum()
 
 
 def _metrics(old: TrainState, new: TrainState, grads: Any, loss: jax.Array, token_accuracy: jax.Array) -> Metrics:

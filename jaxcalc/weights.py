@@ -37,6 +37,7 @@ class WeightStory(NamedTuple):
     new_value: float
 
 
+@jax.transfer_guard("allow")  # it moves what it needs on purpose
 def weight_story(
     path: str,
     params: Any,

@@ -9,11 +9,11 @@ import jaxcalc
 
 PACKAGE = Path(jaxcalc.__file__).parent
 ORDER = [
-    "errors", "trees", "reprs", "fingerprints", "batch",
+    "errors", "trees", "reprs", "fingerprints", "numerics", "batch",
     "tasks.words", "tasks.tokenizer", "tasks.problems", "tasks.questions", "tasks.task", "tasks.hashing",
     "tasks.encoding", "tasks.table", "tasks.digits", "tasks.drawing", "tasks.drawn", "tasks.own", "tasks.mixing",
     "tasks",
-    "params", "numerics", "model", "losses", "optimizers", "training", "decoding",
+    "params", "model", "losses", "optimizers", "training", "decoding",
     "evaluation", "backprop", "steps", "blame", "weights", "lens", "interventions", "landscape", "population",
     "scale.large", "scale.sharding", "scale.scaling", "scale.cost", "scale.processes", "scale",
     "runs.text", "runs.files", "runs.manifest", "runs.checkpoint", "runs.share", "runs.stablehlo", "runs.config",

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcalc.numerics import default_promotion
 from jaxcalc.reprs import outline
 from jaxcalc.tasks import digits
 from jaxcalc.tasks.hashing import hash_problem
@@ -93,6 +94,7 @@ class Rules:
         return jnp.array(list(ids), jnp.int32)[kind_ids]
 
 
+@default_promotion()
 def is_held_out(rules: Rules, numbers: jax.Array | np.ndarray, kind_ids: jax.Array | np.ndarray) -> jax.Array:
     """Return which problems are held out, bool `[...]`: those whose hash is below the share.
 
@@ -107,6 +109,7 @@ def is_held_out(rules: Rules, numbers: jax.Array | np.ndarray, kind_ids: jax.Arr
     return hash_problem(jnp.asarray(numbers), roles, rules.seed) < jnp.uint32(rules.held_out * 2**32)
 
 
+@default_promotion()
 def draw(
     rules: Rules, key: jax.Array, size: int, side: Side, most: int = 2**31 - 1, trial: int | jax.Array | None = None
 ) -> tuple[Problems, jax.Array]:
@@ -211,7 +214,7 @@ def _propose(rules: Rules, keys: jax.Array, attempt: jax.Array, patience: int) -
         # A division asks for one factor of the product.
         answers = jnp.where((has_factors & ~divides)[:, None], product, answers)
         answers = jnp.where(divides[:, None], numbers[:, 0], answers)
-        numbers = numbers.at[:, 0].set(jnp.where(divides[:, None], product, numbers[:, 0]))
+        numbers = numbers.at[:, 0].set(jnp.where(divides[:, None], product.astype(numbers.dtype), numbers[:, 0]))
     return Problems(numbers, kind_ids, answers), fits
 
 

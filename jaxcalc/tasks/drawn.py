@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcalc.errors import InputError
+from jaxcalc.numerics import default_promotion
 from jaxcalc.tasks import digits
 from jaxcalc.tasks.drawing import Problems, Rules, Side, can_draw, draw, is_held_out
 from jaxcalc.tasks.problems import Problem
@@ -209,6 +210,7 @@ def arithmetic(
     return task._with_sample(_sample_of(task))
 
 
+@default_promotion()
 def encode_problems(task: Arithmetic, problems: Problems) -> jax.Array:
     """Return problems as sequences, int32 `[B, L]`, on the device; the prompts are those of `Task.encode`."""
     tokenizer, slot = task.tokenizer, task.slot
