@@ -19,7 +19,6 @@ import pytest
 import jaxcalc
 from jaxcalc import Batch, Params, Task, backprop, blame, interventions, landscape, lens, population, steps, weights
 
-KEY = jax.random.key(0)
 TX = jaxcalc.make_optimizer("muon", 10, clip_norm=1.0)
 OTHER = functools.partial(jaxcalc.apply)
 """A model that has no cache."""
@@ -57,7 +56,7 @@ def drawn() -> Task:
 
 @pytest.fixture(scope="module")
 def params(small: Task) -> Params:
-    return jaxcalc.init(KEY, config_for(small))
+    return jaxcalc.init(jax.random.key(0), config_for(small))
 
 
 def config_for(task: Task) -> jaxcalc.ModelConfig:
@@ -74,10 +73,12 @@ def traceable(task: Any, drawn: Task, params: Params) -> dict[str, Callable[[], 
     batch = jaxcalc.batch_at(task, 0, 0, 8)
     tokens, prompts, where = batch.tokens[:, :-1], batch.tokens[:, : task.prompt_length], batch.tokens[:, 1:] > 0
     states, labels = jnp.ones((7, 16), dtype), jnp.arange(7)
+    line = states * labels[:, None].astype(dtype)
+    key = functools.partial(jax.random.key, 0)  # each call has a key of its own
     large, sharding = jaxcalc.large, jaxcalc.sharding
     decode = functools.partial(jaxcalc.generate, params, prompts, task.answer_length)
     return {
-        "init": lambda: jaxcalc.init(KEY, config),
+        "init": lambda: jaxcalc.init(key(), config),
         "batch_at": lambda: jaxcalc.batch_at(task, 0, 3, 8, "all"),
         "drawn": lambda: jaxcalc.batch_at(drawn, 0, 3, 8),
         "apply": lambda: jaxcalc.apply(params, tokens),
@@ -93,20 +94,20 @@ def traceable(task: Any, drawn: Task, params: Params) -> dict[str, Callable[[], 
             jaxcalc.create_state(params, optax.adam(0.1)), task, seed=0, n_steps=2, batch_size=8
         ),
         "generate": lambda: decode(),
-        "sample": lambda: decode(KEY, 0.7, 3),
-        "uncached": lambda: decode(KEY, 0.7, 3, apply_fn=OTHER),
+        "sample": lambda: decode(key(), 0.7, 3),
+        "uncached": lambda: decode(key(), 0.7, 3, apply_fn=OTHER),
         "answers": lambda: jaxcalc.evaluation.answer_log_probs(params, task, prompts[0]),
         "backward": lambda: backprop.collect(params, backprop.walk(params, batch)),
         "by_token": lambda: blame.token_grads(params, backprop.walk(params, batch)),
         "take_step": lambda: steps.take_step(TX, params, jaxcalc.create_state(params, TX).opt_state, params),
         "curvature": lambda: landscape.hessian_vector(params, params, batch),
-        "sharpness": lambda: landscape.sharpness(KEY, params, batch, 3),
+        "sharpness": lambda: landscape.sharpness(key(), params, batch, 3),
         "line": lambda: landscape.loss_along(
-            params, landscape.random_direction(KEY, params), jnp.linspace(-1, 1, 3), batch
+            params, landscape.random_direction(key(), params), jnp.linspace(-1, 1, 3), batch
         ),
         "numbers": lambda: (lens.number_states(params, task), lens.answer_states(params, task, rows)),
-        "probe": lambda: (lens.probe(KEY, states, labels), lens.probe(KEY, states, labels % 2, 2)),
-        "points": lambda: (lens.pca(states + labels[:, None].astype(dtype)), lens.fourier_power(states)),
+        "probe": lambda: (lens.probe(key(), states, labels), lens.probe(key(), states, labels % 2, 2)),
+        "points": lambda: (lens.pca(line), lens.fourier_power(line)),
         "lens": lambda: (lens.logit_lens(params, batch), lens.direct_contributions(params, batch)),
         "ablate": lambda: interventions.ablate_head(params, tokens, 0, 1, True),
         "patch": lambda: interventions.patch(params, tokens, tokens[::-1], "blocks.0.mlp.residual", where),
@@ -190,19 +191,22 @@ def test_nothing_depends_on_jit(small: Task, params: Params) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_all_functions_run(setting: str, small: Task, drawn: Task, params: Params, tmp_path: Path) -> None:
-    if setting != "jax_transfer_guard":
-        with strict(setting):
-            calls = {**traceable(small, drawn, params), **on_host(small, params)}
-            for call in calls.values():
-                jax.block_until_ready(call())
-            jaxcalc.save_params(tmp_path / "model", jaxcalc.init(KEY, config_for(small)))
-            jaxcalc.load_params(tmp_path / "model")
-            jaxcalc.export_answerer(params, small, ("cpu",))
-        return
-    calls = {name: jax.jit(call) for name, call in traceable(small, drawn, params).items()} | on_host(small, params)
-    del calls["members"]  # makes its first population, which is a part of setting up
-    for call in calls.values():
-        call()
-    with strict(setting):
+    if setting == "jax_transfer_guard":
+        calls = {name: jax.jit(call) for name, call in traceable(small, drawn, params).items()} | on_host(small, params)
+        del calls["members"]  # makes its first population, which is a part of setting up
         for call in calls.values():
             call()
+        with strict(setting):
+            for call in calls.values():
+                call()
+        return
+    with strict(setting):
+        calls = traceable(small, drawn, params)
+        if setting == "jax_check_tracer_leaks":  # minutes, were they compiled
+            jax.eval_shape(lambda: [call() for call in calls.values()])
+            return
+        for call in (calls | on_host(small, params)).values():
+            jax.block_until_ready(call())
+        jaxcalc.save_params(tmp_path / "model", jaxcalc.init(jax.random.key(0), config_for(small)))
+        jaxcalc.load_params(tmp_path / "model")
+        jaxcalc.export_answerer(params, small, ("cpu",))
