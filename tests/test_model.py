@@ -218,7 +218,7 @@ def test_a_malformed_tree_is_refused_by_the_name_of_the_leaf(params: Params) -> 
         r"embed\.token has shape \(35,\)": {**params, "embed": {**embed, "token": jnp.zeros(35)}},
         r"embed\.token is 'table'": {**params, "embed": {**embed, "token": "table"}},
         "at least one block": {**params, "blocks": []},
-        "see jaxcalc.init": 3,
+        r"not the parameters of jaxcalc\.init": 3,
     }
     for message, tree in malformed.items():
         with pytest.raises(InputError, match=message):
