@@ -4,7 +4,7 @@ Shows one step of learning from one word, at the newest snapshot at which the wo
 pass, the surprise, the backward pass, the blame of every part, the step, the credit of every stage, one weight's
 update, and the answers before and after.
 
-python experiments/watch.py runs/calculator "two plus three" --replay    # from step 290 on, "five" is the likeliest
+python experiments/watch.py runs/calculator "two plus three" --replay    # the answer at every snapshot
 python experiments/watch.py runs/calculator "two plus three" --step 0 --optimizer sgd
 python experiments/watch.py runs/calculator "seven times eight equals fifty"    # the word after these
 """

@@ -71,7 +71,8 @@ def print_opening(result: Watched, console: Console) -> None:
     console.print(f"{result['run']} at step {result['step']:,}{why}: {verdict}. This problem {membership(result)}.\n")
     if result["chosen"] != "given":
         others = ", ".join(str(step) for step in result["snapshots"] if step != result["step"])
-        command = f'python experiments/watch.py {shlex.quote(result["run"])} "{words}" --step {result["snapshots"][0]}'
+        command = f'python experiments/watch.py {shlex.quote(result["run"])} "{words}"'
+        command += (" " if len(command) < 66 else " \\\n  ") + f"--step {result['snapshots'][0]}"
         console.print(f"The others are steps {others}:\n{command}\n")
 
 
@@ -144,8 +145,7 @@ def print_blame(result: Watched, console: Console) -> None:
     console.print(
         f"Predicted drop −⟨g, Δ⟩: {result['predicted_drop']:.6f}.\n"
         f"Actual drop: {result['actual_drop']:.6f}; the credit misses {result['residual']:.1e} of it.\n"
-        f"The surprise can fall by {result['surprise_nats']:.4g} at most. The promise takes the slope at the start for "
-        "the whole step. The slope flattens on the way as p nears 1, and credit follows it.\n"
+        f"{promise(result)}\n"
     )
     print_pipeline(result, console)
     both = zip(result["tokens"], result["token_blame"], strict=True)
@@ -156,6 +156,20 @@ def print_blame(result: Watched, console: Console) -> None:
             f"The model attends to {PAD} as to any token, so {PAD} has a part in the answer, and its embedding gets "
             "blame.",
         )
+
+
+def promise(result: Watched) -> str:
+    """Return why a step promises another drop than comes."""
+    promised, nats = result["predicted_drop"], result["surprise_nats"]
+    starts = "The promise takes the slope at the start for the whole step"
+    if promised > 0 > result["actual_drop"]:
+        return f"{starts}. The step is too long: it passes the valley, and the surprise rises."
+    if promised <= nats:
+        return f"{starts}; credit follows the slope on the way."
+    return (
+        f"{starts}, so it is more than the {nats:.3g} nats of surprise that there are. The slope flattens on the way as "
+        "p nears 1, and credit follows it."
+    )
 
 
 def print_pipeline(result: Watched, console: Console) -> None:

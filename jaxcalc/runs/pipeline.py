@@ -60,6 +60,7 @@ def draw_pipeline(axes: Any, question: str, answer: str, is_right: bool, shares:
         if x:
             arrow = {"arrowstyle": "->", "color": "#555555"}
             axes.annotate("", (x - 0.42, 0.3), (x - 0.58, 0.3), arrowprops=arrow)
+        if x > 1:
             axes.annotate("", (x - 0.58, -0.45), (x - 0.42, -0.45), arrowprops={**arrow, "color": "#aa3344"})
         if name in PARTS:
             axes.text(x, -0.45, percent(shares, name), ha="center", va="center", fontsize=12, color="#aa3344")

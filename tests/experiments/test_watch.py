@@ -150,6 +150,13 @@ def test_the_verdict_names_what_turned_a_step() -> None:
     assert "against the gradient too" in watch_weight.verdict(back)
 
 
+def test_what_was_promised_is_explained_as_it_came(small_run: Path) -> None:
+    result = watched(small_run, "two plus three", "--step", "0")
+    assert watch_tables.promise({**result, "actual_drop": -1.0, "predicted_drop": 2.0}).endswith("the surprise rises.")
+    assert "more than the 1.5 nats" in watch_tables.promise({**result, "predicted_drop": 13.3, "surprise_nats": 1.5})
+    assert "flattens" not in watch_tables.promise({**result, "predicted_drop": 0.1, "actual_drop": 0.1})
+
+
 @pytest.mark.parametrize("nats", [0.863, 3.4641, 2.8082e-05, 1e-9, 3e-17, 0.0, 41.2])
 def test_the_logarithm_of_what_is_printed_is_what_is_printed(nats: float) -> None:
     p, said = watch_tables.written(math.exp(-nats), nats)
