@@ -167,8 +167,8 @@ def promise(result: Watched) -> str:
     if promised <= nats:
         return f"{starts}; credit follows the slope on the way."
     return (
-        f"{starts}, so it is more than the {nats:.3g} nats of surprise that there are. The slope flattens on the way as "
-        "p nears 1, and credit follows it."
+        f"{starts}, so it is more than the {nats:.3g} nats of surprise that there are. The slope flattens on the way "
+        "as p nears 1, and credit follows it."
     )
 
 

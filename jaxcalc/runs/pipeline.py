@@ -49,6 +49,7 @@ def draw_pipeline(axes: Any, question: str, answer: str, is_right: bool, shares:
     axes.axis("off")
     axes.set_title(question, loc="left")
     most = max((abs(share) for share in (shares or {}).values()), default=1.0) or 1.0
+    arrow = {"arrowstyle": "->", "color": "#555555"}
     for x, name in enumerate(names):
         share = (shares or {}).get(name, 0.0)
         shade = 0.35 * abs(share) / most
@@ -58,7 +59,6 @@ def draw_pipeline(axes: Any, question: str, answer: str, is_right: bool, shares:
         box = {"boxstyle": "round,pad=0.5", "facecolor": colour, "edgecolor": "#555555", "linewidth": 0.8}
         axes.text(x, 0.3, name, ha="center", va="center", fontsize=10, bbox=box)
         if x:
-            arrow = {"arrowstyle": "->", "color": "#555555"}
             axes.annotate("", (x - 0.42, 0.3), (x - 0.58, 0.3), arrowprops=arrow)
         if x > 1:
             axes.annotate("", (x - 0.58, -0.45), (x - 0.42, -0.45), arrowprops={**arrow, "color": "#aa3344"})
