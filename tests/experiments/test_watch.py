@@ -122,7 +122,7 @@ def test_watch_opens_at_the_newest_snapshot_that_is_wrong(small_run: Path) -> No
     assert status == 0
     assert out.startswith("two plus three equals ___\n")
     assert "the newest of its snapshots that is wrong" in " ".join(out.split())
-    assert '"two plus three" --step 0' in " ".join(out.split())
+    assert '"two plus three" --step 0' in " ".join(out.replace("\\", " ").split())
     whens = [row["when"] for row in result["before_and_after"]]
     assert whens == ["first", "here", "after this step", "last"][: 4 - (wrong[-1] == 60)]
     assert result["before_and_after"][0]["step"] == 0
