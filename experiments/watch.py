@@ -1,12 +1,11 @@
-"""python experiments/watch.py runs/calculator "two plus three" --step 0
+"""python experiments/watch.py runs/calculator "two plus three"
 
-Shows one step of learning from one word: the tokens, the forward pass, the surprise, the backward pass, the blame of
-every stage, the step, the credit of every stage, one weight's update, and the prediction afterwards. In the default
-run the right word "five" has 3.13 % before the first step, and the step lowers its surprise by 0.1236 nats; the
-embeddings earn 57 % of that.
+Shows one step of learning from one word, at the newest snapshot at which the word was wrong: the tokens, the forward
+pass, the surprise, the backward pass, the blame of every part, the step, the credit of every stage, one weight's
+update, and the answers before and after.
 
-python experiments/watch.py runs/calculator "two plus three" --replay    # from step 290 on, "five" is the likeliest
-python experiments/watch.py runs/calculator "two plus three" --step 180 --optimizer sgd
+python experiments/watch.py runs/calculator "two plus three" --replay    # the answer at every snapshot
+python experiments/watch.py runs/calculator "two plus three" --step 0 --optimizer sgd
 python experiments/watch.py runs/calculator "seven times eight equals fifty"    # the word after these
 """
 
@@ -18,25 +17,29 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 import watch_tables  # beside this script
 from rich.console import Console
-from watch_tables import Asked, OptimizerUsed, Prediction, Replay, Watched
+from watch_learning import host, make_step, mean_gradient, study
+from watch_records import Asked, Moment, Prediction, Replay, Replayed, Stage, Watched
 
 import jaxcalc
 from jaxcalc import optimizers, runs
-from jaxcalc.backprop import Backward, check_finite, collect, message_strengths, stages, walk
-from jaxcalc.blame import assign_blame, assign_credit, token_blame, token_grads
+from jaxcalc.backprop import message_strengths
+from jaxcalc.blame import assign_blame, token_blame
 from jaxcalc.errors import InputError
 from jaxcalc.optimizers import OptimizerName
-from jaxcalc.runs import cli, placement
-from jaxcalc.steps import Step, take_step
-from jaxcalc.tasks.tokenizer import END, EQUALS
+from jaxcalc.runs import asking, cli
+from jaxcalc.steps import Step
+from jaxcalc.tasks.tokenizer import EQUALS
+from jaxcalc.trees import named_leaves
 from jaxcalc.weights import find_weight, weight_story
 
 LIKELIEST = 5
+KEPT = "jax_persistent_cache_min_compile_time_secs"
+KNOWN, CALM = 0.94, 0.06
+"""When a word counts as learned: its probability is above the first, and its surprise, in nats, below the second."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +52,15 @@ class WatchOptions:
     question: tyro.conf.Positional[str]
     """Such as "two plus three" to see its next word, or "seven times eight equals fifty" to see the word after."""
     step: int | None = None
-    """Which snapshot; the last if left out."""
+    """Which snapshot; the newest at which the word is wrong if left out."""
     optimizer: OptimizerName | None = None
     """Take the step with a fresh optimizer of this name, at a constant rate. If left out, take it with the run's own,
     with its momentum and its learning rate at the snapshot."""
     learning_rate: float | None = None
     """The rate of the fresh optimizer; its default if left out."""
     weight: str | None = None
-    """The weight whose update is shown, such as "blocks.0.attention.query[3,1,5]"; the most blamed if left out."""
+    """The weight whose update is shown, such as "blocks.0.attention.query[3,1,5]"; the most blamed
+    of the question's words if left out."""
     replay: bool = False
     """Instead of one step, show the answer at every snapshot of the run."""
     json: bool = False
@@ -69,6 +73,7 @@ def main(options: WatchOptions) -> int:
     for name in ("step", "optimizer", "weight"):
         if options.replay and getattr(options, name) is not None:
             raise InputError(f"--replay shows every snapshot as it is; leave out --{name}")
+    jax.config.update(KEPT, min(getattr(jax.config, KEPT), 0.05))  # if JAX keeps programs, then quick ones too
     run = jaxcalc.load_run(options.run)
     lesson = read(run.task, options.question)
     console = Console(highlight=False)
@@ -98,24 +103,11 @@ class Lesson:
 
 def read(task: jaxcalc.Task, question: str) -> Lesson:
     """Return a question, or a question and the beginning of its answer, as a lesson on the next word."""
-    words = task.tokenizer.canonical(question)
-    middle = words.index(EQUALS) + 1 if EQUALS in words else len(words)
-    asked, begun = " ".join(words[:middle]), words[middle:]
-    problem = task.parse(asked)
-    if task.membership(problem) == "outside" or problem.answer is None:
-        raise InputError(
-            f"{asked!r} has no answer from 0 to {task.tokenizer.max_number}, so no next word is right and there is no "
-            "loss to watch"
-        )
-    answer = [*task.tokenizer.spell(problem.answer), END]
-    if begun != answer[: len(begun)]:
-        raise InputError(
-            f"{' '.join(begun)!r} does not begin the right answer, {' '.join(answer[:-1])!r}; leave it out to see what "
-            "the model would say"
-        )
-    ids = [*task.encode(asked).tolist(), *(task.tokenizer.ids[word] for word in answer[: len(begun) + 1])]
-    batch = jaxcalc.Batch(jnp.asarray([ids], jnp.int32), jnp.ones((1, 1), jnp.float32))
-    return Lesson(batch, [task.tokenizer.token(index) for index in ids], task.membership(problem))
+    batch = host(asking.next_word(task, question))
+    words = [task.tokenizer.token(index) for index in batch.tokens[0].tolist()]
+    asked = [word for index, word in zip(batch.tokens[0].tolist(), words, strict=True) if index]
+    problem = task.parse(" ".join(asked[: asked.index(EQUALS) + 1]))
+    return Lesson(batch, words, task.membership(problem))
 
 
 def replay(run: jaxcalc.Run, lesson: Lesson) -> Replay:
@@ -124,11 +116,24 @@ def replay(run: jaxcalc.Run, lesson: Lesson) -> Replay:
     if not steps:
         raise InputError(f"{run.path} has no snapshots; train it again with --snapshots")
     logits = jax.jit(lambda params: jaxcalc.apply(params, lesson.batch.tokens[:, :-1])[0, -1])
-    answers = [predict(run, lesson, logits(runs.load_snapshot(run, step).params)) for step in steps]
-    return {
-        **asked(run, lesson),
-        "replay": [{"step": step, **answer} for step, answer in zip(steps, answers, strict=True)],
-    }
+    answers = [predict(run, lesson, logits(host(runs.load_snapshot(run, step).params))) for step in steps]
+    size = run.config.schedule.batch_size
+    rows: list[Replayed] = [
+        {"step": step, "examples": step * size, **answer} for step, answer in zip(steps, answers, strict=True)
+    ]
+    known = first_for_good(rows, [row["probability"] > KNOWN for row in rows])
+    calm = first_for_good(rows, [row["surprise_nats"] < CALM for row in rows])
+    return {**asked(run, lesson), "replay": rows, "known": known, "calm": calm}
+
+
+def first_for_good(rows: list[Replayed], holds: list[bool]) -> Moment | None:
+    """Return the first row from which on something holds, or None if it does not hold at the end."""
+    failing = [index for index, held in enumerate(holds) if not held]
+    first = failing[-1] + 1 if failing else 0
+    if first == len(rows):
+        return None
+    before = rows[first - 1]["step"] if first else None
+    return {"step": rows[first]["step"], "examples": rows[first]["examples"], "before": before}
 
 
 def asked(run: jaxcalc.Run, lesson: Lesson) -> Asked:
@@ -159,65 +164,65 @@ def predict(run: jaxcalc.Run, lesson: Lesson, logits: jax.Array) -> Prediction:
     }
 
 
-def make_step(
-    run: jaxcalc.Run, state: jaxcalc.TrainState, grads: jaxcalc.Params, options: WatchOptions
-) -> tuple[Step, OptimizerUsed]:
-    """Return the step that the chosen optimizer would make of these gradients, and what optimizer that is."""
-    if options.optimizer is not None:
-        name, rate, origin = options.optimizer, options.learning_rate, "a fresh optimizer"
-        tx, unclipped = jaxcalc.make_optimizer(name, None, rate), None
-        opt_state = tx.init(state.params)
-        schedule = optimizers.schedule(optimizers.DEFAULT_LEARNING_RATE[name] if rate is None else rate, None)
-    else:
-        config = run.config
-        name, schedule = config.optimizer.optimizer, config.make_schedule()
-        tx, opt_state, origin = config.make_optimizer(), state.opt_state, "the run's own"
-        unclipped = config.make_optimizer(clip=False) if config.optimizer.clip_norm else None
-    quick = jax.jit(take_step, static_argnums=(0, 4), compiler_options=placement.QUICK_TO_COMPILE)
-    step = quick(tx, grads, opt_state, state.params, unclipped)
-    rate_now = float(jax.jit(schedule)(state.step))
-    return step, {"name": name, "of": origin, "learning_rate": rate_now}
+def open_snapshot(run: jaxcalc.Run, lesson: Lesson, step: int) -> tuple[jaxcalc.TrainState, Prediction]:
+    """Return the state at a snapshot, on the host, and what the run would have said there."""
+    state = host(runs.load_snapshot(run, step))
+    return state, predict(run, lesson, study(state.params, lesson.batch)[0][0].input[0, -1])
 
 
-@functools.partial(jax.jit, compiler_options=placement.QUICK_TO_COMPILE)
-def _study(params: jaxcalc.Params, batch: jaxcalc.Batch) -> tuple[list[Backward], jaxcalc.Params, jaxcalc.Params]:
-    walked = list(walk(params, batch))
-    bare = [stage._replace(name=None, stage=None) for stage in walked]
-    return bare, collect(params, walked), token_grads(params, walked)
+def newest_wrong(run: jaxcalc.Run, lesson: Lesson, steps: list[int]) -> tuple[dict[int, Prediction], int, str]:
+    """Return what the run would have said, by step, from the last snapshot back to the newest whose next word is wrong,
+    and which step that is; if none is wrong, the most surprised one. The text says which of the two."""
+    said: dict[int, Prediction] = {}
+    for step in reversed(steps):
+        _, said[step] = open_snapshot(run, lesson, step)
+        if said[step]["predictions"][0]["token"] != lesson.words[-1]:
+            return said, step, "newest wrong"
+    return said, max(said, key=lambda step: said[step]["surprise_nats"], default=0), "most surprised"
 
 
-def study(params: jaxcalc.Params, batch: jaxcalc.Batch) -> tuple[list[Backward], jaxcalc.Params, jaxcalc.Params]:
-    """Return the backward walk, the gradient, and the gradient by token. One program, because that compiles fastest."""
-    check_finite(params)
-    walked, grads, by_token = _study(params, batch)
-    names = [stage.name for stage in reversed(stages(params, batch))]
-    return [stage._replace(name=name) for stage, name in zip(walked, names, strict=True)], grads, by_token
+def most_blamed(lesson: Lesson, grads: jaxcalc.Params, step: Step) -> str:
+    """Return the most blamed one of the numbers that stand for the question's words in the embeddings."""
+    ids = lesson.batch.tokens[0].tolist()
+    words = sorted({index for index in ids[: lesson.words.index(EQUALS)] if index})  # 0 is padding
+    terms = abs(grads["embed"]["token"][words] * np.asarray(step.update["embed"]["token"])[words])
+    row, column = np.unravel_index(terms.argmax(), terms.shape)
+    return f"embed.token[{words[int(row)]},{int(column)}]"
 
 
 def watch(run: jaxcalc.Run, lesson: Lesson, options: WatchOptions) -> Watched:
     """Return everything about one step of learning from one word."""
-    steps = runs.checkpoint_steps(run.path)
-    state = runs.load_snapshot(run, max(steps, default=0) if options.step is None else options.step)
-    params, batch = state.params, lesson.batch
+    steps, batch = runs.checkpoint_steps(run.path), lesson.batch
     if options.weight is not None:
-        find_weight(params, options.weight)  # refused before anything is computed
+        find_weight(run.params, options.weight)  # refused before anything is computed
+    said, at, chosen = newest_wrong(run, lesson, steps) if options.step is None else ({}, options.step, "given")
+    state, now = open_snapshot(run, lesson, at)
+    params = state.params
     walked, grads, by_token = study(params, batch)
-    step, optimizer = make_step(run, state, grads, options)
+    step, alone, optimizer = make_step(run, state, grads, options.optimizer, options.learning_rate)
     forwards = [stage for stage in reversed(walked) if stage.name != "loss"]
 
-    foreseen, earned = assign_blame(grads, step), assign_credit(params, step, batch)
+    foreseen, earned = assign_blame(grads, step), assign_blame(mean_gradient(params, step, batch), step)
     order = list(dict.fromkeys([*(stage.name for stage in forwards), *foreseen.nats]))
     shares = foreseen.shares
-    walked_after = study(step.params, batch)[0]
-    now, after = (predict(run, lesson, walk[0].input[0, -1]) for walk in (walked, walked_after))
+    after = predict(run, lesson, study(step.params, batch)[0][0].input[0, -1])
     drop = now["surprise_nats"] - after["surprise_nats"]  # of this one word, so of the whole loss
-    by_weight = assign_blame(grads, step, "weight").nats
-    path = options.weight or max(by_weight, key=lambda name: abs(by_weight[name]) if "[" in name else 0)
+    path = options.weight or most_blamed(lesson, grads, step)
     story = weight_story(path, params, grads, step, batch, optimizers.ADAM_BETAS)
+    leaf, index = find_weight(params, path)
     share = optimizers.MUON_ADAM_SHARE if optimizer["name"] == "muon" and "nu" in story.state else 1.0
+    for end in (steps[0], steps[-1]):
+        said[end] = said.get(end) or open_snapshot(run, lesson, end)[1]
+    life: list[Stage] = [
+        {"when": "first", "step": steps[0], **said[steps[0]]},
+        {"when": "here", "step": at, **now},
+        {"when": "after this step", "step": at, **after},
+        {"when": "last", "step": steps[-1], **said[steps[-1]]},
+    ]
     return {
         **asked(run, lesson),
         "step": int(state.step),
+        "chosen": chosen,
         "snapshots": steps,
         "forward": [
             {"name": stage.name, "norm": np.linalg.norm(np.asarray(stage.output)[0], axis=-1).tolist()}
@@ -238,14 +243,20 @@ def watch(run: jaxcalc.Run, lesson: Lesson, options: WatchOptions) -> Watched:
         "optimizer": optimizer,
         "blame": None if shares is None else {name: shares[name] for name in order},
         "blame_nats": {name: foreseen.nats[name] for name in order},
+        "blame_parts": assign_blame(grads, step, "part").shares,
         "withheld": foreseen.withheld,
         "predicted_drop": foreseen.total,
         "credit": {name: earned.nats[name] for name in order},
         "actual_drop": drop,
         "residual": drop - earned.total,
         "token_blame": token_blame(by_token, step).tolist(),
-        "weight": {**story._asdict(), "learning_rate": share * optimizer["learning_rate"]},
+        "weight": {
+            **story._asdict(),
+            "learning_rate": share * optimizer["learning_rate"],
+            "alone": float(np.asarray(named_leaves(alone.from_gradient)[leaf])[index]),
+        },
         "after": after,
+        "before_and_after": [row for row in life if row["step"] != at or row["when"] not in ("first", "last")],
     }
 
 

@@ -1,114 +1,47 @@
-"""The tables of watch.py: what it computes, and how that is printed."""
+"""The tables of watch.py: how what it computes is printed."""
 
-from typing import Any, TypedDict
+import math
+import shlex
 
-import rich.markup
 from rich.console import Console
+from watch_records import Asked, Moment, Positions, Prediction, Replay, Watched
+from watch_weight import print_weight
 
-from jaxcalc.runs import report
-
-
-class Token(TypedDict):
-    position: int
-    id: int
-    token: str
-
-
-class Asked(TypedDict):
-    """The tokens that the model reads, and the one that it should say."""
-
-    run: str
-    tokens: list[Token]
-    target: str
-    membership: str
-    """As in `Task.membership`: "training" or "held out"."""
-    drawn: bool
-    """Whether the task draws its problems instead of listing them all."""
-
-
-class Word(TypedDict):
-    token: str
-    probability: float
-
-
-class Prediction(TypedDict):
-    """The likeliest next words, and the surprise at the right one."""
-
-    predictions: list[Word]
-    probability: float
-    surprise_nats: float
-    surprise_bits: float
-
-
-class Replayed(Prediction):
-    step: int
-
-
-class Replay(Asked):
-    """What the run would have said at each of its snapshots."""
-
-    replay: list[Replayed]
-
-
-class Positions(TypedDict):
-    """A norm at each token position."""
-
-    name: str
-    norm: list[float]
-
-
-class StageNorms(TypedDict):
-    """Norms of what arrives at a stage on the way back, of what leaves it, and of its gradient."""
-
-    name: str
-    message_in: float
-    message_out: float | None
-    grad_norm: float
-
-
-class OptimizerUsed(TypedDict):
-    name: str
-    of: str
-    """ "the run's own" or "a fresh optimizer"."""
-    learning_rate: float
-
-
-class Watched(Asked, Prediction):
-    """One step of learning from one word."""
-
-    step: int
-    snapshots: list[int]
-    forward: list[Positions]
-    uniform_nats: float
-    stages: list[StageNorms]
-    messages: list[Positions]
-    optimizer: OptimizerUsed
-    blame: dict[str, float] | None
-    blame_nats: dict[str, float]
-    withheld: str | None
-    predicted_drop: float
-    credit: dict[str, float]
-    actual_drop: float
-    residual: float
-    token_blame: list[float]
-    weight: dict[str, Any]
-    """The fields of a `WeightStory`, and the "learning_rate" of its weight."""
-    after: Prediction
+from jaxcalc.runs import pipeline, report
+from jaxcalc.tasks.tokenizer import EQUALS, PAD
 
 
 def print_replay(result: Replay, console: Console) -> None:
     """Print what the run would have said at each snapshot."""
-    target = result["target"]
     rows = []
-    for snapshot in result["replay"]:
-        best = snapshot["predictions"][0]
-        mark = "" if best["token"] == target else " ✗"
-        probabilities = [report.percent(p) for p in (best["probability"], snapshot["probability"])]
-        rows.append([f"{snapshot['step']:,}", best["token"] + mark, *probabilities, f"{snapshot['surprise_nats']:.4g}"])
-    columns = ["step", "next word", "p", f"p({target})", "surprise (nats)"]
-    read = " ".join(token["token"] for token in result["tokens"] if token["id"])  # without the padding
-    console.print(report.table(f"{read} → {target}", columns, rows, text=(1,)))
+    for row in result["replay"]:
+        said = answer_cells(row, result["target"])
+        rows.append([f"{row['step']:,}", f"{row['examples']:,}", *said, f"{row['surprise_nats']:.4g}"])
+    columns = ["step", "examples seen", "next word", "p", f"p({result['target']})", "surprise (nats)"]
+    console.print(report.table(f"{question(result)} → {result['target']}", columns, rows, text=(2,)))
     console.print(f"\nThis problem {membership(result)}.")
+    for what, moment in (("p passes 94 %", result["known"]), ("the surprise falls below 0.06", result["calm"])):
+        console.print(f"For {result['target']}, {what} for good {when(moment)}.")
+
+
+def when(moment: Moment | None) -> str:
+    """Return from where on something holds, as the end of a sentence."""
+    if moment is None:
+        return "at no snapshot"
+    before = "" if moment["before"] is None else f", not yet at step {moment['before']:,}"
+    return f"at step {moment['step']:,} ({moment['examples']:,} examples){before}"
+
+
+def answer_cells(row: Prediction, target: str) -> list[str]:
+    """Return the likeliest word, marked if it is wrong, its probability, and that of the right one."""
+    best = row["predictions"][0]
+    mark = "" if best["token"] == target else " ✗"
+    return [best["token"] + mark, report.percent(best["probability"]), report.percent(row["probability"])]
+
+
+def question(result: Asked) -> str:
+    """Return the words that the model reads, without the padding."""
+    return " ".join(token["token"] for token in result["tokens"] if token["id"])
 
 
 def membership(result: Asked) -> str:
@@ -120,22 +53,55 @@ def membership(result: Asked) -> str:
 
 def print_watch(result: Watched, console: Console) -> None:
     """Print one step of learning, part by part."""
-    for part in (print_reading, print_backward, print_blame, print_weight, print_after):
+    for part in (print_opening, print_reading, print_backward, print_blame, print_weight, print_after):
         part(result, console)
 
 
+def print_opening(result: Watched, console: Console) -> None:
+    """Print the blank, and which snapshot this is."""
+    asked, said, target = question(result), result["predictions"][0]["token"], result["target"]
+    words = asked.removesuffix(f" {EQUALS}")
+    console.print(f"{asked} ___\n", style="bold")
+    verdict = f"it says {said}" if said == target else f"it says {said} instead of {target}"
+    why = {
+        "given": "",
+        "newest wrong": ", the newest of its snapshots that is wrong",
+        "most surprised": ", the most surprised of its snapshots; the likeliest word is right at all of them",
+    }[result["chosen"]]
+    console.print(f"{result['run']} at step {result['step']:,}{why}: {verdict}. This problem {membership(result)}.\n")
+    if result["chosen"] != "given":
+        others = ", ".join(str(step) for step in result["snapshots"] if step != result["step"])
+        command = f'python experiments/watch.py {shlex.quote(result["run"])} "{words}"'
+        command += (" " if len(command) < 66 else " \\\n  ") + f"--step {result['snapshots'][0]}"
+        console.print(f"The others are steps {others}:\n{command}\n")
+
+
 def print_reading(result: Watched, console: Console) -> None:
-    target, p, nats = result["target"], result["probability"], result["surprise_nats"]
-    console.print(f"{result['run']} at step {result['step']:,}. This problem {membership(result)}.\n")
+    target = result["target"]
     rows = [[str(token["position"]), str(token["id"]), token["token"]] for token in result["tokens"]]
     console.print(report.table("Text → tokens", ["position", "id", "token"], rows, text=(2,)))
     print_positions("\nForward: ‖output‖ of each stage at each position", result["forward"], console)
     print_words("\nLikeliest words", result, console)
+    p, nats = written(result["probability"], result["surprise_nats"])
     console.print(
-        f"\nThe right word is {target}. Surprise = −ln p({target}) = −ln {p:.4g} = {nats:.4g} nats\n"
+        f"\nThe right word is {target}. Surprise = −ln p({target}) = −ln {p} = {nats} nats\n"
         f"({result['surprise_bits']:.3g} bits); a uniform guess has {result['uniform_nats']:.2f} nats. "
         "This surprise is the loss.\n"
     )
+
+
+def written(probability: float, nats: float) -> tuple[str, str]:
+    """Return p and −ln p with so many digits that −ln of the one, as it is written, is the other, as it is written.
+
+    >>> written(0.4219, 0.8630), written(0.99997192, 2.808e-05)
+    (('0.4219', '0.863'), ('0.99997192', '2.808e-05'))
+    """
+    for digits in (4, 3, 2, 1):
+        for more in range(4, 18):
+            p, said = f"{probability:.{more}g}", f"{nats:.{digits}g}"
+            if float(p) > 0 and f"{abs(math.log(float(p))):.{digits}g}" == said:
+                return p, said
+    return f"{probability:.17g}", f"{nats:.1g}"  # a surprise smaller than the rounding of p
 
 
 def print_positions(title: str, rows: list[Positions], console: Console) -> None:
@@ -179,43 +145,51 @@ def print_blame(result: Watched, console: Console) -> None:
     console.print(
         f"Predicted drop −⟨g, Δ⟩: {result['predicted_drop']:.6f}.\n"
         f"Actual drop: {result['actual_drop']:.6f}; the credit misses {result['residual']:.1e} of it.\n"
+        f"{promise(result)}\n"
     )
+    print_pipeline(result, console)
     both = zip(result["tokens"], result["token_blame"], strict=True)
     rows = [[str(token["position"]), token["token"], f"{nats:.6f}"] for token, nats in both]
-    console.print(report.table("Blame by position", ["position", "token", "nats"], rows, text=(1,)))
+    console.print(report.table("\nBlame by position", ["position", "token", "nats"], rows, text=(1,)))
+    if any(token["token"] == PAD for token in result["tokens"]):
+        console.print(
+            f"The model attends to {PAD} as to any token, so {PAD} has a part in the answer, and its embedding gets "
+            "blame.",
+        )
 
 
-NOTES = {
-    "gradient": "by the chain rule",
-    "finite difference": "by trying both sides of the value",
-    "trace": "momentum",
-    "mu": "momentum",
-    "nu": "mean of squared gradients",
-    "mu_hat": "mu, corrected for its start at 0",
-    "nu_hat": "nu, corrected for its start at 0",
-    "direction": "what the optimizer makes of the above",
-    "new value": "value + step",
-}
+def promise(result: Watched) -> str:
+    """Return why a step promises another drop than comes."""
+    promised, nats = result["predicted_drop"], result["surprise_nats"]
+    starts = "The promise takes the slope at the start for the whole step"
+    if promised > 0 > result["actual_drop"]:
+        return f"{starts}. The step is too long: it passes the valley, and the surprise rises."
+    if promised <= nats:
+        return f"{starts}; credit follows the slope on the way."
+    return (
+        f"{starts}, so it is more than the {nats:.3g} nats of surprise that there are. The slope flattens on the way "
+        "as p nears 1, and credit follows it."
+    )
 
 
-def print_weight(result: Watched, console: Console) -> None:
-    weight = result["weight"]
-    extra = {name: value for name in ("weight_decay", "clipping") if (value := weight[name])}
-    rows = {
-        "value": weight["value"],
-        "gradient": weight["gradient"],
-        "finite difference": weight["finite_difference"],
-        **weight["state"],
-        "learning rate": weight["learning_rate"],
-        "direction": -weight["from_gradient"] / weight["learning_rate"],
-        **{name.replace("_", " "): value for name, value in extra.items()},
-        "step": weight["step"],
-        "new value": weight["new_value"],
-    }
-    notes = {**NOTES, "step": "−learning rate · direction" + " + the rest" * bool(extra)}
-    cells = [[name, f"{value:.8g}", notes.get(name, "")] for name, value in rows.items()]
-    title = rich.markup.escape(f"\nOne weight: {weight['path']}")
-    console.print(report.table(title, ["", "", ""], cells, text=(0, 2)))
+def print_pipeline(result: Watched, console: Console) -> None:
+    """Print the way from the text to the answer, and the blame on the way back."""
+    said, shares = result["predictions"][0]["token"], result["blame_parts"]
+    is_right = said == result["target"]
+    for line in pipeline.pipeline_lines(f"{question(result)} ___", said, is_right, shares, console.width):
+        console.print(line, no_wrap=True, overflow="ignore", crop=False)
+    if shares is None:
+        return
+    console.print(
+        "Here one would look for the tutorial's 5 → 15 → 30 → 50 %, from the tokenizer to the output. "
+        "A tokenizer has no weights to blame."
+    )
+    into, out = result["stages"][-2]["message_in"], result["stages"][-2]["message_out"] or 0.0
+    if max(shares, key=shares.__getitem__) == "embeddings" and out > into:
+        console.print(
+            f"The embeddings lead because the message grows from {into:.3g} to {out:.3g} on its way to them: they are "
+            "small, and the norm before the first attention scales them up."
+        )
 
 
 def print_after(result: Watched, console: Console) -> None:
@@ -226,3 +200,10 @@ def print_after(result: Watched, console: Console) -> None:
         f"\np({target}) went from {before} to {now}, the surprise from {result['surprise_nats']:.4g} to "
         f"{after['surprise_nats']:.4g} nats."
     )
+    rows = []
+    for row in result["before_and_after"]:
+        note = {"first": " (untrained)" if row["step"] == 0 else "", "after this step": " + this step"}
+        name = f"step {row['step']:,}{note.get(row['when'], '')}"
+        rows.append([name, *answer_cells(row, target), f"{row['surprise_nats']:.4g}"])
+    columns = ["", "next word", "p", f"p({target})", "surprise (nats)"]
+    console.print(report.table(f"\nBefore and after: {question(result)} ___", columns, rows, text=(0, 1)))

@@ -25,12 +25,14 @@ from jaxcalc.batch import Batch
 from jaxcalc.errors import InputError, check_choice
 from jaxcalc.losses import ApplyFn, answer_logits, check_mask, loss, token_cross_entropy
 from jaxcalc.model import apply, attend, keys_values
+from jaxcalc.numerics import quadrature
 from jaxcalc.params import Params, axes_of
 from jaxcalc.reprs import outline
 from jaxcalc.steps import Step
 from jaxcalc.trees import named_leaves
 
-Level = Literal["stage", "block", "head", "leaf", "weight"]
+Level = Literal["part", "stage", "block", "head", "leaf", "weight"]
+PARTS = {"embed": "embeddings", "attention": "attention", "mlp": "feed-forward"}  # by the last word of a stage's name
 
 SMALLEST_TOTAL = 1e-4
 """In nats: shares of a smaller drop would say more about rounding than about learning."""
@@ -65,11 +67,9 @@ class Account:
 
     def __repr__(self) -> str:
         rows = {**self.nats, "total": self.total}
-        shares = (
-            {name: f" {share:8.2%}" for name, share in {**self.shares, "total": 1.0}.items()} if self.shares else {}
-        )
-        width = max(map(len, rows))
-        lines = [f"{name:{width}} {nats:10.3e} nats{shares.get(name, '')}" for name, nats in rows.items()]
+        width, whole = max(map(len, rows)), self.total
+        percents = {name: "" if self.withheld else f" {nats / whole:8.2%}" for name, nats in rows.items()}
+        lines = [f"{name:{width}} {nats:10.3e} nats{percents[name]}" for name, nats in rows.items()]
         lines += [f"no percentages: {self.withheld}"] if self.withheld else []
         if not self.splits_decay:
             lines.append("weight decay is not split off: the step depends on the weights in another way as well")
@@ -84,7 +84,8 @@ def assign_blame(grads: Any, step: Step, level: Level = "stage") -> Account:
     Works on any pytree. Sums are in float64, so the total is the same at every level.
 
     Args:
-      level: what a row is: a "stage" (named as in `backprop.stages`), a "block", a "head", a "leaf" or a "weight".
+      level: what a row is: a "part" ("embeddings", "attention", "feed-forward" or "output", over all blocks), a
+        "stage" (named as in `backprop.stages`), a "block", a "head", a "leaf" or a "weight".
 
     Raises `InputError` for an unknown level and for a gradient or update that is not finite, naming the leaf.
 
@@ -133,12 +134,9 @@ def mean_gradient(params: Any, step: Step, batch: Batch, n_points: int = 32, app
     Raises `InputError` for `n_points` below 1 and for a batch whose mask is all zero.
     """
     check_mask(batch)
-    if n_points < 1:
-        raise InputError(f"n_points is {n_points}; it must be at least 1")
-    nodes, weights = np.polynomial.legendre.leggauss(n_points)  # on −1 … 1
     total = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
-    for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True):
-        total = _add_gradient(total, params, step.update, batch, (node + 1) / 2, weight / 2, apply_fn)
+    for t, share in quadrature(n_points):
+        total = _add_gradient(total, params, step.update, batch, t, share, apply_fn)
     return total
 
 
@@ -296,4 +294,5 @@ def _rows(name: str, terms: np.ndarray, level: Level) -> Iterator[tuple[str, flo
         yield f"{stage} {last}", float(terms.sum())
     else:
         block = re.sub(r"^(block \d+) .*", r"\1", stage)
-        yield {"leaf": name, "block": block}.get(level, stage), float(terms.sum())
+        part = PARTS.get(stage.rpartition(" ")[2], stage)
+        yield {"leaf": name, "block": block, "part": part}.get(level, stage), float(terms.sum())

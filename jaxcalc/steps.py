@@ -11,6 +11,7 @@ import optax
 from jaxcalc.numerics import default_promotion
 from jaxcalc.optimizers import OwnOptimizer, ValueFn, check_update, extra_arguments
 from jaxcalc.reprs import outline
+from jaxcalc.trees import dotted
 
 
 class Step(NamedTuple):
@@ -91,6 +92,35 @@ def take_step(
     after = optax.apply_updates(params, update)
     parts = undecayed, subtract(plain, undecayed), subtract(update, plain)
     return Step(update, *parts, after, state, splits_decay)
+
+
+def forget(opt_state: Any, grads: Any, beta: float, n_steps: int) -> Any:
+    """Return an optimizer's state as if every earlier gradient had been this one, so that momentum turns nothing.
+
+    "mu", a running mean, becomes (1 − βⁿ) g after n steps; "trace", a running sum, becomes 0. The rest stays.
+
+    >>> tx, g = optax.sgd(0.1, momentum=0.9), jnp.array([1.0, -2.0])
+    >>> forget(tx.update(g, tx.init(g))[1], g, beta=0.9, n_steps=1)[0].trace.tolist()
+    [0.0, 0.0]
+    """
+    structure = jax.tree.structure(grads)
+
+    def is_like_grads(node: Any) -> bool:
+        return jax.tree.structure(node, is_leaf=is_masked) == structure
+
+    def forgotten(path: Any, node: Any) -> Any:
+        name = dotted(path).rpartition(".")[2]
+        if name not in ("mu", "trace") or not is_like_grads(node):
+            return node
+        share = 1 - beta**n_steps if name == "mu" else 0
+        return jax.tree.map(lambda held, g: held if is_masked(held) else share * g + 0, node, grads, is_leaf=is_masked)
+
+    return jax.tree.map_with_path(forgotten, opt_state, is_leaf=is_like_grads)
+
+
+def is_masked(node: Any) -> bool:
+    """Return whether a node stands for a leaf of which this part of an optimizer knows nothing."""
+    return isinstance(node, optax.MaskedNode)
 
 
 def _only_decays(

@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxcalc.batch import Batch
 from jaxcalc.errors import InputError
 from jaxcalc.losses import ApplyFn, check_mask, loss
 from jaxcalc.model import apply
-from jaxcalc.steps import Step
+from jaxcalc.steps import Step, is_masked
 from jaxcalc.trees import dotted, named_leaves
 
 
@@ -114,7 +113,8 @@ def find_weight(tree: Any, path: str) -> tuple[str, tuple[int, ...]]:
     return leaf, index
 
 
-_jitted_loss = jax.jit(loss, static_argnames="apply_fn")
+_jitted_loss = jax.jit(loss, static_argnames="apply_fn", compiler_options={"xla_backend_optimization_level": 0})
+"""The loss, quick to compile: it runs twice."""
 
 
 def _finite_difference(params: Any, leaf: str, index: tuple[int, ...], batch: Batch, apply_fn: ApplyFn) -> float:
@@ -143,14 +143,14 @@ def _optimizer_state(
     position, shape, structure = list(weights).index(leaf), np.shape(weights[leaf]), jax.tree.structure(params)
 
     def is_like_params(node: Any) -> bool:
-        return jax.tree.structure(node, is_leaf=_is_masked) == structure
+        return jax.tree.structure(node, is_leaf=is_masked) == structure
 
     held: dict[str, float] = {}
     for path, node in jax.tree.leaves_with_path(opt_state, is_leaf=is_like_params):
         if not is_like_params(node):
             continue
-        own: Any = jax.tree.leaves(node, is_leaf=_is_masked)[position]
-        if not _is_masked(own) and np.shape(own) == shape and jnp.issubdtype(jnp.result_type(own), jnp.inexact):
+        own: Any = jax.tree.leaves(node, is_leaf=is_masked)[position]
+        if not is_masked(own) and np.shape(own) == shape and jnp.issubdtype(jnp.result_type(own), jnp.inexact):
             held[dotted(path)] = float(np.asarray(own)[index])
     ends = [path.rpartition(".")[2] for path in held]
     names = {path: path if ends.count(end) > 1 else end for path, end in zip(held, ends, strict=True)}
@@ -163,8 +163,3 @@ def _optimizer_state(
                 corrected = held[owner + moment] / (1 - beta ** int(counts[f"{owner}count"]))
                 state[f"{names[owner + moment]}_hat"] = corrected
     return state
-
-
-def _is_masked(node: Any) -> bool:
-    """Return whether a node stands for a leaf of which this part of an optimizer knows nothing."""
-    return isinstance(node, optax.MaskedNode)

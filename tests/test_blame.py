@@ -28,7 +28,7 @@ loss = jax.jit(jaxcalc.loss)
 grad = jax.jit(jax.grad(jaxcalc.loss))
 grads_by_token = jax.jit(lambda params, batch: token_grads(params, walk(params, batch)))
 STAGES = ["embed", "block 0 attention", "block 0 mlp", "block 1 attention", "block 1 mlp", "output"]
-LEVELS: tuple[Level, ...] = ("stage", "block", "head", "leaf", "weight")
+LEVELS: tuple[Level, ...] = ("part", "stage", "block", "head", "leaf", "weight")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_at_every_level_blame_sums_to_the_predicted_drop(
     assert sum(shares.values()) == pytest.approx(1, abs=1e-12)
     assert account.nats["weight decay"] == pytest.approx(-inner(grads, step.weight_decay))
     assert account.nats["clipping"] == pytest.approx(-inner(grads, step.clipping))
-    rows = {"stage": 6, "block": 4, "head": 4 + 2 * (2 + 1), "leaf": 20, "weight": jaxcalc.count(params)}
+    rows = {"part": 4, "stage": 6, "block": 4, "head": 4 + 2 * (2 + 1), "leaf": 20, "weight": jaxcalc.count(params)}
     assert len(account.nats) == rows[level] + 2
 
 
@@ -107,6 +107,15 @@ def test_a_head_is_blamed_for_its_own_slices(params: Params, grads: Params) -> N
     assert heads["block 1 head 1"] == pytest.approx(sum(inner(leaf, leaf) for leaf in own))
     weights = assign_blame(grads, step, "weight").nats
     assert weights["blocks.1.attention.out[1,3,5]"] == pytest.approx(float(attention["out"][1, 3, 5]) ** 2)
+
+
+def test_a_part_is_all_blocks_together(params: Params, grads: Params) -> None:
+    step = sgd_step(1.0, grads, params)
+    parts, by_stage = assign_blame(grads, step, "part").nats, assign_blame(grads, step).nats
+    assert list(parts) == ["attention", "feed-forward", "embeddings", "output"]
+    for part, stage in (("attention", "attention"), ("feed-forward", "mlp")):
+        assert parts[part] == pytest.approx(by_stage[f"block 0 {stage}"] + by_stage[f"block 1 {stage}"])
+    assert (parts["embeddings"], parts["output"]) == (by_stage["embed"], by_stage["output"])
 
 
 def test_momentum_can_make_a_share_negative(params: Params, grads: Params) -> None:

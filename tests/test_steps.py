@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import jaxcalc
 from jaxcalc import Batch, Params, Task, make_optimizer
-from jaxcalc.optimizers import OptimizerName
-from jaxcalc.steps import Step, take_step
+from jaxcalc.optimizers import ADAM_BETAS, OptimizerName
+from jaxcalc.steps import Step, forget, take_step
 from jaxcalc.training import train_step
 
 grad = jax.jit(jax.grad(jaxcalc.loss))
@@ -61,3 +61,25 @@ def test_plain_sgd_reads_as_w_minus_rate_times_g(value: float, gradient: float, 
     params, grads = {"w": jnp.float32(value)}, {"w": jnp.float32(gradient)}
     step: Step = take_step(tx, grads, tx.init(params), params)
     assert float(step.params["w"]) == pytest.approx(value - rate * gradient, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw", "sgd"])
+def test_a_state_that_forgot_makes_the_step_of_equal_gradients(
+    name: OptimizerName, params: Params, batch: Batch
+) -> None:
+    """After steps with one gradient only, there is nothing to forget but a sum of it: momentum turns nothing."""
+    tx, grads = make_optimizer(name, None), grad(params, batch)
+    opt_state = tx.init(params)
+    steps = [take_step(tx, grads, opt_state, params)]
+    for _ in range(2):
+        steps.append(take_step(tx, grads, steps[-1].opt_state, params))
+    forgot = take_step(tx, grads, forget(steps[1].opt_state, grads, ADAM_BETAS[0], 2), params)
+    expected = steps[0 if name == "sgd" else 2].from_gradient  # a trace forgets the sum
+    chex.assert_trees_all_close(forgot.from_gradient, expected, rtol=1e-2, atol=1e-5)
+    other = take_step(tx, jax.tree.map(jnp.negative, grads), steps[1].opt_state, params).opt_state
+    chex.assert_trees_all_close(
+        take_step(tx, grads, forget(other, grads, ADAM_BETAS[0], 3), params).from_gradient,
+        take_step(tx, grads, forget(steps[2].opt_state, grads, ADAM_BETAS[0], 3), params).from_gradient,
+        rtol=1e-2,
+        atol=1e-5,
+    )

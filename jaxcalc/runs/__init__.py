@@ -18,6 +18,7 @@ share       the file in which a trained model is shared
 stablehlo   a trained model as a program that needs no jaxcalc
 report      tables and progress in the terminal
 figures     the learning curve
+pipeline    the way from text to answer, and the blame on the way back
 text        numbers for people
 files       paths, and writing a file whole or not at all
 cli         how a script reads its command line and ends

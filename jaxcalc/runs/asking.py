@@ -15,7 +15,7 @@ from jaxcalc.params import Params
 from jaxcalc.runs.placement import QUICK_TO_COMPILE
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.task import Task
-from jaxcalc.tasks.tokenizer import END
+from jaxcalc.tasks.tokenizer import END, EQUALS
 
 RUNNERS_UP = 4
 
@@ -81,10 +81,45 @@ def lesson(task: Task, question: str) -> Batch:
 
     Raises `InputError` for a question that the task does not contain: no answer is right.
     """
+    prompt, answer = _asked(task, question)
+    return _one(task, prompt, answer, len(answer))
+
+
+def next_word(task: Task, text: str) -> Batch:
+    """Return a batch of one sequence: a question, perhaps with some of its answer, and the loss on the next word.
+
+    watch.py, the notebook and the explorer's page learn from this batch, so that their totals agree.
+
+    Raises `InputError` as `lesson` does, and for words that do not begin the right answer.
+
+    >>> from jaxcalc import calculator
+    >>> task = calculator()
+    >>> batch = next_word(task, "seven times eight equals fifty")
+    >>> task.tokenizer.token(int(batch.tokens[0, -1])), batch.mask.tolist()
+    ('six', [[1.0]])
+    """
+    words = task.tokenizer.canonical(text)
+    middle = words.index(EQUALS) + 1 if EQUALS in words else len(words)
+    prompt, answer = _asked(task, " ".join(words[:middle]))
+    begun = words[middle:]
+    if begun != answer[: len(begun)]:
+        raise InputError(
+            f"{' '.join(begun)!r} does not begin the right answer, {' '.join(answer[:-1])!r}; leave it out to see what "
+            "the model would say"
+        )
+    return _one(task, prompt, answer[: len(begun) + 1], 1)
+
+
+def _asked(task: Task, question: str) -> tuple[list[int], list[str]]:
+    """Return the ids of a question, padding included, and the words of its right answer, its end included."""
     problem = task.parse(question)
     if problem.answer is None or task.membership(problem) == "outside":
         limit = task.tokenizer.max_number
         raise InputError(f"{question!r} has no answer from 0 to {limit}, so none is right and there is no loss")
-    answer = [task.tokenizer.ids[word] for word in (*task.tokenizer.spell(problem.answer), END)]
-    tokens = np.array([[*task.encode(question), *answer]], np.int32)
-    return Batch(jnp.asarray(tokens), jnp.ones((1, len(answer)), jnp.float32))
+    return task.encode(question).tolist(), [*task.tokenizer.spell(problem.answer), END]
+
+
+def _one(task: Task, prompt: list[int], answer: list[str], n_counted: int) -> Batch:
+    """Return one sequence as a batch, with the loss on its last words."""
+    tokens = np.array([[*prompt, *(task.tokenizer.ids[word] for word in answer)]], np.int32)
+    return Batch(jnp.asarray(tokens), jnp.ones((1, n_counted), jnp.float32))

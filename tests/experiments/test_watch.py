@@ -9,12 +9,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import nbclient
 import nbformat
+import numpy as np
 import pytest
+import watch
+import watch_learning
+import watch_tables
+import watch_weight
 from scripts import EXPERIMENTS, TINY, run_script
 
+import jaxcalc
 from jaxcalc import runs
+from jaxcalc.blame import mean_gradient
+from jaxcalc.runs import asking
 
 
 def watched(*arguments: str | Path) -> dict:
@@ -103,6 +112,68 @@ def test_watch_prints_plain_text_for_80_columns(small_run: Path) -> None:
     assert "…" not in out
 
 
+def test_watch_opens_at_the_newest_snapshot_that_is_wrong(small_run: Path) -> None:
+    question = "two plus three"
+    rows = watched(small_run, question, "--replay")["replay"]
+    wrong = [row["step"] for row in rows if row["predictions"][0]["token"] != "five"]
+    result = watched(small_run, question)
+    assert (result["chosen"], result["step"]) == ("newest wrong", wrong[-1])
+    status, out, _ = run_script("watch", small_run, question)
+    assert status == 0
+    assert out.startswith("two plus three equals ___\n")
+    assert "the newest of its snapshots that is wrong" in " ".join(out.split())
+    assert '"two plus three" --step 0' in " ".join(out.replace("\\", " ").split())
+    whens = [row["when"] for row in result["before_and_after"]]
+    assert whens == ["first", "here", "after this step", "last"][: 4 - (wrong[-1] == 60)]
+    assert result["before_and_after"][0]["step"] == 0
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_watch_follows_one_weight_of_a_word_from_plain_sgd_to_the_step(small_run: Path) -> None:
+    result = watched(small_run, "two plus three", "--step", "30")
+    weight = result["weight"]
+    words = {token["id"] for token in result["tokens"]} - {0}
+    assert int(re.fullmatch(r"embed\.token\[(\d+),\d+\]", weight["path"])[1]) in words  # never padding
+    ways = watch_weight.ways_to_the_step(result)
+    assert ways[0][0] == "plain SGD"
+    assert ways[0][2] == pytest.approx(-weight["learning_rate"] * weight["gradient"])
+    assert sum(change for _, change, _ in ways) == pytest.approx(weight["step"], rel=1e-4)
+    plain = watched(small_run, "two plus three", "--step", "30", "--optimizer", "sgd")
+    assert watch_weight.verdict(watch_weight.ways_to_the_step(plain)) == "The step is that of plain SGD."
+
+
+def test_the_verdict_names_what_turned_a_step() -> None:
+    ways = [("plain SGD", -0.2, -0.2), ("Adam instead", 0.1, -0.1), ("momentum", 0.3, 0.2)]
+    assert "momentum turned the step: it adds +0.3 and makes it +0.2" in watch_weight.verdict(ways)
+    assert "0.5 times as long" in watch_weight.verdict(ways[:2])
+    back = [*ways, ("weight decay", -0.3, -0.1)]
+    assert "against the gradient too" in watch_weight.verdict(back)
+
+
+def test_what_was_promised_is_explained_as_it_came(small_run: Path) -> None:
+    result = watched(small_run, "two plus three", "--step", "0")
+    assert watch_tables.promise({**result, "actual_drop": -1.0, "predicted_drop": 2.0}).endswith("the surprise rises.")
+    assert "more than the 1.5 nats" in watch_tables.promise({**result, "predicted_drop": 13.3, "surprise_nats": 1.5})
+    assert "flattens" not in watch_tables.promise({**result, "predicted_drop": 0.1, "actual_drop": 0.1})
+
+
+@pytest.mark.parametrize("nats", [0.863, 3.4641, 2.8082e-05, 1e-9, 3e-17, 0.0, 41.2])
+def test_the_logarithm_of_what_is_printed_is_what_is_printed(nats: float) -> None:
+    p, said = watch_tables.written(math.exp(-nats), nats)
+    assert -math.log(float(p)) == pytest.approx(float(said), rel=0.06, abs=1e-15)
+    assert said == f"{nats:.4g}" or nats < 1e-11
+
+
+def test_the_mean_gradient_is_that_of_the_library(small_run: Path) -> None:
+    run = jaxcalc.load_run(small_run)
+    state = watch_learning.host(runs.load_snapshot(run, 30))
+    batch = watch_learning.host(asking.next_word(run.task, "two plus three"))
+    _, grads, _ = watch_learning.study(state.params, batch)
+    step = watch_learning.make_step(run, state, grads, None, None).step
+    ours, theirs = watch_learning.mean_gradient(state.params, step, batch), mean_gradient(state.params, step, batch)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), ours, theirs)
+
+
 def test_watch_withholds_percentages_of_next_to_nothing(small_run: Path) -> None:
     arguments = [small_run, "two plus three", "--step", "0", "--optimizer", "sgd", "--learning-rate", "1e-7"]
     result = watched(*arguments)
@@ -124,7 +195,17 @@ def test_watch_replays_a_run(small_run: Path) -> None:
     status, out, _ = run_script("watch", small_run, "two plus three", "--replay")
     assert status == 0
     assert "two plus three equals → five" in out
-    assert len(out.splitlines()) == 3 + 7 + 2
+    assert "examples seen" in out
+    assert [row["examples"] for row in result["replay"]] == [32 * step for step in range(0, 70, 10)]
+    assert "For five, p passes 94 % for good" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_a_word_is_known_where_it_stays_known() -> None:
+    rows = [{"step": step, "examples": 32 * step} for step in (0, 10, 20, 30)]
+    assert watch.first_for_good(rows, [True, False, True, True]) == {"step": 20, "examples": 640, "before": 10}
+    assert watch.first_for_good(rows, [True] * 4) == {"step": 0, "examples": 0, "before": None}
+    assert watch.first_for_good(rows, [True, True, True, False]) is None
 
 
 @pytest.mark.parametrize(
