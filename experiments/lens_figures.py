@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxcalc import lens
-from jaxcalc.runs.figures import COLOURS
+from jaxcalc.runs.style import COLOURS
 from jaxcalc.tasks.tokenizer import EQUALS, PAD
 
 
