@@ -34,7 +34,10 @@ def new_figure(title: str, caption: str, height: float, width: float = WIDTH) ->
     from matplotlib.figure import Figure  # slow to import, and most of a run needs no figure
 
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    title, caption = (textwrap.fill(text, int(width * n)) for text, n in ((title, 9), (caption, 14)))
+    title, caption = (
+        textwrap.fill(text.replace(" %", "\N{NO-BREAK SPACE}%"), int(width * letters_per_inch))
+        for text, letters_per_inch in ((title, 9.7), (caption, 15.3))
+    )
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, weight="bold", color=INK)
     figure.supxlabel(caption, x=0.01, ha="left", fontsize=8.5, color=MUTED)
     return figure
@@ -89,9 +92,10 @@ def table(
     return image
 
 
-def colour_bar(figure: "Figure", image: Any, axes: Any, label: str) -> None:
+def colour_bar(figure: "Figure", image: Any, axes: Any, label: str, ticks: Sequence[float] | None = None) -> None:
     """Add a colour bar that says what the colours of `axes` mean."""
-    bar = figure.colorbar(image, ax=axes, aspect=30, pad=0.02)
+    bar = figure.colorbar(image, ax=axes, aspect=35, pad=0.02, ticks=ticks, format=None if ticks is None else "%g")
     bar.set_label(label, fontsize=8.5, color=INK)
     bar.ax.tick_params(labelsize=8, color=CONTROL, labelcolor=INK)
+    bar.ax.minorticks_off()
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
