@@ -36,7 +36,8 @@ def operation(found: Measures, blank: Measures) -> Figure:
     caption = (
         "One place of the stream (column), after one stage (row), is taken from the same question with another "
         "operation. The number says how many nats ln p of the right answer loses; white: no effect. Controls: the "
-        f"other places, and an untrained model, in which nothing costs more than {control:.2f} nats."
+        "other places, and an untrained model: there it costs "
+        f"{blank['swaps'][0]['from']} at most {control:.2f} nats."
     )
     title = (
         f'The operation swapped at "equals", at the end, costs {max(at_end, 0):.0f} nats or more; at its own word, '
