@@ -2,8 +2,8 @@
 
 Says what a run has learned: measures it, tests it by changing the model, and states each claim beside its controls.
 Writes 11 figures, findings.json and findings.md into the run's folder lens, in about 90 s on two cores. None of the
-25 claims holds for an untrained model. For the default run the answer's tens digit can be read at "equals" (100 %;
-29 % for untrained models), and so can its ones digit (79 %; 16 %).
+25 claims holds for an untrained model. For the default run the answer's tens digit can be read at "equals" (99 %;
+29 % for untrained models), and so can its ones digit (86 %; 16 %).
 
 python experiments/lens.py runs/calculator --question "two plus three"   # one picture, in seconds: where heads look
 python experiments/lens.py runs/calculator --step 0                   # the untrained model: no claim holds
