@@ -23,12 +23,12 @@ from PIL import Image
 import jaxcalc
 from jaxcalc import runs
 from jaxcalc.errors import InputError
-from jaxcalc.runs import cli, figures
+from jaxcalc.runs import cli, style
 from jaxcalc.runs.text import percent
 from jaxcalc.tasks.words import NUMBER_WORDS
 
-DARK, GREY, PALE, GREEN = "#222222", "#8a8f98", "#e4e6ea", "#2a9d4a"
-PALETTE = ("#ffffff", DARK, GREY, PALE, GREEN, *figures.COLOURS.values(), "#595959", "#b3b3b3", "#d4d4d4", "#94cea4")
+DARK, GREY, PALE, GREEN = style.INK, style.CONTROL, style.PALE, "#2a9d4a"
+PALETTE = ("#ffffff", DARK, GREY, PALE, GREEN, *style.COLOURS.values(), "#595959", "#b3b3b3", "#d4d4d4", "#94cea4")
 FRAME_MS, LAST_MS = 220, 5_000
 
 
@@ -95,7 +95,7 @@ def draw(
         rows = np.asarray(task.problems)[:, 1] == index
         share = percent(float(correct[rows & held_out].mean()))
         axes = figure.add_subplot(right[index // 2, index % 2])
-        table(axes, np.asarray(task.problems)[rows], correct[rows], figures.COLOURS[operation])
+        table(axes, np.asarray(task.problems)[rows], correct[rows], style.COLOURS[operation])
         axes.set_title(f"{operation}: {share}", fontsize=9, color=DARK, loc="left", pad=3)
     figure.text(0.55, 0.94, f"All {len(correct):,} problems: first number →, second ↑", fontsize=9, color=DARK)
     figure.text(0.55, 0.89, "Coloured where the answer is right; %: of the held-out", fontsize=9, color=DARK)

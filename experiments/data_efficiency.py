@@ -22,7 +22,7 @@ from rich.console import Console
 
 from jaxcalc import runs
 from jaxcalc.errors import InputError
-from jaxcalc.runs import cli, figures, report
+from jaxcalc.runs import cli, report, style
 from jaxcalc.runs.options import TrainOptions
 
 Row = dict[str, Any]
@@ -136,7 +136,7 @@ def draw(path: Path, rows: list[Row]) -> None:
     axes = figure.subplots()
     held_out = [100 * row["held_out"] for row in rows]
     for name in (name for name in rows[0] if name not in ("held_out", "n_train")):
-        colour = figures.COLOURS.get(name, "black")
+        colour = style.COLOURS.get(name, "black")
         medians = [100 * statistics.median(row[name]) for row in rows]
         axes.plot(held_out, medians, marker="o", label=name, color=colour, linestyle="--" if name == "all" else "-")
         worst, best = ([100 * row[name][end] for row in rows] for end in (0, -1))

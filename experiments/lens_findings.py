@@ -1,10 +1,9 @@
 """The findings of lens.py: each claim has a number and controls, and the numbers decide the verdict and the words."""
 
-from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
-from lens_measures import History, Matrix, Measures, Probe, Swap  # beside this script
+from lens_measures import Matrix, Measures, Probe, Swap, stage_name  # beside this script
 
 from jaxcalc import lens
 
@@ -85,7 +84,7 @@ def attention_claims(found: Measures, blank: list[Measures]) -> list[Claim]:
         value = look(found, best, query, keys)
         controls = [max(look(other, head, query, keys) for head in other["attention"]) for other in blank]
         seen = " and ".join(f'"{key}"' for key in keys)
-        text = f'head {best} gives {value:.0%} of the attention of "{query}" to {seen}'
+        text = f'{best} gives {value:.0%} of the attention of "{query}" to {seen}'
         made.append(make_claim("attention", name, text, value, controls, 0.1, "share"))
     by_mean, by_zero = (found["lost_without_head"][kind] for kind in ("mean", "zero"))
     for operation in found["exact_match"]:
@@ -93,7 +92,7 @@ def attention_claims(found: Measures, blank: list[Measures]) -> list[Claim]:
         best = max(lost, key=lost.__getitem__)
         controls = [max(costs[operation] for costs in other["lost_without_head"]["mean"].values()) for other in blank]
         text = (
-            f'when the mean replaces what head {best} mixes, "{operation}" loses {points(lost[best])} points of exact '
+            f'when the mean replaces what {best} mixes, "{operation}" loses {points(lost[best])} points of exact '
             f"match, and when zero does, {points(by_zero[best][operation])}; without the head that it needs least it "
             f"loses {points(min(lost.values()))}"
         )
@@ -127,7 +126,7 @@ def probe_claim(what: str, where: str, sites: list[str], scores: Probe, blank: l
     unit = "R²" if what.endswith("magnitude") else "share right"
     untrained = [max(other["score"]) for other in blank]
     text = (
-        f"a linear probe after {sites[best]} reads {what} {where} with {unit} {score:.2f}; "
+        f"a linear probe after {stage_name(sites[best])} reads {what} {where} with {unit} {score:.2f}; "
         f"with shuffled labels {shuffled:.2f}, from untrained models at most {max(untrained):.2f}"
     )
     margin = max(0.05, scores["n"] ** -0.5)  # at least two standard errors of a share of n
@@ -135,10 +134,10 @@ def probe_claim(what: str, where: str, sites: list[str], scores: Probe, blank: l
 
 
 def operation_claims(found: Measures, blank: list[Measures]) -> list[Claim]:
-    swap, sites = found["swap"], found["stages"]
-    others = [other["swap"] for other in blank if other["swap"]]
-    if not swap:
+    if not found["swaps"]:
         return []
+    swap, *others = (measures["swaps"][0] for measures in (found, *blank))
+    sites = [stage_name(site) for site in found["stages"]]
     made = []
     for place in ("operation", "equals"):
         costs, *controls = (-np.array(each["change_in_log_prob"])[1:, ROLE[place]] for each in (swap, *others))
@@ -181,12 +180,12 @@ def output_claims(found: Measures, blank: list[Measures]) -> list[Claim]:
     best = int(gains.argmax())
     text = (
         f"read out after each stage, the answer's first word has probability {', '.join(f'{p:.2f}' for p in right)}; "
-        f"{found['stages'][best + 1]} adds most"
+        f"{stage_name(found['stages'][best + 1])} adds most"
     )
     controls = [float(np.diff(first_word(other["p_right_by_stage"])).max()) for other in blank]
     made = [make_claim("output", "a stage says the word", text, float(gains[best]), controls, 0.05, "probability")]
 
-    parts = {name: values[0] for name, values in found["contributions"].items()}
+    parts = {stage_name(name): values[0] for name, values in found["contributions"].items()}
     writer = max(parts, key=parts.__getitem__)
     others = ", ".join(f"{name} {value:.1f}" for name, value in parts.items() if name != writer)
     text = (
@@ -211,76 +210,3 @@ def stable(first: list[Claim], others: list[list[Claim]]) -> list[Stable]:
         }
         for row in zip(first, *others, strict=True)
     ]
-
-
-def as_text(result: Mapping[str, Any], figures: list[str], n_controls: int) -> str:
-    """Return the findings as Markdown."""
-    findings: list[Claim] = result["findings"]
-    n_hold = sum(claim["holds"] for claim in findings)
-    what = "the trained model" if result["step"] is None else f"the snapshot of step {result['step']:,}"
-    verdict = f"{n_hold} of {len(findings)} claims hold."
-    if not n_hold:
-        verdict = f"None of {len(findings)} claims holds: the model shows nothing that untrained models do not show."
-    lines = [
-        f"# What {result['run']} has learned",
-        "",
-        f"Seed {result['seed']}, {what}. A claim holds if its number exceeds every control by more than a margin. "
-        f"The controls are {n_controls} untrained models and, for probes and periods, shuffled labels.",
-        "",
-        verdict,
-    ]
-    for topic in dict.fromkeys(claim["topic"] for claim in findings):
-        lines += ["", f"## {topic.capitalize()}", ""]
-        lines += [sentence(claim) for claim in findings if claim["topic"] == topic]
-    if result["while_it_learns"]:
-        lines += ["", "## While it learns", "", *learning_lines(result["while_it_learns"])]
-    if result["stable"]:
-        seeds = [result["seed"], *(run["seed"] for run in result["other_runs"])]
-        lines += ["", "## With other seeds", "", *stable_lines(result["stable"], seeds)]
-    return "\n".join([*lines, "", *(f"![{name}]({name}.png)" for name in figures), ""])
-
-
-def sentence(claim: Claim) -> str:
-    verdict = "**holds**" if claim["holds"] else "**does not hold**"
-    name, text = (words[0].upper() + words[1:] for words in (claim["claim"], claim["text"]))
-    return (
-        f"- {name}: {verdict}. {text}. (Control {claim['control']:.3g} {claim['unit']}, margin {claim['margin']:.2g}.)"
-    )
-
-
-def learning_lines(history: History) -> list[str]:
-    table = history["snapshots"]
-    lines = []
-    for operation in table[0]["exact_match"]:
-        reached = next((row["step"] for row in table if row["exact_match"][operation] >= 0.9), None)
-        when = "less than 90 % of the whole table is right at every snapshot"
-        if reached is not None:
-            when = f"90 % of the whole table is right by step {reached:,}"
-        lines.append(f"- {operation}: {when}.")
-    sharp = ", ".join(f"{row['sharpness']:.3g} (step {row['step']:,})" for row in table)
-    lines.append(f"- Sharpness, the Hessian's largest eigenvalue on {history['n_problems']} problems: {sharp}.")
-    if history["mistakes"]:
-        kinds = ("right ones", "right tens", "off by one", "off by ten")
-        lines += [
-            "",
-            f"Wrong answers at step {history['mistakes_step']:,}. The shares in brackets are by chance: the same "
-            "answers, dealt to other problems of the operation.",
-            "",
-            f"| operation | wrong | {' | '.join(kinds)} |",
-            "|---|---|" + "---|" * len(kinds),
-        ]
-        for name, row in history["mistakes"].items():
-            shares = [(row[kind], row[f"{kind}, by chance"]) for kind in kinds]
-            cells = ["–" if None in both else "{:.0%} ({:.0%})".format(*both) for both in shares]
-            lines.append(f"| {name} | {row['wrong']:,} of {row['problems']:,} | {' | '.join(cells)} |")
-    return lines
-
-
-def stable_lines(rows: list[Stable], seeds: list[int]) -> list[str]:
-    lines = [f"| claim | {' | '.join(f'seed {seed}' for seed in seeds)} | |", "|---|" + "---|" * (len(seeds) + 1)]
-    for row in rows:
-        both = zip(row["values"], row["holds"], strict=True)
-        cells = [f"{value:.2f}{'' if holds else ' ✗'}" for value, holds in both]
-        verdict = ("holds in all" if row["holds"][0] else "holds in none") if row["same"] else "differs"
-        lines.append(f"| {row['claim']} | {' | '.join(cells)} | {verdict} |")
-    return lines

@@ -60,9 +60,18 @@ class Measures(TypedDict):
     pca: list[Matrix]
     pca_variance: Matrix
     distances: Matrix
-    swap: Swap | None
+    swaps: list[Swap]
     p_right_by_stage: Matrix
     contributions: dict[str, list[float]]
+
+
+class NumberMap(TypedDict):
+    """Where the numbers 0 … max_number lie after each stage, and how far apart after the last one."""
+
+    name: str
+    pca: list[Matrix]
+    pca_variance: Matrix
+    distances: Matrix
 
 
 class Example(TypedDict):
@@ -70,6 +79,7 @@ class Example(TypedDict):
 
     words: list[str]
     attention: dict[str, Matrix]
+    untrained: float  # the most that a head of an untrained model gives one word when the answer is due
 
 
 class Snapshot(TypedDict):
@@ -86,6 +96,7 @@ class History(TypedDict):
     """Measures of a run's snapshots, and the mistakes of the one that is right on about half of the table."""
 
     n_problems: int
+    batch_size: int
     snapshots: list[Snapshot]
     mistakes_step: int
     mistakes: dict[str, dict[str, float | None]]
@@ -99,15 +110,21 @@ class Surroundings(TypedDict):
     step_lengths: float
 
 
-def measure(params: jaxcalc.Params, task: Calculator) -> Measures:
-    """Return all measures of one model on the whole table."""
+def stage_name(name: str) -> str:
+    """Return what people call a stage: "blocks.0.mlp.residual" and "block 0 mlp" are "block 0 feed-forward"."""
+    name = name.removesuffix(".residual").replace("blocks.", "block ").replace(".", " ")
+    return {"embed": "embeddings"}.get(name, name.replace("mlp", "feed-forward"))
+
+
+def measure(params: jaxcalc.Params, task: Calculator, only_first: bool = False) -> Measures:
+    """Return all measures of one model on the whole table; with `only_first`, the first swap of operations only."""
     rows = np.arange(len(task.tokens))
     tokens, batch = lens.read(task, rows)
     exact_match = by_operation(task, rows, lens.answers_right(jaxcalc.apply(params, tokens), batch))
     looks = np.asarray(lens.attention_by_role(params, task, rows))
     states = lens.number_states(params, task)
+    numbers = number_map(params, task, "")
     some = np.random.default_rng(0).choice(rows, min(N_PROBED, len(rows)), replace=False)
-    components = [lens.pca(stage) for stage in states]
     shuffled = states[:, np.random.default_rng(0).permutation(states.shape[1])]
     counts = batch.mask.sum(axis=0)
     p_right = (jnp.exp(lens.logit_lens(params, batch)) * batch.mask).sum(axis=1) / counts
@@ -121,14 +138,26 @@ def measure(params: jaxcalc.Params, task: Calculator) -> Measures:
         "answer_probes": probes(lens.answer_states(params, task, some), np.asarray(task.problems)[some, 3]),
         "fourier": [np.asarray(lens.fourier_power(stage)).tolist() for stage in states],
         "fourier_shuffled": [float(lens.fourier_power(stage).max()) for stage in shuffled],
-        "pca": [np.asarray(coordinates).tolist() for coordinates, _ in components],
-        "pca_variance": [np.asarray(variance).tolist() for _, variance in components],
-        "distances": np.asarray(jnp.linalg.norm(states[-1][:, None] - states[-1], axis=-1)).round(3).tolist(),
-        "swap": swap_operations(params, task),
+        "pca": numbers["pca"],
+        "pca_variance": numbers["pca_variance"],
+        "distances": numbers["distances"],
+        "swaps": swap_operations(params, task, only_first=only_first),
         "p_right_by_stage": np.asarray(p_right).tolist(),
         "contributions": {
             name: np.asarray((part * batch.mask).sum(axis=0) / counts).tolist() for name, part in parts.items()
         },
+    }
+
+
+def number_map(params: jaxcalc.Params, task: Calculator, name: str) -> NumberMap:
+    """Return where one model, called `name` in figures, puts the numbers."""
+    states = lens.number_states(params, task)
+    components = [lens.pca(stage) for stage in states]
+    return {
+        "name": name,
+        "pca": [np.asarray(coordinates).tolist() for coordinates, _ in components],
+        "pca_variance": [np.asarray(variance).tolist() for _, variance in components],
+        "distances": np.asarray(jnp.linalg.norm(states[-1][:, None] - states[-1], axis=-1)).round(3).tolist(),
     }
 
 
@@ -142,10 +171,10 @@ def by_operation(task: Calculator, rows: np.ndarray, values: jax.Array) -> dict[
 
 
 def heads(params: jaxcalc.Params) -> Iterator[tuple[int, int, str]]:
-    """Yield block, head and the name of each head, such as "1.2"."""
+    """Yield block, head and the name of each head, such as "block 0 head 3"."""
     for block, weights in enumerate(params["blocks"]):
         for head in range(weights["attention"]["query"].shape[1]):
-            yield block, head, f"{block}.{head}"
+            yield block, head, f"block {block} head {head}"
 
 
 def lost_without_head(
@@ -186,14 +215,21 @@ def probes(states: jax.Array, values: np.ndarray) -> dict[str, Probe]:
     return found
 
 
-def swap_operations(params: jaxcalc.Params, task: Calculator) -> Swap | None:
-    """Return where the model tells the first operation from the second: what patching changes, what a direction turns.
+def swap_operations(params: jaxcalc.Params, task: Calculator, only_first: bool = False) -> list[Swap]:
+    """Return where the model tells each operation from its neighbour: plus from minus, minus from plus, and so on.
 
-    None for a task of one operation.
+    Empty for a task of one operation. Operations whose questions have no numbers in common are left out.
     """
-    if len(task.tokenizer.operations) < 2:
-        return None
-    first, second = task.tokenizer.operations[:2]
+    names = task.tokenizer.operations
+    pairs = [pair for two in zip(names[::2], names[1::2], strict=False) for pair in (two, two[::-1])]
+    if len(names) > 1 and len(names) % 2:  # the last one has no neighbour after it
+        pairs.append((names[-1], names[-2]))
+    pairs = [pair for pair in pairs if len(interventions.twins(task, *pair)[0])]
+    return [swap_operation(params, task, *pair) for pair in (pairs[:1] if only_first else pairs)]
+
+
+def swap_operation(params: jaxcalc.Params, task: Calculator, first: str, second: str) -> Swap:
+    """Return where the model tells one operation from another: what patching changes, what a direction turns."""
     here, there = interventions.twins(task, first, second)
     (tokens, batch), (others, other_batch) = lens.read(task, here), lens.read(task, there)
     role = lens.roles(task, here)

@@ -220,8 +220,8 @@ def direct_contributions(params: Params, batch: Batch) -> dict[str, jax.Array]:
     for index, (block, weights) in enumerate(zip(activations["blocks"], params["blocks"], strict=True)):
         attended = block["attention"]["mixed"]
         for head in range(attended.shape[2]):
-            written[f"head {index}.{head}"] = project(attended[:, :, head], weights["attention"]["out"][head])
-        written[f"mlp {index}"] = block["mlp"]["out"]
+            written[f"block {index} head {head}"] = project(attended[:, :, head], weights["attention"]["out"][head])
+        written[f"block {index} mlp"] = block["mlp"]["out"]
     last = activations["blocks"][-1]["mlp"]["residual"][:, -n:]
     scale = jax.lax.rsqrt((last * last).mean(axis=-1, keepdims=True) + NORM_EPSILON)
     scale = scale * params["output"]["norm"][None, None]

@@ -18,8 +18,8 @@ ORDER = [
     "scale.large", "scale.sharding", "scale.scaling", "scale.cost", "scale.processes", "scale",
     "runs.text", "runs.files", "runs.manifest", "runs.checkpoint", "runs.share", "runs.stablehlo", "runs.config",
     "runs.configfile", "runs.placement", "runs.asking", "runs.summary", "runs.metrics", "runs.claim", "runs.folder",
-    "runs.guard", "runs.figures", "runs.pipeline", "runs.report", "runs.results", "runs.session", "runs.streams",
-    "runs.cli", "runs.options", "runs",
+    "runs.guard", "runs.style", "runs.figures", "runs.pipeline", "runs.report", "runs.results", "runs.session",
+    "runs.streams", "runs.cli", "runs.options", "runs",
     "explorer.page", "explorer",
 ]  # fmt: skip
 """Every module, each below those that may import it."""

@@ -129,7 +129,8 @@ def test_the_last_lens_is_the_model(params: jaxcalc.Params, task: Task, rows: np
 def test_contributions_add_up_to_the_logit(params: jaxcalc.Params, task: Task, rows: np.ndarray) -> None:
     tokens, batch = lens.read(task, rows)
     parts = lens.direct_contributions(params, batch)
-    assert len(parts) == 1 + 2 * (2 + 1)
+    blocks = [f"block {block} {part}" for block in range(2) for part in ("head 0", "head 1", "mlp")]
+    assert sorted(parts) == sorted(["embed", *blocks])
     logits = jax.jit(jaxcalc.apply)(params, tokens)[:, -batch.mask.shape[1] :]
     right = jnp.take_along_axis(logits, jaxcalc.losses.targets(batch)[..., None], axis=2)[..., 0]
     total = sum(parts.values(), jnp.zeros(()))

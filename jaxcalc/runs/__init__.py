@@ -17,6 +17,7 @@ results     the end of a run: evaluation, summary, what is printed
 share       the file in which a trained model is shared
 stablehlo   a trained model as a program that needs no jaxcalc
 report      tables and progress in the terminal
+style       the style of all figures
 figures     the learning curve
 pipeline    the way from text to answer, and the blame on the way back
 text        numbers for people

@@ -3,10 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxcalc.runs import style
 from jaxcalc.runs.files import PathLike
-
-COLOURS = {"plus": "#4477aa", "minus": "#66ccee", "times": "#ee6677", "divided by": "#ccbb44"}
-"""Each operation's colour, the same in every figure."""
 
 
 def learning_curve(path: PathLike, lines: Sequence[Mapping[str, Any]], watched: str) -> None:
@@ -16,28 +14,24 @@ def learning_curve(path: PathLike, lines: Sequence[Mapping[str, Any]], watched: 
       lines: the lines of metrics.jsonl, each with "step" and either "loss" in nats or "by_operation" in shares.
       watched: which problems the shares are about, such as "held-out", for the title.
     """
-    from matplotlib.figure import Figure  # slow to import, and training needs it only at the end
-
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
     checks = [line for line in lines if "by_operation" in line]
-    above.semilogy(list(losses), list(losses.values()), linewidth=0.6, color="#4477aa")
+    seen = f"Above: the loss on each training batch. Below: whole answers right, on {watched} problems."
+    figure = style.new_figure("Loss and right answers over training", seen, height=5.6)
+    above, below = figure.subplots(2, 1, sharex=True)
+    above.semilogy(list(losses), list(losses.values()), linewidth=0.6, color=style.MAIN)
     above.set_ylabel("surprise per answer token (nats)")
-    above.set_title("Loss on the training batches", loc="left")
     steps = [check["step"] for check in checks]
     for operation in checks[0]["by_operation"] if checks else ():
         if checks[0]["by_operation"][operation] is None:
             continue  # a small table may hold out no problem of an operation
         shares = [100 * check["by_operation"][operation] for check in checks]
-        below.plot(steps, shares, marker=".", label=operation, color=COLOURS.get(operation))
+        below.plot(steps, shares, marker=".", label=operation, color=style.COLOURS.get(operation))
     below.set_ylim(-2, 102)
     below.set_ylabel("exact match (%)")
     below.set_xlabel("training step")
-    below.set_title(f"Whole answers right, on {watched} problems", loc="left")
     if checks:
-        below.legend(loc="lower right", frameon=False)
-    for axes in (above, below):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+        below.legend(loc="lower right", frameon=False, fontsize=8.5)
+    style.plain(above, "Loss")
+    style.plain(below, "Right answers")
+    style.save(figure, path)
