@@ -19,6 +19,7 @@ def test_all_scripts_are_found() -> None:
         "evaluate",
         "watch",
         "lens",
+        "landscape",
         "explore",
         "export",
         "addition",
