@@ -175,18 +175,22 @@ def along_gradient(run: jaxcalc.Run, question: str, step: int | None) -> Gradien
 def three_strides(before: float, losses: np.ndarray) -> dict[str, int]:
     """Return where along ascending rates a step is too small, right and, if there is such a rate, too large.
 
-    A step is too large once the loss is above what it was before. The right one has the lowest loss of the shorter
-    ones, and one that is too small lowers the loss by at most a tenth.
+    The right one is at the bottom of the first valley, after which the loss regains half of what it fell. Too small
+    falls by at most a tenth of that. Too large is where the loss, on its way up, is twice what it was before, or
+    highest.
     """
-    above = np.flatnonzero(losses > before)
-    end = int(above[0]) if above.size else len(losses)
-    if end == 0:
+    lowest = np.minimum.accumulate(losses)
+    regained = np.flatnonzero(losses - lowest >= (before - lowest) / 2)
+    end = int(regained[0]) if regained.size else len(losses)
+    if not (losses[:end] < before).any():
         raise InputError("the loss rises from the first step on: this is no direction downhill")
     right = int(losses[:end].argmin())
     shorter = np.flatnonzero(losses[: right + 1] >= before - 0.1 * (before - losses[right]))
     found = {"too small": int(shorter[-1]) if shorter.size else 0, "right": right}
-    if above.size:
-        found["too large"] = int(next((index for index in above if losses[index] > 2 * before), above[0]))
+    if regained.size:
+        lower = np.flatnonzero(losses[end:] < losses[right])  # another valley
+        rise = losses[end : end + int(lower[0]) if lower.size else None]
+        found["too large"] = end + int((rise >= 2 * before).argmax() or rise.argmax())
     return found
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 DARK, GREY, BLUE, RED = "#222222", "#777777", "#4477aa", "#cc3311"
 STRIDES = {"too small": "#cc7722", "right": "#117733", "too large": "#aa3377"}
+HALO = [withStroke(linewidth=2.5, foreground="white")]
 LEVELS = np.array([0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100])
 """The contours, in nats."""
 CHANCES = (0.99, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05, 0.02, 0.01, 0.001, 0.0001)
@@ -83,19 +84,22 @@ def label_steps(axes: Axes, steps: list[int], points: np.ndarray, losses: list[f
             va="bottom" if away[1] > 0 else "top",
             color=DARK,
             weight="bold",
-            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            path_effects=HALO,
         )
 
 
 def gradient(found: "GradientLoss") -> Figure:
     """Draw the surprise at the right word against the size of a step along its negative gradient."""
     strides, target = found["strides"], found["target"]
+    last = "No step drawn is too large for this one word; what it does to other questions is not drawn."
+    names = [stride["name"] for stride in strides]
+    if "too large" in names:
+        last = "It says which way is down just here: a step too long lands where the ground has risen."
     figure, axes = canvas(
-        f"One step downhill can be {' or '.join(stride['name'] for stride in strides)}",
+        f"One step downhill can be {', '.join(names[:-1])} or {names[-1]}",
         "Each point of the line is one step of plain gradient descent, weights − learning rate × gradient, from the "
         f"model of step {found['step']:,}, which says “{found['says']}” after “{found['question']} equals”. The "
-        "gradient is that of one word. It says which way is down just here: a step too long lands "
-        "where the ground has risen.",
+        f"gradient is that of one word. {last}",
         height=5.6,
     )
     rates, losses = np.array(found["rates"]), np.array(found["losses"])
@@ -111,20 +115,23 @@ def gradient(found: "GradientLoss") -> Figure:
         textcoords="offset points",
         ha="center",
         color=GREY,
+        path_effects=HALO,
     )
     axes.plot(rates[shown], losses[shown], color=BLUE, linewidth=2.4)
     right = next(stride["rate"] for stride in strides if stride["name"] == "right")
     for stride in strides:
         name, rate = stride["name"], stride["rate"]
         colour, times = STRIDES[name], max(rate / right, right / rate)
-        length = "" if name == "right" else f"\n{times:.0f} × {'shorter' if rate < right else 'longer'}"
+        length = "" if name == "right" else f"\n{times:,.0f} × {'shorter' if rate < right else 'longer'}"
         text = f"{name}{length}\nsays “{stride['says']}”\np({target}) {chance(stride['loss'])}"
         axes.plot(rate, stride["loss"], "o", color=colour, markersize=10)
-        side = "right" if name == "too large" else "center"
-        offset = {"too small": (0, 18), "right": (-8, 12), "too large": (-12, 0)}[name]
-        axes.annotate(
-            text, (rate, stride["loss"]), offset, textcoords="offset points", ha=side, color=colour, weight="bold"
-        )
+        style = {"ha": "center", "va": "bottom", "color": colour, "weight": "bold", "path_effects": HALO}
+        offset = {"too small": (0, 18), "right": (-8, 12), "too large": (0, -14)}[name]
+        if name == "too large":
+            is_high = stride["loss"] > 1.4 * found["before"]
+            offset = (-12, 0) if is_high else offset
+            style |= {"ha": "right"} if is_high else {"va": "top"}
+        axes.annotate(text, (rate, stride["loss"]), offset, textcoords="offset points", **style)
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     axes.set_ylim(-0.05 * top, top)

@@ -17,6 +17,11 @@ def test_a_step_is_too_small_right_or_too_large() -> None:
     assert {name: rates[index] for name, index in found.items()} == {"too small": 0.1, "right": 2.0, "too large": 4.9}
 
 
+def test_a_second_valley_is_not_the_right_one() -> None:
+    losses = np.array([2.9, 2.8, 1.5, 2.0, 2.5, 2.4, 0.1, 0.0])
+    assert landscape.three_strides(3.0, losses) == {"too small": 0, "right": 2, "too large": 4}
+
+
 def test_where_every_step_helps_none_is_too_large() -> None:
     assert landscape.three_strides(1.0, np.array([0.95, 0.92, 0.5, 0.2, 0.1])) == {"too small": 1, "right": 4}
     with pytest.raises(InputError, match="no direction downhill"):
