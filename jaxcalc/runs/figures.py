@@ -9,12 +9,13 @@ COLOURS = {"plus": "#4477aa", "minus": "#66ccee", "times": "#ee6677", "divided b
 """Each operation's colour, the same in every figure."""
 
 
-def learning_curve(path: PathLike, lines: Sequence[Mapping[str, Any]], watched: str) -> None:
+def learning_curve(path: PathLike, lines: Sequence[Mapping[str, Any]], watched: str, batch_size: int) -> None:
     """Write a figure of the loss at every step and of exact match by operation wherever it was measured.
 
     Args:
       lines: the lines of metrics.jsonl, each with "step" and either "loss" in nats or "by_operation" in shares.
       watched: which problems the shares are about, such as "held-out", for the title.
+      batch_size: examples per step, for the axis of examples seen.
     """
     from matplotlib.figure import Figure  # slow to import, and training needs it only at the end
 
@@ -37,6 +38,10 @@ def learning_curve(path: PathLike, lines: Sequence[Mapping[str, Any]], watched: 
     below.set_title(f"Whole answers right, on {watched} problems", loc="left")
     if checks:
         below.legend(loc="lower right", frameon=False)
+    seen = above.secondary_xaxis("top", functions=(lambda step: step * batch_size, lambda n: n / batch_size))
+    seen.set_xlabel(f"examples seen (step × {batch_size:,})")
+    seen.xaxis.set_major_formatter("{x:,.0f}")
+    below.xaxis.set_major_formatter("{x:,.0f}")
     for axes in (above, below):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
