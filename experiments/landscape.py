@@ -23,7 +23,7 @@ from jaxcalc import landscape
 from jaxcalc.errors import InputError
 from jaxcalc.runs import cli
 from jaxcalc.runs.asking import lesson
-from jaxcalc.runs.text import percent
+from jaxcalc.runs.text import percent, wrapped
 
 BATCH = 256
 """Problems on which the loss along the path is measured; fewer in a run of smaller batches."""
@@ -197,7 +197,8 @@ def three_strides(before: float, losses: np.ndarray) -> dict[str, int]:
 def print_strides(found: GradientLoss) -> None:
     """Print what the three steps along the gradient lead to."""
     p = percent(float(np.exp(-found["before"])))
-    print(f"{found['question']} equals → {found['says']}, at step {found['step']:,}; right is {found['target']}")
+    asked = f"{found['question']} equals → {found['says']}"
+    print(wrapped(f"{asked}, at step {found['step']:,}; right is {found['target']}"))
     print(f"before the step:             {found['before']:7.4f} nats, p({found['target']}) = {p}")
     for stride in found["strides"]:
         p = percent(float(np.exp(-stride["loss"])))
