@@ -15,7 +15,7 @@ import tyro
 import jaxcalc
 from jaxcalc.runs import cli, streams
 from jaxcalc.runs.asking import Answer
-from jaxcalc.runs.text import percent
+from jaxcalc.runs.text import percent, wrapped
 
 HELP = "Ask, for example, two plus three. An empty line, quit, exit or Ctrl-D ends."
 
@@ -93,18 +93,19 @@ def print_json(value: Mapping[str, object]) -> None:
 def print_answer(answer: Answer) -> None:
     """Print an answer for people."""
     value = "not a number" if answer["value"] is None else answer["value"]
-    print(f"{answer['prompt']} → {answer['answer']} ({value}), probability {percent(answer['probability'])}")
+    said = f"{answer['prompt']} → {answer['answer']} ({value}), probability {percent(answer['probability'])}"
+    print(wrapped(said))
     if answer["runners_up"]:
         others = (f"{r['answer']} {percent(r['probability'])}" for r in answer["runners_up"])
-        print(f"  runners-up: {', '.join(others)}")
+        print(wrapped(f"  runners-up: {', '.join(others)}"))
     if answer["membership"] == "outside":
         truth = "no whole number" if answer["expected"] is None else answer["expected"]
-        print(f"  The true answer is {truth}: outside what the model was trained on, so it cannot be right.")
+        print(wrapped(f"  The true answer is {truth}: outside what the model was trained on, so it cannot be right."))
     else:
         verdict = "Right" if answer["correct"] else f"Wrong: the answer is {answer['expected']}"
         seen = "is one that training may have drawn" if answer["drawn"] else "was in training"
         where = {"training": seen, "held out": "was held out, so the model never saw it"}
-        print(f"  {verdict}. This problem {where[answer['membership']]}.")
+        print(wrapped(f"  {verdict}. This problem {where[answer['membership']]}."))
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def main(options: DataEfficiencyOptions) -> int:
     console = Console(stderr=options.json, highlight=False)
     title = f"Held-out exact match in %, {len(options.seeds)} seeds"
     console.print(report.table(title, ["held out", "of seeds", "all", *operations], rows, text=(0, 1)), "")
-    console.print(f"Saved in {options.out}: the runs, data_efficiency.json, data_efficiency.png", soft_wrap=True)
+    console.print(f"Saved in {options.out}: the runs, data_efficiency.json and .png", soft_wrap=True)
     if options.json:
         print(json.dumps(result))
     return 0

@@ -18,6 +18,7 @@ import jaxcalc
 from jaxcalc import runs
 from jaxcalc.errors import InputError
 from jaxcalc.runs import cli
+from jaxcalc.runs.text import wrapped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +46,9 @@ def main(options: ExploreOptions) -> int:
         result = {"path": str(path), "bytes": size, "steps": page.steps, "left_out": page.left_out}
         print(json.dumps(result, ensure_ascii=False))
     else:
-        print(f"{path}: {size / 1e6:.2f} MB, with the snapshots of steps {', '.join(map(str, page.steps))}")
+        print(wrapped(f"{path}: {size / 1e6:.2f} MB, with the snapshots of steps {', '.join(map(str, page.steps))}"))
         if page.left_out:
-            print(f"The snapshots of steps {', '.join(map(str, page.left_out))} did not fit.")
+            print(wrapped(f"The snapshots of steps {', '.join(map(str, page.left_out))} did not fit."))
     if not options.no_open and not webbrowser.open(path.resolve().as_uri()):
         print(f"No browser was found; open {path} yourself.", file=sys.stderr)
     return 0

@@ -1,20 +1,24 @@
-"""The loss around a point: how sharply it curves, and its values along a direction.
+"""The loss around a point and along a run's path: how sharply it curves, its values along a line and on a plane.
 
 A picture of a loss landscape shows one or two of a hundred thousand directions. Its shape depends on how the
 directions are scaled (Li et al. 2018), and a random direction says nothing about the one that training took.
 """
 
 import functools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxcalc.batch import Batch
+from jaxcalc.errors import InputError
 from jaxcalc.losses import ApplyFn, loss
 from jaxcalc.model import apply
 from jaxcalc.params import Params, axes_of
-from jaxcalc.trees import named_leaves
+from jaxcalc.reprs import outline
+from jaxcalc.trees import array_type, named_arrays, named_leaves
 
 
 def hessian_vector(params: Params, vector: Params, batch: Batch, apply_fn: ApplyFn = apply) -> Params:
@@ -104,3 +108,72 @@ def loss_along(
         return loss(jax.tree.map(lambda p, d: p + t * d, params, direction), batch, apply_fn)
 
     return jax.lax.map(loss_there, distances)
+
+
+class Plane(NamedTuple):
+    """A plane in the space of the weights: center + x · across + y · up."""
+
+    center: Params
+    """The mean of the snapshots."""
+    across: Params
+    """The direction of length 1 along which the snapshots vary most."""
+    up: Params
+    """The direction of length 1, at a right angle to `across`, along which they vary most beside it."""
+    path: jax.Array
+    """Where each snapshot falls on the plane, `[n, 2]`: x and y. The first is to the left of the last."""
+    shares: jax.Array
+    """The share of the snapshots' variance along `across` and along `up`, `[2]`."""
+
+    __repr__ = outline
+
+
+def path_plane(snapshots: Sequence[Params]) -> Plane:
+    """Return the plane nearest to all snapshots of a run, by PCA of their weights.
+
+    The snapshots lie beside the plane, so the loss on it is not quite their own. PCA bends any long path, a random
+    walk too, so the bend says little (Antognini and Sohl-Dickstein 2018).
+
+    Raises `InputError` for fewer than three snapshots, for trees that differ, and for snapshots on one line.
+
+    >>> plane = path_plane([{"w": jnp.array(w)} for w in ([0.0, 0, 5], [4.0, 0, 5], [4.0, 3, 5])])
+    >>> [round(float(share), 2) for share in plane.shares], round(float(plane.shares.sum()), 4)
+    ([0.78, 0.22], 1.0)
+    """
+    if len(snapshots) < 3:
+        raise InputError(f"got {len(snapshots)} snapshots; a plane needs at least three")
+    first, *others = map(named_arrays, snapshots)
+    for index, other in enumerate(others, start=1):
+        _check_same(first, other, index)
+    unravel = ravel_pytree(snapshots[0])[1]
+    points = jnp.stack([ravel_pytree(snapshot)[0] for snapshot in snapshots])
+    center = points.mean(axis=0)
+    left, sizes, directions = jnp.linalg.svd(points - center, full_matrices=False)
+    if sizes[1] <= 1e-5 * sizes[0]:
+        raise InputError("all snapshots lie on one line, so they span no plane; give snapshots further apart")
+    path = left[:, :2] * sizes[:2]
+    signs = jnp.where(path[-1] >= path[0], 1, -1)
+    across, up = directions[:2] * signs[:, None]
+    return Plane(unravel(center), unravel(across), unravel(up), path * signs, sizes[:2] ** 2 / (sizes**2).sum())
+
+
+def _check_same(first: dict[str, jax.Array], other: dict[str, jax.Array], index: int) -> None:
+    """Raise `InputError` naming the first leaf in which a snapshot differs from the first one."""
+    for name in (*first, *other):
+        if name not in first or name not in other:
+            raise InputError(f"only snapshot {index if name in other else 0} has a leaf {name!r}")
+        if array_type(first[name]) != array_type(other[name]):
+            kinds = f"{array_type(first[name])} in snapshot 0 and {array_type(other[name])} in snapshot {index}"
+            raise InputError(f"{name} is {kinds}; give snapshots of one run")
+
+
+@functools.partial(jax.jit, static_argnames="apply_fn")
+def loss_on(plane: Plane, xs: jax.Array, ys: jax.Array, batch: Batch, apply_fn: ApplyFn = apply) -> jax.Array:
+    """Return the loss at each point of a grid on a plane, `[len(ys), len(xs)]` in nats. Jitted."""
+
+    def loss_there(point: tuple[jax.Array, jax.Array]) -> jax.Array:
+        x, y = point
+        there = jax.tree.map(lambda c, a, u: c + x * a + y * u, plane.center, plane.across, plane.up)
+        return loss(there, batch, apply_fn)
+
+    x, y = jnp.meshgrid(xs, ys)
+    return jax.lax.map(loss_there, (x.ravel(), y.ravel())).reshape(x.shape)

@@ -12,12 +12,13 @@ from flax.training import train_state
 
 from jaxcalc.batch import Batch, Lessons, LossOn, batch_at, targets
 from jaxcalc.errors import InputError
-from jaxcalc.losses import ApplyFn, answer_logits, check_hash, cross_entropy, token_cross_entropy
+from jaxcalc.losses import ApplyFn, answer_logits, check_hash, cross_entropy, next_shape, token_cross_entropy
 from jaxcalc.model import apply
 from jaxcalc.numerics import default_promotion
 from jaxcalc.optimizers import ValueFn, with_loss
 from jaxcalc.params import check_differentiable
 from jaxcalc.reprs import outline
+from jaxcalc.tasks.task import Task
 
 Metrics = dict[str, jax.Array]
 """What one step measures, as `train_step` lists it; of many steps, each array has one more axis."""
@@ -218,8 +219,10 @@ def train_steps(
     The state stops at step `stop`, and before a step whose loss, gradient or update is not finite. The remaining rows
     then repeat the metrics of the step that was not taken.
 
-    Raises `InputError` where `batch_at` does, and for a `step_fn` whose metrics lack "loss" or "grad_norm".
+    Raises `InputError` where `batch_at` does, for a `step_fn` whose metrics lack "loss" or "grad_norm", and for a model
+    with fewer columns than the task has words.
     """
+    _check_columns(state, task)
 
     def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         new, metrics = step_fn(state, batch_at(task, seed, state.step, batch_size, loss_on))
@@ -234,6 +237,19 @@ def train_steps(
         return optax.tree.where(is_finite & (state.step < stop), new, state), metrics
 
     return jax.lax.scan(body, state, length=n_steps)
+
+
+def _check_columns(state: TrainState, task: Lessons) -> None:
+    """Raise `InputError` for logits without a column for each word of a task that has a vocabulary."""
+    if not isinstance(task, Task):
+        return
+    if state.apply_fn is apply:
+        columns = state.params["output"]["unembed"].shape[-1]
+    else:
+        tokens = jnp.zeros((1, task.context_length), jnp.int32)  # for its shape
+        columns = next_shape(state.params, tokens, state.apply_fn)[-1]
+    if columns < task.vocab_size:
+        raise InputError(f"the model's logits have {columns} columns; the task has {task.vocab_size} words")
 
 
 def _n_right(logits: jax.Array, batch: Batch) -> jax.Array:

@@ -69,3 +69,45 @@ def test_a_random_direction_has_the_norms_of_the_weights_filter_by_filter() -> N
     other = landscape.random_direction(jax.random.key(1), params)
     cosine = jaxcalc.compare(direction, other).rows["total"]["cosine"]
     assert abs(cosine) < 0.05
+
+
+def test_the_plane_through_snapshots_is_that_of_numpy_and_holds_the_path() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(6, 5)) * [9, 4, 1, 0.5, 0.1]
+    snapshots = [{"a": jnp.asarray(p[:2], jnp.float32), "b": jnp.asarray(p[2:], jnp.float32)} for p in points]
+    plane = landscape.path_plane(snapshots)  # any tree
+    flat = [np.asarray(ravel_pytree(tree)[0], np.float64) for tree in (plane.center, plane.across, plane.up)]
+    values = np.sort(np.linalg.eigvalsh(np.cov(points.T)))[::-1]
+    np.testing.assert_allclose(plane.shares, values[:2] / values.sum(), rtol=1e-4)
+    np.testing.assert_allclose(np.stack(flat[1:]) @ np.stack(flat[1:]).T, np.eye(2), atol=1e-5)
+    np.testing.assert_allclose(plane.path, (points - flat[0]) @ np.stack(flat[1:]).T, atol=1e-4)
+    assert plane.path[0, 0] <= plane.path[-1, 0]
+
+
+def test_the_loss_on_the_plane_is_the_loss_there(small: tuple) -> None:
+    params, batch = small
+    snapshots = [jax.tree.map(lambda p, k=k: p * (1 + 0.3 * k), params) for k in range(2)]
+    snapshots.append(jax.tree.map(jnp.cos, params))
+    plane = landscape.path_plane(snapshots)  # three snapshots lie on their plane
+    assert float(plane.shares.sum()) == pytest.approx(1)
+    xs, ys = plane.path[:, 0], plane.path[:2, 1]
+    grid = landscape.loss_on(plane, xs, ys, batch)
+    assert grid.shape == (2, 3)
+    loss = jax.jit(jaxcalc.loss)
+    expected = [float(loss(snapshot, batch)) for snapshot in snapshots[:2]]
+    np.testing.assert_allclose([grid[0, 0], grid[1, 1]], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("snapshots", "message"),
+    [
+        ([[0.0, 0.0], [1.0, 0.0]], "got 2 snapshots; a plane needs at least three"),
+        ([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]], "all snapshots lie on one line"),
+        ([[0.0, 0.0], [1.0, 0.0], [3.0]], r"w is float32\[2\] in snapshot 0 and float32\[1\] in snapshot 2"),
+    ],
+)
+def test_snapshots_without_a_plane_are_refused(snapshots: list, message: str) -> None:
+    with pytest.raises(jaxcalc.InputError, match=message):
+        landscape.path_plane([{"w": jnp.array(values)} for values in snapshots])
+    with pytest.raises(jaxcalc.InputError, match="only snapshot 1 has a leaf 'v'"):
+        landscape.path_plane([{}, {"v": jnp.zeros(1)}, {}])

@@ -14,7 +14,7 @@ from jaxcalc.runs.configfile import CONFIG, AnyConfig, write_config
 from jaxcalc.runs.files import CHECKPOINTS, CURVE, EXPLORER, MODEL, NONFINITE, SUMMARY
 from jaxcalc.runs.metrics import METRICS
 
-_LENS = ("lens", "lens_step_[0-9]*")
+_FIGURES = ("lens", "lens_step_[0-9]*", "landscape")
 _LOCK, _WRITER = ".lock", ".writer"
 _BARELY_BEGUN = {_LOCK, _WRITER, f"{CONFIG}.partial"}
 _MADE = (
@@ -24,7 +24,7 @@ _MADE = (
     CURVE,
     EXPLORER,
     f"{NONFINITE}/[0-9]*",
-    *(f"{folder}/{name}" for folder in _LENS for name in ("*.png", "*.svg", "findings.*")),
+    *(f"{folder}/{name}" for folder in _FIGURES for name in ("*.png", "*.svg", "findings.*")),
     "model.onnx",
     "model.stablehlo",
     "model.vocabulary.json",
@@ -64,7 +64,7 @@ def start_run(path: Path, config: AnyConfig, overwrite: bool) -> None:
                 file.unlink()
         for folder in (path / CHECKPOINTS).glob("[0-9]*"):  # damaged and half-written ones too
             checkpoint.remove(folder)
-        for folder in (match for name in (CHECKPOINTS, NONFINITE, *_LENS) for match in path.glob(name)):
+        for folder in (match for name in (CHECKPOINTS, NONFINITE, *_FIGURES) for match in path.glob(name)):
             with contextlib.suppress(OSError):  # it is not there, or not empty
                 folder.rmdir()
     except OSError as error:

@@ -1,6 +1,7 @@
 """How a script reads its command line, and how it ends on bad input."""
 
 import contextlib
+import functools
 import io
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import tyro
 
 from jaxcalc.errors import InputError
 from jaxcalc.runs.streams import Output, exit_status
+from jaxcalc.runs.text import wrapped
 
 Options = TypeVar("Options")
 
@@ -41,14 +43,23 @@ def run_script(
 
 
 def _run(main: Callable[[Options], int], options: type[Options], defaults: Callable[[Options], Options | None]) -> int:
-    config = (tyro.conf.FlagCreatePairsOff,)
+    parse = functools.partial(tyro.cli, options, description=about(options), config=(tyro.conf.FlagCreatePairsOff,))
     try:
-        parsed = tyro.cli(options, config=config)
+        parsed = parse()
         default = defaults(parsed)
         if jax.config.read("jax_enable_x64"):
             print("warning: JAX_ENABLE_X64 is set; a run is trained and read in float32 all the same", file=sys.stderr)
             jax.config.update("jax_enable_x64", False)
-        return main(parsed if default is None else tyro.cli(options, default=default, config=config))
+        return main(parsed if default is None else parse(default=default))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def about(options: type) -> str:
+    """Return what a script says it does, its options' docstring, in lines that fit the terminal.
+
+    tyro joins lines, but none that begins with a space.
+    """
+    text = " ".join((options.__doc__ or "").split())
+    return wrapped(text, indent=" ")

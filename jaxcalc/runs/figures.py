@@ -7,12 +7,13 @@ from jaxcalc.runs import style
 from jaxcalc.runs.files import PathLike
 
 
-def learning_curve(path: PathLike, lines: Sequence[Mapping[str, Any]], watched: str) -> None:
+def learning_curve(path: PathLike, lines: Sequence[Mapping[str, Any]], watched: str, batch_size: int) -> None:
     """Write a figure of the loss at every step and of exact match by operation wherever it was measured.
 
     Args:
       lines: the lines of metrics.jsonl, each with "step" and either "loss" in nats or "by_operation" in shares.
       watched: which problems the shares are about, such as "held-out", for the title.
+      batch_size: examples per step, for the axis of examples seen.
     """
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
     checks = [line for line in lines if "by_operation" in line]
@@ -34,4 +35,9 @@ def learning_curve(path: PathLike, lines: Sequence[Mapping[str, Any]], watched: 
         below.legend(loc="lower right", frameon=False, fontsize=8.5)
     style.plain(above, "Loss")
     style.plain(below, "Right answers")
+    examples = above.secondary_xaxis("top", functions=(lambda step: step * batch_size, lambda n: n / batch_size))
+    examples.set_xlabel(f"examples seen (step × {batch_size:,})", fontsize=8.5, color=style.INK)
+    examples.tick_params(labelsize=8, color=style.CONTROL, labelcolor=style.INK)
+    examples.xaxis.set_major_formatter("{x:,.0f}")
+    below.xaxis.set_major_formatter("{x:,.0f}")
     style.save(figure, path)

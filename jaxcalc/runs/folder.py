@@ -8,6 +8,7 @@ summary.json       the results; written last, so a run without it is unfinished
 learning_curve.png
 explorer.html      the page that explore.py makes of all this
 lens/              the figures and findings of lens.py
+landscape/         the figures of landscape.py
 nonfinite/         the batches whose step was not finite, and where it went wrong
 .lock, .writer     there while a process writes to the folder
 """

@@ -211,10 +211,10 @@ class ProgressLine:
             self.started, self.first_step = now, step
         self.match = self.match if match is None else match
         rate = (step - self.first_step) / (now - self.started) if step > self.first_step else None
-        speed = f"{rate * self.batch_size:,.0f} examples/s" if rate else ""
-        left = f"{(self.n_steps - step) / rate:.0f} s left" if rate else ""
-        done = f"step {step:,}/{self.n_steps:,}  loss {losses[-1]:.4f}"
-        text = f"{done}  {self.watched} {percent(self.match)}  {speed}  {left}"
+        speed = f"  {rate * self.batch_size:,.0f} examples/s" if rate else ""
+        left = f"  {(self.n_steps - step) / rate:.0f} s left" if rate else ""
+        done = f"step {step:,}/{self.n_steps:,} ({step * self.batch_size:,} examples)  loss {losses[-1]:.4f}"
+        text = f"{done}  {self.watched} {percent(self.match)}{left}{speed}"  # a narrow terminal cuts off the end
         if self.is_live:
             self.live.update(self.task, completed=step, description=text)
         elif match is not None:

@@ -114,7 +114,7 @@ def write(path: Path, config: RunConfig, task: Task, params: Params, results: Re
     about = {"config": to_json(config), "vocabulary": list(task.tokenizer.vocabulary), "accuracy": accuracy}
     save_params(path / MODEL, params, {**about, "versions": folder.versions()})
     try:
-        figures.learning_curve(path / CURVE, rows, watched_rows(task)[0])
+        figures.learning_curve(path / CURVE, rows, watched_rows(task)[0], config.schedule.batch_size)
     except OSError as error:
         raise InputError(f"cannot write {path / CURVE}: {error.strerror}") from error
     checkpoint.prune(path / CHECKPOINTS, config.snapshot_steps, newest=1)
@@ -136,9 +136,10 @@ def print_results(
         for table in report.length_tables(results.held_out):
             console.print(table, "", sep="\n")
     question = "two plus three" if is_table else prompt_text(task, int(results.after.rows[0]))
+    n_done, size = summary["steps"] - first_step, config.schedule.batch_size
     console.print(
-        f"{summary['steps'] - first_step:,} steps of {config.schedule.batch_size} in {seconds['train']:.1f} s "
-        f"({summary['examples_per_second']:,.0f} examples/s), {seconds['compile']:.1f} s of compiling before, "
+        f"{n_done:,} steps of {size:,}: {n_done * size:,} examples seen in {seconds['train']:.1f} s "
+        f"({summary['examples_per_second']:,.0f} examples/s).\n{seconds['compile']:.1f} s of compiling before, "
         f"{seconds['total']:.1f} s in all. Saved in {path}.\n\nTry next:\n"
         f'  python experiments/ask.py {path} "{question}"\n'
         f"  python experiments/evaluate.py {path}"

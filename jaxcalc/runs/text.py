@@ -1,4 +1,18 @@
-"""Numbers as text for people."""
+"""Numbers and lines as text for people."""
+
+import shutil
+import textwrap
+
+
+def wrapped(text: str, indent: str = "    ") -> str:
+    """Return a text in lines that fit the terminal, those after the first indented. "%" stays beside its number.
+
+    >>> print(wrapped("word " * 14 + "and 99.98 %"))
+    word word word word word word word word word word word word word word and
+        99.98 %
+    """
+    joined = text.replace(" %", "\u00a0%")  # at which no line breaks
+    return textwrap.fill(joined, shutil.get_terminal_size().columns, subsequent_indent=indent).replace("\u00a0", " ")
 
 
 def percent(share: float | None) -> str:

@@ -1,6 +1,7 @@
 """What every script of experiments/ has in common, and what export.py says of a prompt."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import export
@@ -19,6 +20,7 @@ def test_all_scripts_are_found() -> None:
         "evaluate",
         "watch",
         "lens",
+        "landscape",
         "explore",
         "export",
         "addition",
@@ -42,6 +44,46 @@ def test_every_script_explains_its_options_and_prints_json(name: str) -> None:
 def test_every_script_begins_with_its_command(name: str) -> None:
     docstring = (EXPERIMENTS / f"{name}.py").read_text(encoding="utf-8").split('"""')[1]
     assert f"python experiments/{name}.py" in docstring
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_fits_80_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, *lines = run_script(name, "--help").out.splitlines()  # tyro writes the line of usage
+    assert max(map(len, lines)) <= 80
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ask runs/small two plus three",
+        "ask runs/small six times six",
+        "evaluate runs/small",
+        "export runs/small --out model.stablehlo --table",
+        "ask runs/drawn one hundred and two plus ninety six",
+        "explore runs/small --no-open --output page.html",
+        pytest.param("landscape runs/small --out figures", marks=SLOW),
+        pytest.param("animate runs/small --output learning.gif", marks=SLOW),
+        pytest.param("addition runs/drawn --digits 2 --pairs 20", marks=SLOW),
+        pytest.param("evaluate runs/drawn", marks=SLOW),
+        pytest.param("landscape runs/drawn --out figures", marks=SLOW),
+        pytest.param("scaling --paper-only", marks=SLOW),
+    ],
+)
+def test_what_is_printed_fits_80_columns(
+    command: str, small_run: Path, drawn_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "small").symlink_to(small_run)
+    (tmp_path / "runs" / "drawn").symlink_to(drawn_run)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    ended = run_script(*command.split())
+    assert ended.status == 0, ended.err
+    assert [line for line in ended.out.splitlines() if len(line) > 80] == []
 
 
 NUMBERS = {

@@ -53,9 +53,10 @@ def test_training_prints_what_happens(small_run: Path, small_training: Ended) ->
         assert text in out
     assert f'python experiments/ask.py {small_run} "two plus three"' in out
     assert f"python experiments/evaluate.py {small_run}" in out
-    assert "step 60/60  loss" in err
+    assert "step 60/60 (1,920 examples)  loss" in err
+    assert "60 steps of 32: 1,920 examples seen in" in out
     assert "Traceback" not in err
-    assert max(map(len, out.split("Saved in")[0].splitlines()[:-1])) <= 80
+    assert max(map(len, out.split("Saved in")[0].splitlines())) <= 80
 
 
 def test_a_table_may_hold_out_no_problem_of_an_operation(tmp_path: Path) -> None:

@@ -65,5 +65,5 @@ def test_without_the_session_it_still_trains(
     assert cli.run_script(bare.main, train.TrainOptions, train.defaults) is None
     out, err = capsys.readouterr()
     assert "Exact match" in out
-    assert "step 20/20  loss" in err
+    assert "step 20/20 (160 examples)  loss" in err
     assert not (tmp_path / "run").exists()

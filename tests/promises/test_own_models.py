@@ -217,6 +217,12 @@ def test_too_few_columns_for_the_words_to_predict_are_named(small: Calculator) -
     with pytest.raises(InputError, match=r"shape \(\d+, 1, 5\); expected at least \(\d+, 1, \d+\)"):
         evaluate(params, small, small.train_rows, apply_fn=net)
     assert np.isfinite(jaxcalc.loss(params, batch, wide(highest + 1)))
+    for state in (
+        jaxcalc.create_state(params, ADAM, apply_fn=net),
+        jaxcalc.create_state(jaxcalc.init(0, jaxcalc.ModelConfig(5, 16, 2, 32, 1)), ADAM),
+    ):
+        with pytest.raises(InputError, match=f"5 columns; the task has {small.vocab_size} words"):
+            jaxcalc.train_steps(state, small, seed=0, n_steps=1, batch_size=4)
 
 
 @pytest.mark.parametrize("leaf", [jnp.arange(3), np.array([True]), 3, jax.random.key(0)], ids=repr)

@@ -68,5 +68,5 @@ def test_model_files(tiny: Params, tmp_path: Path, given: Callable[[Path], files
 @as_text_and_as_place
 def test_figures(tmp_path: Path, given: Callable[[Path], files.PathLike]) -> None:
     lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}, {"step": 2, "by_operation": {"plus": 0.5}}]
-    figures.learning_curve(given(tmp_path / "curve.png"), lines, "held-out")
+    figures.learning_curve(given(tmp_path / "curve.png"), lines, "held-out", 512)
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
