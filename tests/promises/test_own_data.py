@@ -337,6 +337,7 @@ def test_what_is_no_task_or_no_batch_is_named() -> None:
         assert message in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_task_with_too_few_problems_to_hold_out_is_refused_soon() -> None:
     start = time.process_time()
     with pytest.raises(InputError, match="with too few to draw"):
@@ -344,6 +345,7 @@ def test_a_task_with_too_few_problems_to_hold_out_is_refused_soon() -> None:
     assert time.process_time() - start < 12  # it was 44 s
 
 
+@pytest.mark.slow
 def test_kinds_are_drawn_as_often_as_the_docstring_says() -> None:
     """At 12,345 many draws do not fit: half of the sums, and most products of two factors of the longest lengths."""
     rules = Rules(OPERATIONS, 12_345, 2, held_out=0.1, seed=0)

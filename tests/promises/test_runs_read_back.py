@@ -139,6 +139,7 @@ def double() -> Iterator[None]:
     jax.config.update("jax_enable_x64", before)
 
 
+@pytest.mark.slow
 def test_scripts_train_and_read_in_float32_under_jax_enable_x64(small_run: Path, tmp_path: Path, double: None) -> None:
     loaded = jaxcalc.load_run(small_run)
     before = jaxcalc.fingerprint(runs.load_snapshot(loaded, 60).params)

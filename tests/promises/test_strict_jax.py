@@ -171,6 +171,7 @@ def test_weights_and_metrics_are_float32_and_tokens_int32_under_64_bits(
         assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}, name
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_asked_and_blamed(small: Task, drawn: Task, params: Params) -> None:
     calls = {**traceable(small, drawn, params), **on_host(small, params)}
     with strict("jax_debug_nans", "jax_debug_key_reuse"):
@@ -183,6 +184,7 @@ def test_a_model_is_trained_asked_and_blamed(small: Task, drawn: Task, params: P
             calls[name]()
 
 
+@pytest.mark.slow
 def test_the_loss_leaks_no_tracer_and_does_not_depend_on_jit(small: Task, params: Params) -> None:
     batch = jaxcalc.batch_at(small, 0, 0, 4)
     with strict("jax_check_tracer_leaks"):
