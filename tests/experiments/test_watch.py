@@ -1,4 +1,4 @@
-"""watch.py and the notebook: one step of learning, looked at closely."""
+"""watch.py: one step of learning, looked at closely."""
 
 import itertools
 import json
@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 
 import jax
-import nbclient
-import nbformat
 import numpy as np
 import pytest
 import watch
@@ -253,28 +251,6 @@ def test_a_run_without_snapshots_keeps_its_newest_checkpoint(tmp_path: Path) -> 
         status, _, err = run_script("watch", path, "two plus three", *arguments)
         assert status == 2
         assert "train it again with --snapshots" in err
-
-
-@pytest.mark.slow
-def test_the_notebook_runs_from_top_to_bottom(small_run: Path, tmp_path: Path) -> None:
-    notebook = nbformat.read(EXPERIMENTS / "how_it_learns.ipynb", as_version=4)
-    assert all(not cell.outputs for cell in notebook.cells if cell.cell_type == "code"), "committed without outputs"
-    (tmp_path / "experiments").mkdir()
-    shutil.copytree(small_run, tmp_path / "runs" / "calculator")  # where the notebook looks: ../runs/calculator
-    place = {"metadata": {"path": str(tmp_path / "experiments")}}
-    nbclient.NotebookClient(notebook, timeout=300, resources=place).execute()
-
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    text = "".join(output.text for output in outputs if output.output_type == "stream")
-    total, actual = (
-        float(re.search(rf"{line} .*?([\d.]+) nats$", text, re.MULTILINE).group(1))
-        for line in ("sum .* credit", "actual drop")
-    )
-    assert actual == pytest.approx(total, rel=0.01)
-    assert "shares together: 1.0000" in text
-    pictures = [output.data for output in outputs if output.output_type in ("display_data", "execute_result")]
-    assert sum("treescope" in data.get("text/html", "") for data in pictures) >= 2
-    assert any("image/png" in data for data in pictures)
 
 
 def test_the_learning_rate_is_that_of_the_runs_schedule(tmp_path: Path) -> None:
