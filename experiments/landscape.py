@@ -21,7 +21,7 @@ import tyro
 import jaxcalc
 from jaxcalc import landscape
 from jaxcalc.errors import InputError
-from jaxcalc.runs import cli
+from jaxcalc.runs import cli, style
 from jaxcalc.runs.asking import lesson
 from jaxcalc.runs.text import percent, wrapped
 
@@ -97,7 +97,7 @@ def main(options: LandscapeOptions) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png", dpi=200)
+            style.save(figure, folder / f"{name}.png")
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
     if options.json:

@@ -1,6 +1,5 @@
 """The figures of landscape.py. A caption says what is seen, and what the picture leaves out."""
 
-import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,6 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+
+from jaxcalc.runs import style
 
 if TYPE_CHECKING:
     from landscape import GradientLoss, PathLoss
@@ -35,7 +36,7 @@ def chance(nats: float) -> str:
 
 def path(found: "PathLoss") -> Figure:
     """Draw the loss on the plane nearest to the snapshots, and the way of the run across it."""
-    figure, axes = canvas(
+    figure = style.new_figure(
         "Training walks downhill, from a guess into a valley",
         "Each point of the map is a model, coloured by its surprise on some training problems. The map is the plane "
         f"nearest to all snapshots (PCA of the weights); it holds {share(sum(found['shares']))} of the path's "
@@ -43,16 +44,17 @@ def path(found: "PathLoss") -> Figure:
         "path: the bend says little, the depth says much.",
         height=6.6,
     )
+    axes = figure.subplots()
     grid = np.array(found["grid"])
     start = max(int(np.searchsorted(LEVELS, grid.min())) - 1, 0)
     levels = LEVELS[start : int(np.searchsorted(LEVELS, np.percentile(grid, 98))) + 1]
-    style = {"norm": LogNorm(levels[0], levels[-1]), "cmap": "Blues_r"}
+    colours = {"norm": LogNorm(levels[0], levels[-1]), "cmap": "Blues_r"}
     grid = np.clip(grid, levels[0], levels[-1])
-    filled = axes.contourf(found["xs"], found["ys"], grid, levels=levels, **style)
+    filled = axes.contourf(found["xs"], found["ys"], grid, levels=levels, **colours)
     axes.contour(found["xs"], found["ys"], grid, levels=levels, colors="white", linewidths=0.6)
     xs, ys = np.array(found["path"]).T
     axes.plot(xs, ys, color=RED, linewidth=2)
-    axes.scatter(xs, ys, c=found["losses"], edgecolors=RED, linewidths=1.8, s=60, zorder=3, **style)
+    axes.scatter(xs, ys, c=found["losses"], edgecolors=RED, linewidths=1.8, s=60, zorder=3, **colours)
     label_steps(axes, found["steps"], np.c_[xs, ys], found["losses"])
     bar = figure.colorbar(filled, ax=axes, ticks=levels, pad=0.02, shrink=0.8)
     bar.ax.set_yticklabels([f"{level:g}  ({chance(level)})" for level in levels])
@@ -95,13 +97,14 @@ def gradient(found: "GradientLoss") -> Figure:
     names = [stride["name"] for stride in strides]
     if "too large" in names:
         last = "It says which way is down just here: a step too long lands where the ground has risen."
-    figure, axes = canvas(
+    figure = style.new_figure(
         f"One step downhill can be {', '.join(names[:-1])} or {names[-1]}",
         "Each point of the line is one step of plain gradient descent, weights − learning rate × gradient, from the "
         f"model of step {found['step']:,}, which says “{found['says']}” after “{found['question']} equals”. The "
         f"gradient is that of one word. {last}",
         height=5.6,
     )
+    axes = figure.subplots()
     rates, losses = np.array(found["rates"]), np.array(found["losses"])
     low, high = strides[0]["rate"] / 8, strides[-1]["rate"] * 4
     shown = (rates >= low) & (rates <= high)
@@ -125,13 +128,13 @@ def gradient(found: "GradientLoss") -> Figure:
         length = "" if name == "right" else f"\n{times:,.0f} × {'shorter' if rate < right else 'longer'}"
         text = f"{name}{length}\nsays “{stride['says']}”\np({target}) {chance(stride['loss'])}"
         axes.plot(rate, stride["loss"], "o", color=colour, markersize=10)
-        style = {"ha": "center", "va": "bottom", "color": colour, "weight": "bold", "path_effects": HALO}
+        text_style = {"ha": "center", "va": "bottom", "color": colour, "weight": "bold", "path_effects": HALO}
         offset = {"too small": (0, 18), "right": (-8, 12), "too large": (0, -14)}[name]
         if name == "too large":
             is_high = stride["loss"] > 1.4 * found["before"]
             offset = (-12, 0) if is_high else offset
-            style |= {"ha": "right"} if is_high else {"va": "top"}
-        axes.annotate(text, (rate, stride["loss"]), offset, textcoords="offset points", **style)
+            text_style |= {"ha": "right"} if is_high else {"va": "top"}
+        axes.annotate(text, (rate, stride["loss"]), offset, textcoords="offset points", **text_style)
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     axes.set_ylim(-0.05 * top, top)
@@ -144,12 +147,3 @@ def gradient(found: "GradientLoss") -> Figure:
     chances.set_ylabel(f"probability of “{target}”")
     axes.spines["top"].set_visible(False)
     return figure
-
-
-def canvas(title: str, caption: str, height: float) -> tuple[Figure, Axes]:
-    """Return a figure with a title above its axes and a caption below."""
-    figure = Figure(figsize=(8, height), layout="constrained", facecolor="white")
-    axes = figure.subplots()
-    axes.set_title(title, loc="left", weight="bold", color=DARK)
-    figure.supxlabel(textwrap.fill(caption, 122), x=0.02, ha="left", fontsize=9, color=DARK)
-    return figure, axes
