@@ -12,7 +12,7 @@ from flax.training import train_state
 
 from jaxcalc.batch import Batch, Lessons, LossOn, batch_at, targets
 from jaxcalc.errors import InputError
-from jaxcalc.losses import ApplyFn, answer_logits, check_hash, cross_entropy, next_shape, token_cross_entropy
+from jaxcalc.losses import ApplyFn, answer_logits, check_hash, cross_entropy, last_logits, token_cross_entropy
 from jaxcalc.model import apply
 from jaxcalc.numerics import default_promotion
 from jaxcalc.optimizers import ValueFn, with_loss
@@ -222,10 +222,12 @@ def train_steps(
     Raises `InputError` where `batch_at` does, for a `step_fn` whose metrics lack "loss" or "grad_norm", and for a model
     with fewer columns than the task has words.
     """
-    _check_columns(state, task)
 
     def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-        new, metrics = step_fn(state, batch_at(task, seed, state.step, batch_size, loss_on))
+        checked = _for_words(state.apply_fn, task.vocab_size) if isinstance(task, Task) else state.apply_fn
+        batch = batch_at(task, seed, state.step, batch_size, loss_on)
+        new, metrics = step_fn(state.replace(apply_fn=checked), batch)
+        new = new.replace(apply_fn=state.apply_fn)
         for name in ("loss", "grad_norm"):
             if name not in metrics:
                 raise InputError(
@@ -239,17 +241,19 @@ def train_steps(
     return jax.lax.scan(body, state, length=n_steps)
 
 
-def _check_columns(state: TrainState, task: Lessons) -> None:
-    """Raise `InputError` for logits without a column for each word of a task that has a vocabulary."""
-    if not isinstance(task, Task):
-        return
-    if state.apply_fn is apply:
-        columns = state.params["output"]["unembed"].shape[-1]
-    else:
-        tokens = jnp.zeros((1, task.context_length), jnp.int32)  # for its shape
-        columns = next_shape(state.params, tokens, state.apply_fn)[-1]
-    if columns < task.vocab_size:
-        raise InputError(f"the model's logits have {columns} columns; the task has {task.vocab_size} words")
+@functools.cache  # the same function each time, which JAX then traces once
+def _for_words(apply_fn: ApplyFn, n: int) -> ApplyFn:
+    """Return a model that raises `InputError` when it is traced, if its logits have no column for each of n words."""
+
+    def checked(params: Any, tokens: jax.Array, last: int | None = None) -> jax.Array:
+        logits = last_logits(params, tokens, tokens.shape[1] if last is None else last, apply_fn)
+        if logits.shape[-1] < n:
+            raise InputError(
+                f"the model's logits have shape {logits.shape}; expected {(*logits.shape[:-1], n)}: {n} words"
+            )
+        return logits
+
+    return checked
 
 
 def _n_right(logits: jax.Array, batch: Batch) -> jax.Array:

@@ -25,6 +25,7 @@ def two_layers(params: dict, tokens: jax.Array, last: int) -> jax.Array:
     return jnp.tanh(params["in"][tokens[:, -last:]]) @ params["out"]
 
 
+@pytest.mark.slow
 def test_sharpness_is_the_largest_eigenvalue_of_the_dense_hessian(small: tuple) -> None:
     _, batch = small
     keys, n_words = jax.random.split(jax.random.key(0)), int(batch.tokens.max()) + 1
@@ -55,6 +56,7 @@ def test_loss_along_a_direction_is_the_loss_there(small: tuple) -> None:
     chex.assert_trees_all_close(found[::2], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_random_direction_has_the_norms_of_the_weights_filter_by_filter() -> None:
     params = jaxcalc.init(jax.random.key(1), jaxcalc.ModelConfig(35, 32, 2, 64, 1))
     direction = landscape.random_direction(jax.random.key(0), params)

@@ -21,7 +21,7 @@ def params() -> Params:
     return jax.tree.map(lambda leaf: leaf * 3 if leaf.ndim > 1 else leaf, params)
 
 
-@pytest.mark.parametrize("sizes", [(16, 4, 32, 1), (24, 3, 40, 3)])
+@pytest.mark.parametrize("sizes", [(16, 4, 32, 1), pytest.param((24, 3, 40, 3), marks=pytest.mark.slow)])
 def test_logits_and_gradients_equal_an_independent_linen_model(sizes: tuple[int, ...]) -> None:
     config = ModelConfig(35, *sizes)
     params = init(jax.random.key(3), config)
@@ -51,6 +51,7 @@ def test_a_size_has_about_the_parameters_in_its_name(name: jaxcalc.model.SizeNam
     assert name != "100K" or config == ModelConfig(35)  # the default
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "rtol"), [(jnp.bfloat16, 2**-8), (jnp.float16, 2**-11)])
 def test_narrow_parameters_are_computed_with_and_give_wide_logits(params: Params, dtype: type, rtol: float) -> None:
     narrow = jax.tree.map(lambda leaf: leaf.astype(dtype), params)

@@ -165,6 +165,7 @@ def test_nothing_moves_between_host_and_device_inside_the_scanned_steps(small: T
     assert int(state.step) == 3
 
 
+@pytest.mark.slow
 def test_another_model_trains_with_the_same_step(small: Task) -> None:
     class BagOfWords(nn.Module):
         @nn.compact

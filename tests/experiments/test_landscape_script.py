@@ -28,6 +28,7 @@ def test_where_every_step_helps_none_is_too_large() -> None:
         landscape.three_strides(1.0, np.array([1.1, 0.2]))
 
 
+@pytest.mark.slow
 def test_it_draws_both_and_tells_the_numbers_drawn(
     small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

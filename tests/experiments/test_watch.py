@@ -253,6 +253,7 @@ def test_a_run_without_snapshots_keeps_its_newest_checkpoint(tmp_path: Path) -> 
         assert "train it again with --snapshots" in err
 
 
+@pytest.mark.slow
 def test_the_learning_rate_is_that_of_the_runs_schedule(tmp_path: Path) -> None:
     """A run that is resumed for more steps keeps its schedule, which has ended: 1 % of the peak from then on."""
     run = tmp_path / "run"

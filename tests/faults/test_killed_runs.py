@@ -47,6 +47,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_and_then_interrupted_loses_nothing(small_run: Path, tmp_path: Path) -> None:
     """After kill -9, a refused second writer and Ctrl-C, all steps are still those of `small_run`."""
     run = tmp_path / "run"

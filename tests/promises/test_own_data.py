@@ -105,6 +105,7 @@ def test_membership_is_what_the_lessons_ask() -> None:
     assert leaked.membership(task.problem(int(task.held_out_rows[0]))) == "training"
 
 
+@pytest.mark.slow
 def test_a_filtered_drawn_task_draws_and_holds_out_what_the_whole_task_does() -> None:
     whole = drawn()
     task = whole.where(operations=("plus",), largest=20)

@@ -26,6 +26,7 @@ def test_the_run_says_its_task_and_its_lengths(drawn_run: Path) -> None:
     assert set(summary["by_carry_chain"]) <= {"0", "1", "2"}
 
 
+@pytest.mark.slow
 def test_it_resumes_to_the_same_parameters(drawn_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(drawn_run, run)

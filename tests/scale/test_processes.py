@@ -46,6 +46,7 @@ def runs_of_both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, 
     return folder / "one", folder / "two", together(*MESHED, "--run-dir", folder / "two")
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(runs_of_both: tuple[Path, Path, Any]) -> None:
     solo, pair, _ = runs_of_both
     params = [jaxcalc.load_run(path).params for path in (solo, pair)]
@@ -59,6 +60,7 @@ def test_two_processes_train_what_one_does(runs_of_both: tuple[Path, Path, Any])
     assert [manifest["environment"]["processes"] for manifest in first] == [1, 2]
 
 
+@pytest.mark.slow
 def test_only_process_0_writes_and_prints(runs_of_both: tuple[Path, Path, Any]) -> None:
     _, pair, (main, other) = runs_of_both
     assert json.loads(main[0])["steps"] == 20

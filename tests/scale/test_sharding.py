@@ -132,6 +132,7 @@ def test_steps_on_a_mesh_are_those_of_one_device_and_exchange_only_what_they_mus
         assert sorted(sizes) == sorted(cut)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drawn", [False, True])
 def test_each_device_makes_its_own_rows_of_a_batch(task: Task, drawn: bool) -> None:
     """In the compiled program no integer array but the task's own has all 64 rows, or all their numbers."""
