@@ -232,6 +232,7 @@ def test_a_token_gradient_is_that_of_a_model_with_other_weights_there(params: Pa
     chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[t], ours), expected, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_example_blame_is_the_share_of_each_examples_own_gradient(params: Params, batch: Batch, grads: Params) -> None:
     result = example_blame(params, batch, chunk=5)
     assert result.shares.sum() == pytest.approx(1, abs=1e-4)

@@ -26,7 +26,17 @@ from readmes import READMES, ROOT, blocks, commands, flags, parsed_options, read
 from scripts import run_script
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-COMPILES_LONG = ("jax_num_cpu_devices", "population", 'SIZES["1M"]', "10**30", "equinox", "nnx", "curriculum")
+COMPILES_LONG = (
+    "jax_num_cpu_devices",
+    "population",
+    'SIZES["1M"]',
+    "10**30",
+    "equinox",
+    "nnx",
+    "curriculum",
+    "checkpoint.Writer",
+    "optax.masked",
+)
 """Python blocks with one of these compile for many seconds; the slow suite runs them."""
 SHORTER = {
     "train.py": {"--steps": "100", "--snapshots": "3"},

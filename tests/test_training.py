@@ -97,6 +97,7 @@ def test_training_is_reproducible_bit_for_bit(small: Task) -> None:
     chex.assert_trees_all_equal(*runs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["muon", "adamw", "sgd"])
 def test_every_optimizer_learns_a_small_table(name: OptimizerName) -> None:
     task = jaxcalc.calculator(("plus",), max_number=5, split="none")

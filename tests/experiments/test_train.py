@@ -59,6 +59,7 @@ def test_training_prints_what_happens(small_run: Path, small_training: Ended) ->
     assert max(map(len, out.split("Saved in")[0].splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_a_table_may_hold_out_no_problem_of_an_operation(tmp_path: Path) -> None:
     tiny = ["--max-number", "4", "--batch-size", "4", "--held-out", "0.04", "--steps", "2"]
     status, out, _ = run_script("train", "--run-dir", tmp_path / "run", *TINY, *tiny)

@@ -86,6 +86,7 @@ def test_the_fewest_arguments_are_given() -> None:
         assert tuple(extra_arguments(tx, PARAMS, tx.init(PARAMS), PARAMS, loss)) == names, name
 
 
+@pytest.mark.slow
 def test_many_steps_train_with_a_line_search(task: jaxcalc.Task) -> None:
     def by_last_token(params: Any, tokens: jax.Array, last: int) -> jax.Array:
         return params[tokens][:, -last:]

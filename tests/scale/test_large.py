@@ -119,6 +119,7 @@ def test_a_narrow_model_learns_in_float32_and_computes_in_bfloat16(
     assert products.count("f32") == 2  # the scores and the logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rules", "dtype", "tolerance", "up"),
     [

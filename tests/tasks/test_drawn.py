@@ -210,6 +210,7 @@ def test_a_batch_is_a_function_of_seed_and_step_and_its_part_that_of_a_larger_on
     assert (tokens(0, 5) != tokens(1, 5)).any()
 
 
+@pytest.mark.slow
 def test_train_step_learns_from_it_and_evaluate_reads_it() -> None:
     task = make(9, ("plus",), notation="digits")
     config = jaxcalc.ModelConfig(
