@@ -38,7 +38,8 @@ def test_the_notebook_and_the_front_door_have_the_same_loop() -> None:
 @pytest.mark.slow
 def test_the_notebooks_run_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run both at once, as on two cores, in a folder without a run; and read what they say."""
-    monkeypatch.delenv("XLA_FLAGS", raising=False)  # the tests' own, which slow down what trains for long
+    for name in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR"):  # the tests' own, which slow down what trains for long
+        monkeypatch.delenv(name, raising=False)
     notebooks = {name: nbformat.read(EXPERIMENTS / f"{name}.ipynb", as_version=4) for name in NOTEBOOKS}
 
     async def run_all() -> None:
@@ -61,7 +62,7 @@ def test_the_notebooks_run_from_top_to_bottom(tmp_path: Path, monkeypatch: pytes
         for line in ("sum .* credit", "actual drop")
     )
     assert actual == pytest.approx(total, rel=0.02)
-    assert "shares together: 1.0000" in text_of(learn["by-example"])
+    assert "shares together: 1.0000" in text_of(gradients["examples"])
     assert text_of(learn["arithmetic"]) == "0.5 − 0.01 · 0.1 = 0.499\n"
     assert float(text_of(learn["four-phases"]).split()[-1]) < 1e-5
     for cell in ("live", "ranked", "messages", "pipeline", "landscape", "number-map", "before-and-after"):
