@@ -22,7 +22,7 @@ import jaxcalc
 from jaxcalc import landscape
 from jaxcalc.errors import InputError
 from jaxcalc.runs import cli, style
-from jaxcalc.runs.asking import lesson
+from jaxcalc.runs.asking import next_word
 from jaxcalc.runs.text import percent, wrapped
 
 BATCH = 256
@@ -139,10 +139,7 @@ def around(values: np.ndarray) -> np.ndarray:
 
 def along_gradient(run: jaxcalc.Run, question: str, step: int | None) -> GradientLoss:
     """Return the surprise at the first word of a question's answer along its negative gradient."""
-    whole = lesson(run.task, question)
-    n_answer = whole.mask.shape[1]
-    n_read = whole.tokens.shape[1] - n_answer
-    batch = jaxcalc.Batch(whole.tokens[:, : n_read + 1], whole.mask[:, :1])
+    batch = next_word(run.task, question)
     target = int(batch.tokens[0, -1])
     likeliest = jax.jit(lambda params: jaxcalc.apply(params, batch.tokens[:, :-1], last=1)[0, 0].argmax())
     if step is None:

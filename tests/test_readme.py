@@ -21,9 +21,16 @@ from typing import Any
 
 import benchmark
 import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 from readmes import READMES, ROOT, blocks, commands, flags, parsed_options, read, shell_of, spans
 from scripts import run_script
+
+import jaxcalc
+from jaxcalc import runs
+from jaxcalc.steps import take_step
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 COMPILES_LONG = (
@@ -223,6 +230,56 @@ def test_the_first_loop_is_short_and_the_front_door_too() -> None:
     loop = next(block for block in blocks("README.md") if block.language == "python")
     assert len([line for line in loop.text.splitlines() if line.strip() and not line.startswith("import")]) == 12
     assert len(read("README.md").splitlines()) <= 180
+
+
+def story() -> str:
+    """Return what README's story tells, the first column of its table."""
+    table = read("README.md").split("\n| part of the story |")[1].split("\n\n")[0]
+    return "\n".join(row.split(" | ")[0] for row in table.splitlines()[2:])
+
+
+def test_every_number_of_the_story_is_what_the_library_computes() -> None:
+    task, tx = runs.RunConfig().make_task(), optax.sgd(0.01)
+    params = jaxcalc.init(0, runs.RunConfig().make_model())
+    p = jax.nn.softmax(jaxcalc.apply(params, task.encode("two plus three")[None], last=1)[0, 0])
+    stepped = take_step(tx, jnp.array(0.1), tx.init(jnp.array(0.5)), jnp.array(0.5)).params
+    large = jaxcalc.ModelConfig(task.vocab_size, **jaxcalc.SIZES["100M"])
+    millions = jaxcalc.count(jax.eval_shape(lambda: jaxcalc.init(0, large))) / 1e6
+    nats = {share: jaxcalc.surprise(share / 100)[0] for share in (42, 35, 94)}
+    shares = [len(task.held_out_rows) / len(task.tokens), *(task.problems[:, [0, 2, 3]].min(), task.problems.max())]
+    assert [round(float(share), 1) for share in shares] == [0.1, 0, 99]
+    told = [
+        f'"{task.tokenizer.token(int(p.argmax()))}" ({100 * p.max():.2f} %)',
+        '"five" (99.99 %)',  # test_the_numbers_of_a_trained_run
+        f"{len(task.tokens):,} problems up to {task.tokenizer.max_number}, a tenth",
+        f"{nats[42]:.2f} nats where p is 42 %, {nats[35]:.2f} at 35 %, {nats[94]:.2f} at 94 %",
+        f"ln {task.vocab_size} = {np.log(task.vocab_size):.2f}",
+        f"0.5 − 0.01 · 0.1 = {stepped:.3f}",
+        f"{jaxcalc.count(params):,} weights",
+        f"{round(millions, -1):.0f} million",
+        f"{task.vocab_size} in all. Each becomes {params['embed']['token'].shape[1]} numbers",
+    ]
+    rest = story()
+    for text in told:
+        assert text in rest
+        rest = rest.replace(text, "")
+    assert re.findall(r".*\d.*", rest) == [], "a number that no test knows"
+
+
+@pytest.mark.slow
+def test_the_numbers_of_a_trained_run(trained_run: Path) -> None:
+    """Another machine rounds differently and ends a few answers away, so last digits may differ."""
+    folder = trained_run / "runs" / "calculator"
+    ended = run_script("watch", folder, "two plus three", "--replay", "--json")
+    last = json.loads(ended.out)["replay"][-1]["predictions"][0]
+    assert (last["token"], last["probability"]) == ("five", pytest.approx(0.9999, abs=5e-4))
+    said = {word for span in spans("README.md") for word in re.findall(r"--step (\d+)", span)}
+    assert said <= set(map(str, runs.checkpoint_steps(folder)))
+    transcript = next(block.text for block in blocks("README.md") if block.language == "console").splitlines()
+    (question,) = commands(transcript[0].removeprefix("$ "))
+    out = run_script("ask", folder, *question[3:]).out.splitlines()
+    assert [masked(line) for line in (out[0], out[-1])] == [masked(line) for line in (transcript[1], transcript[-1])]
+    assert jaxcalc.load_run(folder).summary["held_out_exact_match"] > 0.99
 
 
 def test_the_speed_tables_are_those_of_the_benchmarks_file() -> None:

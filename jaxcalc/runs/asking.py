@@ -76,21 +76,13 @@ def _answer(params: Params, task: Task, prompt: jax.Array) -> tuple[jax.Array, j
     return tokens, log_probs, every
 
 
-def lesson(task: Task, question: str) -> Batch:
-    """Return a batch of one sequence: a question and its right answer, with the loss on the answer and its end.
-
-    Raises `InputError` for a question that the task does not contain: no answer is right.
-    """
-    prompt, answer = _asked(task, question)
-    return _one(task, prompt, answer, len(answer))
-
-
 def next_word(task: Task, text: str) -> Batch:
     """Return a batch of one sequence: a question, perhaps with some of its answer, and the loss on the next word.
 
     watch.py, the notebook and the explorer's page learn from this batch, so that their totals agree.
 
-    Raises `InputError` as `lesson` does, and for words that do not begin the right answer.
+    Raises `InputError` for a question that the task does not contain, as no answer is right, and for words that do not
+    begin the right answer.
 
     >>> from jaxcalc import calculator
     >>> task = calculator()
@@ -107,7 +99,8 @@ def next_word(task: Task, text: str) -> Batch:
             f"{' '.join(begun)!r} does not begin the right answer, {' '.join(answer[:-1])!r}; leave it out to see what "
             "the model would say"
         )
-    return _one(task, prompt, answer[: len(begun) + 1], 1)
+    tokens = [*prompt, *(task.tokenizer.ids[word] for word in answer[: len(begun) + 1])]
+    return Batch(jnp.asarray([tokens], jnp.int32), jnp.ones((1, 1), jnp.float32))
 
 
 def _asked(task: Task, question: str) -> tuple[list[int], list[str]]:
@@ -117,9 +110,3 @@ def _asked(task: Task, question: str) -> tuple[list[int], list[str]]:
         limit = task.tokenizer.max_number
         raise InputError(f"{question!r} has no answer from 0 to {limit}, so none is right and there is no loss")
     return task.encode(question).tolist(), [*task.tokenizer.spell(problem.answer), END]
-
-
-def _one(task: Task, prompt: list[int], answer: list[str], n_counted: int) -> Batch:
-    """Return one sequence as a batch, with the loss on its last words."""
-    tokens = np.array([[*prompt, *(task.tokenizer.ids[word] for word in answer)]], np.int32)
-    return Batch(jnp.asarray(tokens), jnp.ones((1, n_counted), jnp.float32))

@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import gc
 import io
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -15,6 +17,10 @@ from jaxcalc.runs.streams import Output, exit_status
 from jaxcalc.runs.text import wrapped
 
 Options = TypeVar("Options")
+
+COLLECT_EVERY = 100_000
+"""New objects between two searches for cycles to free. Python's own 700 cost watch.py a tenth of its time: tracing
+makes many objects and few cycles."""
 
 
 def run_script(
@@ -29,6 +35,8 @@ def run_script(
     (`| head`, `>&-`), and 2, with one line, if it could not be written. What the script does is done all the same.
     Scripts compute in float32, also under JAX_ENABLE_X64.
     """
+    gc.freeze()  # what was imported stays
+    gc.set_threshold(COLLECT_EVERY)
     out, err = Output(sys.stdout), Output(sys.stderr)
     if isinstance(sys.stdin, io.TextIOWrapper):
         with contextlib.suppress(io.UnsupportedOperation):  # it has been read from
@@ -43,7 +51,7 @@ def run_script(
 
 
 def _run(main: Callable[[Options], int], options: type[Options], defaults: Callable[[Options], Options | None]) -> int:
-    parse = functools.partial(tyro.cli, options, description=about(options), config=(tyro.conf.FlagCreatePairsOff,))
+    parse = functools.partial(_parse, options)
     try:
         parsed = parse()
         default = defaults(parsed)
@@ -54,6 +62,20 @@ def _run(main: Callable[[Options], int], options: type[Options], defaults: Calla
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _parse(options: type[Options], default: Options | None = None) -> Options:
+    """Return the options of the command line. tyro fits its help to the terminal, but not the line of usage."""
+    shown = io.StringIO()
+    shown.isatty = sys.stdout.isatty
+    given = tyro.MISSING_NONPROP if default is None else default
+    try:
+        with contextlib.redirect_stdout(shown):
+            config = (tyro.conf.FlagCreatePairsOff,)
+            return tyro.cli(options, default=given, description=about(options), config=config)
+    finally:
+        usage, newline, rest = shown.getvalue().partition("\n")
+        print(wrapped(re.sub("\x1b\\[[\\d;]*m", "", usage)) + newline + rest, end="")
 
 
 def about(options: type) -> str:

@@ -28,7 +28,7 @@ from jaxcalc.model import config_of
 from jaxcalc.params import Params
 from jaxcalc.reprs import outline
 from jaxcalc.runs import checkpoint
-from jaxcalc.runs.asking import Answer, ask, lesson
+from jaxcalc.runs.asking import Answer, ask, next_word
 from jaxcalc.runs.config import RunConfig
 from jaxcalc.runs.configfile import (
     CONFIG,
@@ -84,11 +84,12 @@ class Run:
         return ask(self._params(step), self.task, question)
 
     def walk(self, question: str, step: int | None = None) -> Iterator[Backward]:
-        """Walk back from the loss on the right answer of a question, as `jaxcalc.backprop.walk` does on a batch.
+        """Walk back from the surprise at a question's next word, as `jaxcalc.backprop.walk` does on a batch.
 
-        Raises `InputError` as `ask` does, and for a question without an answer that the task contains.
+        "seven times eight equals fifty" asks for the word after: "six". Raises `InputError` as `ask` does, and for a
+        question without an answer that the task contains.
         """
-        return walk(self._params(step), lesson(self.task, question))
+        return walk(self._params(step), next_word(self.task, question))
 
     def _params(self, step: int | None) -> Params:
         return self.params if step is None else self.at(step)

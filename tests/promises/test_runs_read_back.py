@@ -196,10 +196,10 @@ def test_a_run_is_an_object_to_play_with(small_run: Path) -> None:
         run.ask("two pluss three")
 
 
-def test_a_run_walks_back_from_the_loss_on_a_right_answer(small_run: Path) -> None:
+def test_a_run_walks_back_from_the_surprise_at_the_next_word(small_run: Path) -> None:
     run = jaxcalc.load_run(small_run)
-    tokens = run.task.tokens[run.task.row("two plus three")][None]
-    batch = jaxcalc.Batch(tokens, (tokens[:, run.task.prompt_length :] != 0).astype(np.float32))
+    tokens = run.task.tokens[run.task.row("two plus three")][None, : run.task.prompt_length + 1]
+    batch = jaxcalc.Batch(tokens, np.ones((1, 1), np.float32))
     for step in (None, 0):
         walk = run.walk("two plus three", step)
         stage = next(walk)
