@@ -92,8 +92,8 @@ def next_word(task: Task, text: str) -> Batch:
     """
     words = task.tokenizer.canonical(text)
     middle = words.index(EQUALS) + 1 if EQUALS in words else len(words)
-    prompt, answer = _asked(task, " ".join(words[:middle]))
     begun = words[middle:]
+    prompt, answer = _asked(task, " ".join(words[:middle]) if begun else text)
     if begun != answer[: len(begun)]:
         raise InputError(
             f"{' '.join(begun)!r} does not begin the right answer, {' '.join(answer[:-1])!r}; leave it out to see what "
