@@ -45,7 +45,7 @@ const PLAIN = {
 const JOINING = [...ALL_OPERATIONS, EQUALS, "hundred", "thousand", "million", "and"]
   .join("|")
   .replace(" ", `(?:${SPACE}|-)+`);
-const JOINED = new RegExp(`(?<=[a-z0-9])-(${JOINING})(?![\\p{L}\\p{Nl}\\p{No}])(?:-(?=[a-z0-9]))?`, "gu");
+const JOINED = new RegExp(`(?<=[a-z0-9])-((?:${JOINING})(?:-(?:${JOINING}))*)(?![\\p{L}\\p{Nl}\\p{No}])(?:-(?=[a-z0-9]))?`, "gu");
 const COMMA = new RegExp(`(?<!${WORD_CHARACTER})(thousand|million)${SPACE}*,`, "gu");
 const GROUPS = /(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])/gu;
 const COMPOUND = new RegExp(
@@ -59,7 +59,7 @@ function normalize(text) {
   return Array.from(Array.from(text, plain).join(""), (character) => PLAIN[character] ?? character)
     .join("")
     .toLowerCase()
-    .replace(JOINED, " $1 ")
+    .replace(JOINED, (_, joined) => ` ${joined.replaceAll("-", " ")} `)
     .replace(COMPOUND, "$1 $2")
     .replace(COMMA, "$1 ")
     .replace(GROUPS, (number) => number.replaceAll(",", ""));

@@ -75,7 +75,8 @@ def _parse(options: type[Options], default: Options | None = None) -> Options:
             return tyro.cli(options, default=given, description=about(options), config=config)
     finally:
         usage, newline, rest = shown.getvalue().partition("\n")
-        print(wrapped(re.sub("\x1b\\[[\\d;]*m", "", usage)) + newline + rest, end="")
+        if usage:
+            print(wrapped(re.sub("\x1b\\[[\\d;]*m", "", usage)) + newline + rest, end="")
 
 
 def about(options: type) -> str:

@@ -88,12 +88,13 @@ class TaskConfig:
 @functools.lru_cache(maxsize=4)
 def _make_task(config: TaskConfig, seed: int) -> Task:
     operations = tuple(name.replace("-", " ") for name in config.ops)
-    if config.notation is not None:
-        return arithmetic(config.max_number, operations, config.terms, config.notation, config.held_out, seed)
-    copies, inverse = (dict.fromkeys(RARE, n) for n in (config.copies, config.inverse_copies))
-    return calculator(
-        operations, config.max_number, config.output, config.split, config.held_out, seed, copies, inverse
-    )
+    with jax.ensure_compile_time_eval():  # arrays, not tracers, where a function that is being traced asks first
+        if config.notation is not None:
+            return arithmetic(config.max_number, operations, config.terms, config.notation, config.held_out, seed)
+        copies, inverse = (dict.fromkeys(RARE, n) for n in (config.copies, config.inverse_copies))
+        return calculator(
+            operations, config.max_number, config.output, config.split, config.held_out, seed, copies, inverse
+        )
 
 
 @dataclasses.dataclass(frozen=True)

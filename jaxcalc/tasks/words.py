@@ -34,7 +34,7 @@ _PLAIN = str.maketrans(
 _COMPOUND = re.compile(rf"\b({'|'.join(TENS)})-?({'|'.join(ONES[1:10])})\b")
 # "one-hundred-five" and "one-plus-two"; in "plus-two" the hyphen may be a sign.
 _JOINING = "|".join([*OPERATIONS, EQUALS, "hundred", "thousand", "million", "and"]).replace(" ", r"[\s-]+")
-_JOINED = re.compile(rf"(?<=[a-z0-9])-({_JOINING})(?![^\W\d_])(?:-(?=[a-z0-9]))?")
+_JOINED = re.compile(rf"(?<=[a-z0-9])-((?:{_JOINING})(?:-(?:{_JOINING}))*)(?![^\W\d_])(?:-(?=[a-z0-9]))?")
 _COMMA = re.compile(r"\b(thousand|million)\s*,")
 _GROUPS = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])")
 
@@ -53,7 +53,7 @@ def normalize(text: str) -> str:
     """
     plain = (c if unicodedata.category(c) == "No" else unicodedata.normalize("NFKC", c) for c in text)
     text = "".join(plain).translate(_PLAIN).lower()
-    text = _COMPOUND.sub(r"\1 \2", _JOINED.sub(r" \1 ", text))
+    text = _COMPOUND.sub(r"\1 \2", _JOINED.sub(lambda joined: f" {joined[1].replace('-', ' ')} ", text))
     return _GROUPS.sub(lambda number: number[0].replace(",", ""), _COMMA.sub(r"\1 ", text))
 
 

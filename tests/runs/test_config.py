@@ -4,10 +4,12 @@ import dataclasses
 import json
 import sys
 
+import jax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import jaxcalc
 from jaxcalc import InputError
 from jaxcalc.runs import cli
 from jaxcalc.runs.config import KeepingConfig, OptimizerConfig, RunConfig, ScheduleConfig, SizesConfig, TaskConfig
@@ -49,6 +51,14 @@ def test_format_3_is_read() -> None:
     drawn = {**FORMAT_3, "task": {"operations": ["plus"], "seed": 0, "max_number": 999, "notation": "digits",
                                   "terms": 3, "held_out": 0.1}}  # fmt: skip
     assert from_json(drawn, "config.json").task == TaskConfig(("plus",), 999, "digits", 3)
+
+
+@pytest.mark.parametrize(
+    "config", [RunConfig(task=TaskConfig(max_number=7)), RunConfig(task=TaskConfig(("plus",), 7, "digits"))]
+)
+def test_a_task_made_while_a_function_is_traced_holds_arrays(config: RunConfig) -> None:
+    jax.eval_shape(lambda: jaxcalc.init(jax.random.key(0), config.make_model()))  # the first to ask for this task
+    assert not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(config.make_task()))
 
 
 rates = st.none() | st.floats(0, 1)

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from num2words import num2words
 
@@ -19,6 +19,7 @@ def test_spelling_agrees_with_num2words(number: int) -> None:
 
 
 @given(numbers)
+@example(100_001)  # "one-hundred-thousand-one"
 def test_every_number_is_read_back_from_canonical_and_british_spelling(number: int) -> None:
     assert words_to_number(number_to_words(number)) == number
     assert words_to_number(num2words(number)) == words_to_number(num2words(number).replace(",", "")) == number
