@@ -54,7 +54,7 @@ def test_format_3_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [RunConfig(task=TaskConfig(max_number=7)), RunConfig(task=TaskConfig(("plus",), 7, "digits"))]
+    "config", [RunConfig(task=TaskConfig(max_number=7)), RunConfig(task=TaskConfig(("plus",), 98, "digits"))]
 )
 def test_a_task_made_while_a_function_is_traced_holds_arrays(config: RunConfig) -> None:
     jax.eval_shape(lambda: jaxcalc.init(jax.random.key(0), config.make_model()))  # the first to ask for this task
