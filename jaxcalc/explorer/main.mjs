@@ -7,6 +7,7 @@ import { adam, along, blame, credit, finiteDifference, gradient, loss, sgd } fro
 import { lastRow, softmax, surprise, trace } from "./model.mjs";
 import { END, InputError, Tokenizer } from "./tokenizer.mjs";
 import { namedLeaves, treeMap } from "./trees.mjs";
+import { serve } from "./worker.mjs";
 import { answerView, tokensView, stagesView, attentionView, outputView, lossView } from "./forward_views.mjs";
 import { backwardView } from "./blame_view.mjs";
 import { stepView } from "./step_view.mjs";
@@ -217,33 +218,39 @@ class App {
   }
 }
 
-const data = JSON.parse(document.getElementById("data").textContent);
-const app = new App(data);
-document.getElementById("about").textContent = data.about;
-document.getElementById("made").textContent = `${data.about}. ${data.made}`;
-document.getElementById("prompt").value = data.prompt;
-document.getElementById("prompt").addEventListener("input", (event) => app.setPrompt(event.target.value));
-document.getElementById("ask").addEventListener("submit", (event) => event.preventDefault());
-document.getElementById("theme").addEventListener("click", () => {
-  const root = document.documentElement;
-  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = dark ? "light" : "dark";
-});
-await app.start();
-// For the console: jaxcalc.app.params is a plain tree of arrays, as in Python.
-globalThis.jaxcalc = {
-  app,
-  trace,
-  walk,
-  collect,
-  gradient,
-  loss,
-  sgd,
-  adam,
-  along,
-  blame,
-  credit,
-  finiteDifference,
-  namedLeaves,
-  treeMap,
-};
+// The page. The worker runs this same script, where there is no document.
+async function open() {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const app = new App(data);
+  document.getElementById("about").textContent = data.about;
+  document.getElementById("made").textContent = `${data.about}. ${data.made}`;
+  document.getElementById("prompt").value = data.prompt;
+  document.getElementById("prompt").addEventListener("input", (event) => app.setPrompt(event.target.value));
+  document.getElementById("ask").addEventListener("submit", (event) => event.preventDefault());
+  document.getElementById("theme").addEventListener("click", () => {
+    const root = document.documentElement;
+    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = dark ? "light" : "dark";
+  });
+  await app.start();
+  // For the console: jaxcalc.app.params is a plain tree of arrays, as in Python.
+  globalThis.jaxcalc = {
+    app,
+    trace,
+    walk,
+    collect,
+    gradient,
+    loss,
+    sgd,
+    adam,
+    along,
+    blame,
+    credit,
+    finiteDifference,
+    namedLeaves,
+    treeMap,
+  };
+}
+
+if (globalThis.document) await open();
+else serve();

@@ -1,0 +1,48 @@
+// Long computations, in a worker: the page never waits for them. The worker runs the same script as the page.
+
+// What a worker can do: name → async function* (input), which yields its progress and returns its result.
+export const TASKS = {};
+
+// In the page: run("name", input, onProgress) → the result. A new run of a task stops the one before it.
+export class Engine {
+  constructor(source) {
+    this.worker = new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })), { type: "module" });
+    this.runs = new Map();
+    this.last = 0;
+    this.worker.onmessage = ({ data: { id, progress, result, error, stopped } }) => {
+      const run = this.runs.get(id);
+      if (progress !== undefined) return run.onProgress?.(progress);
+      this.runs.delete(id);
+      if (error !== undefined) run.reject(new Error(error));
+      else run.resolve(stopped ? null : result); // null: stopped by a newer run
+    };
+  }
+
+  run(name, input, onProgress) {
+    const id = ++this.last;
+    return new Promise((resolve, reject) => {
+      this.runs.set(id, { resolve, reject, onProgress });
+      this.worker.postMessage({ id, name, input });
+    });
+  }
+}
+
+// In the worker: answers the page's messages. Between two yields of a task it looks for newer ones.
+export function serve() {
+  const newest = {};
+  globalThis.onmessage = async ({ data: { id, name, input } }) => {
+    newest[name] = id;
+    try {
+      const steps = TASKS[name](input);
+      for (;;) {
+        const { done, value } = await steps.next();
+        if (done) return postMessage({ id, result: value });
+        postMessage({ id, progress: value });
+        await new Promise((resume) => setTimeout(resume));
+        if (newest[name] !== id) return postMessage({ id, stopped: true });
+      }
+    } catch (error) {
+      postMessage({ id, error: String(error.message) });
+    }
+  };
+}
