@@ -18,7 +18,7 @@ export function stages(params, target) {
   return network;
 }
 
-const select = (tree, path) => (path ?? []).reduce((node, key) => node[key], path ? tree : {});
+export const select = (tree, path) => (path ?? []).reduce((node, key) => node[key], path ? tree : {});
 
 // Walks forward through the stages and keeps the input, the output and the vjp of each.
 export function forward(params, tokens, network) {
@@ -184,7 +184,7 @@ function projectVjp(x, weights, message) {
 }
 
 // Back through rmsNorm(x): with r = 1 / √(mean x² + ε), the outgoing message is r · (m − x · r² · mean(x · m)).
-function rmsNormVjp(x, message) {
+export function rmsNormVjp(x, message) {
   const d = x.shape.at(-1);
   const toX = array(x.shape);
   for (let start = 0; start < x.data.length; start += d) {
