@@ -70,6 +70,100 @@ type Moment = {
 /** A long computation in the worker: yields its progress, returns its result. */
 type Task = (input: any) => AsyncGenerator<any, any, void>;
 
+/** What the page knows of a task. */
+type TaskData = {
+  vocabulary: string[];
+  operations: string[];
+  max_number: number;
+  output: "words" | "digits" | "digits-reversed";
+  prompt_length: number;
+  answer_length: number;
+};
+/** A problem, and the words with which its answer begins; `answer` is null if no number is right. */
+type Question = { a: number; operation: string; b: number; answer: number | null; tokens: string[]; begun: string[] };
+
+/** What page.py packs into the page: a run's snapshots, its curve and its task. */
+type PageData = {
+  about: string;
+  made: string;
+  prompt: string;
+  adam_betas: [number, number];
+  task: TaskData;
+  leaves: [string, number[]][];
+  snapshots: { step: number; weights: string; table: string | null }[];
+  curve: {
+    loss: [number, number][];
+    watched: number;
+    checks: { step: number; by_operation: Record<string, number> }[];
+  };
+  membership: string | null;
+};
+/** A step that the user has taken. */
+type TakenStep = {
+  kind: string;
+  rate: number;
+  target: number;
+  loss: number;
+  blame: Account;
+  credit: Account;
+  actual: number;
+  before: number;
+  after: number;
+};
+/** The state that all views show, as main.mjs keeps it: the moment, and what the user has chosen. */
+interface App extends Omit<Moment, "update" | "next" | "blame"> {
+  data: PageData;
+  tokenizer: import("./tokenizer.mjs").Tokenizer;
+  words: string[];
+  parsed: Question;
+  snapshot: number;
+  verdicts: Uint8Array;
+  membership: Uint8Array;
+  kind: "sgd" | "adam";
+  rate: number;
+  weight: { name: string; index: number };
+  pending: { update: Params; state: OptimizerState; blame: Account; losses: [number, number][]; actual: number };
+  last: TakenStep | null;
+  stepped: number;
+  scores(): Float64Array;
+  streams(): [string, Leaf][];
+  answer(): { words: string[]; p: number };
+  membershipOf(question: Question): string | null;
+  setPrompt(text: string): void;
+  setTarget(id: number): void;
+  setSnapshot(index: number): Promise<void>;
+  setOptimizer(kind: string, rate: number): void;
+  step(): void;
+  undo(): void;
+  reset(): void;
+}
+/** Makes its part of the page once, and returns a function that fills it anew. */
+type View = (app: App) => () => void;
+
+/** An axis of a chart: its ends, and its ticks as [value, text]. */
+type Axis = { from: number; to: number; log?: boolean; ticks: [number, string][] };
+/** A line of a chart. */
+type Line = { points: [number, number][]; class: string };
+/** A place on an axis, in the units of the drawing. */
+type Place = (value: number) => number;
+type ChartOptions = {
+  width?: number;
+  height?: number;
+  marks?: (atX: Place, atY: Place) => any[];
+  onclick?: (distance: Place) => void;
+};
+/** A grid of cells on a canvas. A click or Enter asks, an arrow key only moves. */
+type GridOptions = {
+  rows: number;
+  columns: number;
+  size: number;
+  label: string;
+  colour: (row: number, column: number) => string | null;
+  chosen: () => [number, number] | null;
+  onmove?: (row: number, column: number) => void;
+  onpick: (row: number, column: number, asks: boolean) => void;
+};
+
 // As with an index, nobody checks that an array has a last element, or that the page has an element of this id.
 interface Array<T> {
   at(index: -1): T;
