@@ -64,21 +64,58 @@ export function blame(grads, update) {
   const nats = Object.fromEntries(
     stagesOf(grads).map(([name, pick]) => [name, -inner(pick(grads), pick(update))]),
   );
-  return { nats, total: Object.values(nats).reduce((a, b) => a + b, 0) };
+  return { nats, total: sumOf(nats) };
 }
 
 // The actual drop in loss, by stage: blame with the mean gradient along the step instead of the gradient at its start.
-export function credit(params, update, tokens, target, nPoints = 32) {
-  let mean = zerosLike(params);
-  for (const [node, weight] of gaussLegendre(nPoints)) {
-    const here = gradient(along(params, update, node), tokens, target);
-    mean = treeMap(
-      elementwise((total, g) => total + weight * g),
-      mean,
-      here,
-    );
+// The way is cut in halves where the credits miss its drop most, until their sum is within 1 % of the whole drop (and what
+// the pieces miss, in both directions, within 5 %), or until `most` gradients are spent. The remainder is what no stage
+// has got. A generator, which yields after each gradient, so that a worker can be stopped.
+export function* credit(params, update, tokens, target, most = 1024) {
+  const lossAt = (t) => loss(along(params, update, t), tokens, target);
+  let n = 0;
+  function* piece(from, to) {
+    const length = to.t - from.t,
+      nats = {};
+    for (const [node, weight] of gaussLegendre(N_NODES)) {
+      const here = blame(gradient(along(params, update, from.t + node * length), tokens, target), update).nats;
+      for (const name of Object.keys(here)) nats[name] = (nats[name] ?? 0) + weight * length * here[name];
+      yield ++n;
+    }
+    const drop = from.loss - to.loss;
+    return { from, to, nats, missed: drop - sumOf(nats) };
   }
-  return blame(mean, update);
+  const [start, end] = [0, 1].map((t) => ({ t, loss: lossAt(t) }));
+  const drop = start.loss - end.loss;
+  const rounding = 1e-13 * (start.loss + end.loss);
+  const within = (missed, share) => Math.abs(missed) <= share * Math.abs(drop) + rounding;
+  const isClose = (pieces) =>
+    within(pieces.reduce((sum, { missed }) => sum + missed, 0), 0.01) &&
+    within(pieces.reduce((sum, { missed }) => sum + Math.abs(missed), 0), 0.05);
+  const pieces = [yield* piece(start, end)];
+  while (n < most && !isClose(pieces)) {
+    const worst = pieces.reduce((a, b) => (Math.abs(b.missed) > Math.abs(a.missed) ? b : a));
+    const t = (worst.from.t + worst.to.t) / 2;
+    const middle = { t, loss: lossAt(t) };
+    const halves = [yield* piece(worst.from, middle), yield* piece(middle, worst.to)];
+    pieces.splice(pieces.indexOf(worst), 1, ...halves);
+  }
+  const nats = Object.fromEntries(
+    Object.keys(pieces[0].nats).map((name) => [name, pieces.reduce((sum, each) => sum + each.nats[name], 0)]),
+  );
+  const total = sumOf(nats);
+  return { nats, total, drop, remainder: drop - total };
+}
+
+const N_NODES = 8;
+const sumOf = (nats) => Object.values(nats).reduce((a, b) => a + b, 0);
+
+// Runs a generator to its end and returns its result.
+export function finish(generator) {
+  for (;;) {
+    const { done, value } = generator.next();
+    if (done) return value;
+  }
 }
 
 // Nodes and weights of Gauss-Legendre quadrature on 0 … 1: Newton's method finds the roots of the n-th Legendre

@@ -3,7 +3,7 @@
 import { collect, walk } from "./backprop.mjs";
 import { MEMBERSHIP, unpack, unpackWeights } from "./data.mjs";
 import { el } from "./dom.mjs";
-import { adam, along, blame, credit, finiteDifference, gradient, loss, sgd } from "./learning.mjs";
+import { adam, along, blame, credit, finish, finiteDifference, gradient, loss, sgd } from "./learning.mjs";
 import { lastRow, softmax, surprise, trace } from "./model.mjs";
 import { END, InputError, Tokenizer } from "./tokenizer.mjs";
 import { namedLeaves, treeMap } from "./trees.mjs";
@@ -103,7 +103,7 @@ class App {
       blame,
       actual,
       before,
-      credit: credit(params, update, tokens, target),
+      credit: finish(credit(params, update, tokens, target)),
     };
     this.params = along(params, update);
     this.optimizerState = state;
@@ -245,7 +245,7 @@ async function open() {
     adam,
     along,
     blame,
-    credit,
+    credit: (...args) => finish(credit(...args)),
     finiteDifference,
     namedLeaves,
     treeMap,

@@ -36,8 +36,11 @@ export function fromLeaves(leaves) {
 export const elementwise =
   (f) =>
   ({ shape, data: x }, { data: y } = {}, { data: z } = {}) => {
-    const result = array(shape);
-    for (let i = 0; i < x.length; i++) result.data[i] = f(x[i], y?.[i], z?.[i]);
+    const result = array(shape),
+      to = result.data;
+    if (!y) for (let i = 0; i < x.length; i++) to[i] = f(x[i]);
+    else if (!z) for (let i = 0; i < x.length; i++) to[i] = f(x[i], y[i]);
+    else for (let i = 0; i < x.length; i++) to[i] = f(x[i], y[i], z[i]);
     return result;
   };
 

@@ -4,7 +4,7 @@
 import { readFileSync } from "node:fs";
 import { walk } from "../../jaxcalc/explorer/backprop.mjs";
 import {
-  adam, along, blame, credit, finiteDifference, gaussLegendre, gradient, loss, sgd,
+  adam, along, blame, credit, finish, finiteDifference, gaussLegendre, gradient, loss, sgd,
 } from "../../jaxcalc/explorer/learning.mjs";
 import { trace } from "../../jaxcalc/explorer/model.mjs";
 import { InputError, numberToWords, Tokenizer } from "../../jaxcalc/explorer/tokenizer.mjs";
@@ -25,7 +25,7 @@ function relativeError(ours, theirs, origin) {
 }
 
 // Everything that the engine computes of one lesson: {"quantity/name": array}.
-function recompute(params, { tokens, target, weights, n_points }, optimizers) {
+function recompute(params, { tokens, target, weights }, optimizers) {
   const found = {};
   const put = (quantity, tree) => {
     for (const [name, leaf] of Object.entries(namedLeaves(tree))) found[`${quantity}/${name}`] = leaf;
@@ -46,9 +46,7 @@ function recompute(params, { tokens, target, weights, n_points }, optimizers) {
   for (const [name, optimizer] of Object.entries(optimizers)) {
     const { update } = optimizer.update(grads, optimizer.init(params));
     put(name, along(params, update));
-    if (name !== "sgd") continue;
-    putAccount("blame", blame(grads, update));
-    if (n_points) putAccount("credit", credit(params, update, tokens, target, n_points));
+    if (name === "sgd") putAccount("blame", blame(grads, update));
   }
   return found;
 }
@@ -81,6 +79,17 @@ const TOPICS = {
         return Object.entries(namedLeaves(result.update)).map(([leaf, ours]) => relativeError(ours, theirs[leaf]));
       });
     });
+  },
+
+  // The credits of a step of SGD at each rate, beside the drop that two forward passes show.
+  credits({ models, lessons, rates }) {
+    const unpacked = Object.fromEntries(Object.entries(models).map(([name, tree]) => [name, treeMap(unpack, tree)]));
+    return lessons.flatMap(({ model, tokens, target }) => rates.map((rate) => {
+      const params = unpacked[model];
+      const { update } = sgd(rate).update(gradient(params, tokens, target), null);
+      const actual = loss(params, tokens, target) - loss(along(params, update), tokens, target);
+      return { model, rate, actual, ...finish(credit(params, update, tokens, target)) };
+    }));
   },
 
   // What is read in each text, or the error that refuses it.
