@@ -1,9 +1,10 @@
 // The page: the state that all parts show, the ways to change it, and the order of the parts.
 
 import { collect, walk } from "./backprop.mjs";
+import { credit, finish } from "./credit.mjs";
 import { MEMBERSHIP, unpack, unpackWeights } from "./data.mjs";
 import { el } from "./dom.mjs";
-import { adam, along, blame, credit, finish, finiteDifference, gradient, loss, sgd } from "./learning.mjs";
+import { adam, along, blame, finiteDifference, gradient, loss, sgd } from "./learning.mjs";
 import { lastRow, softmax, surprise, trace } from "./model.mjs";
 import { END, InputError, Tokenizer } from "./tokenizer.mjs";
 import { namedLeaves, treeMap } from "./trees.mjs";
@@ -229,7 +230,9 @@ async function open() {
   document.getElementById("ask").addEventListener("submit", (event) => event.preventDefault());
   document.getElementById("theme").addEventListener("click", () => {
     const root = document.documentElement;
-    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    const dark = root.dataset.theme
+      ? root.dataset.theme === "dark"
+      : matchMedia("(prefers-color-scheme: dark)").matches;
     root.dataset.theme = dark ? "light" : "dark";
   });
   await app.start();

@@ -1,10 +1,12 @@
 // Long computations, in a worker: the page never waits for them. The worker runs the same script as the page.
 
 // What a worker can do: name → async function* (input), which yields its progress and returns its result.
+/** @type {Record<string, Task>} */
 export const TASKS = {};
 
 // In the page: run("name", input, onProgress) → the result. A new run of a task stops the one before it.
 export class Engine {
+  /** @param {string} source */
   constructor(source) {
     this.worker = new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })), { type: "module" });
     this.runs = new Map();
@@ -18,6 +20,7 @@ export class Engine {
     };
   }
 
+  /** @type {(name: string, input: any, onProgress?: (progress: any) => void) => Promise<any>} */
   run(name, input, onProgress) {
     const id = ++this.last;
     return new Promise((resolve, reject) => {
@@ -29,6 +32,7 @@ export class Engine {
 
 // In the worker: answers the page's messages. Between two yields of a task it looks for newer ones.
 export function serve() {
+  /** @type {Record<string, number>} */
   const newest = {};
   globalThis.onmessage = async ({ data: { id, name, input } }) => {
     newest[name] = id;
@@ -42,7 +46,7 @@ export function serve() {
         if (newest[name] !== id) return postMessage({ id, stopped: true });
       }
     } catch (error) {
-      postMessage({ id, error: String(error.message) });
+      postMessage({ id, error: error instanceof Error ? error.message : String(error) });
     }
   };
 }
