@@ -74,6 +74,11 @@ type Moment = {
 /** A long computation in the worker: yields its progress, returns its result. */
 type Task = (input: any) => AsyncGenerator<any, any, void>;
 
+/** What the page keeps of the time before an own step. */
+type HistoryEntry = { params: Params; state: OptimizerState; [what: string]: unknown };
+/** A problem of the table: its cell, its prompt and its right answer as token ids. */
+type Problem = { cell: number; prompt: number[]; answer: number[] };
+
 /** What the page knows of a task. */
 type TaskData = {
   vocabulary: string[];

@@ -61,7 +61,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
     def ask(topic: str, question: Any) -> Any:
         file = tmp_path_factory.mktemp("explorer") / f"{topic}.json"
         file.write_text(json.dumps(question))
-        answer = subprocess.run([node, SCRIPT, topic, file], capture_output=True, encoding="utf-8")
+        answer = subprocess.run([node, "--expose-gc", SCRIPT, topic, file], capture_output=True, encoding="utf-8")
         assert answer.returncode == 0, answer.stderr
         file.unlink()  # the lessons are large
         return json.loads(answer.stdout)
@@ -316,6 +316,91 @@ def test_javascript_makes_the_same_updates_several_times_in_a_row(ask: Ask) -> N
     assert max(errors) < 1e-12
 
 
+# Teaching.
+
+
+@pytest.fixture(scope="module")
+def taught(ask: Ask, models: dict[str, Params], golden: Golden) -> list[dict[str, Any]]:
+    """Steps with the suggested rate, one that is far too large, and one that overflows."""
+    question = {
+        "models": jax.tree.map(pack, models),
+        "lessons": [lesson._asdict() for lesson in golden.lessons[::14]],
+        "kinds": list(OPTIMIZERS),
+        "rates": [None, 1, 1e300],
+        "betas": ADAM_BETAS,
+    }
+    return ask("teach", question)
+
+
+def test_the_suggested_rate_promises_half_of_the_loss(taught: list[dict[str, Any]]) -> None:
+    suggested = [step for step in taught if step["given"] is None]
+    assert len(suggested) == 8
+    for step in suggested:
+        assert step["promise"] == pytest.approx(step["before"] / 2, rel=1e-9)
+        assert step["after"] == step["measured"]
+        assert step["measured"] < step["before"]
+        assert abs(step["remainder"]) <= 0.01 * abs(step["before"] - step["measured"])
+
+
+def test_a_step_that_is_not_finite_is_refused_and_names_its_rate(taught: list[dict[str, Any]]) -> None:
+    for step in taught:
+        if step["given"] == 1e300:
+            assert step["refused"].startswith("the learning rate 1e+300 is too large")
+            assert "smaller rate" in step["refused"]
+        else:
+            assert "refused" not in step
+
+
+def test_the_curve_along_a_step_is_near_the_loss_everywhere(taught: list[dict[str, Any]]) -> None:
+    for step in taught:
+        if "refused" in step:
+            continue
+        ts, losses = np.array(step["losses"]).T
+        assert (ts[0], ts[-1]) == (0, 2)
+        assert len(ts) >= 65
+        for t, loss in step["along"]:
+            assert abs(np.interp(t, ts, losses) - loss) < 0.015 * np.ptp(losses), (step["rate"], t)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_thousand_own_steps_take_less_than_sixty_megabytes_and_can_be_undone(ask: Ask, task: Task, kind: str) -> None:
+    params = jaxcalc.init(jax.random.key(0), ModelConfig(task.vocab_size))
+    tokens = np.asarray(task.tokens)[0, : task.prompt_length].tolist()
+    question = {"params": jax.tree.map(pack, params), "tokens": tokens, "target": 8, "kind": kind}
+    answer = ask("history", question | {"betas": ADAM_BETAS, "n": 1000})
+    assert answer["bytes"] < 60e6
+    assert answer["taken"] == 1000
+    assert answer["depth"] >= 10
+    assert answer["same"]
+    assert answer["start"] == answer["expectedStart"]
+    assert answer["kept"]
+    assert answer["left"] == 0
+
+
+def test_the_table_is_what_greedy_decoding_answers(ask: Ask, models: dict[str, Params]) -> None:
+    task = jaxcalc.calculator(operations=("plus", "times"), max_number=20)
+    config = ModelConfig(task.vocab_size, d_model=20, n_heads=4, d_ff=28, context_length=task.context_length)
+    state = jaxcalc.create_state(jaxcalc.init(jax.random.key(1), config), optax.adam(1e-2))
+    batch = jaxcalc.batch_of(task, task.tokens)
+    for _ in range(60):
+        state, _ = jaxcalc.train_step(state, batch)
+    evaluation = jaxcalc.evaluate(state.params, task, np.arange(len(task.problems)))
+    assert 0.1 < np.mean(evaluation.correct) < 0.9
+    tokens = np.asarray(task.tokens)[::9, :-1].tolist()
+    question = {"params": jax.tree.map(pack, state.params), "task": about(task), "sequences": tokens, "sample": 50}
+    answer = ask("table", question)
+    assert answer["difference"] < 1e-12
+    a, operation, b, _ = np.asarray(task.problems).T
+    verdicts = np.array(answer["verdicts"]).reshape(2, 21, 21)
+    of_problem = verdicts[operation, a, b]
+    assert np.count_nonzero(verdicts) == len(task.problems)
+    np.testing.assert_array_equal(of_problem > 127, evaluation.correct)
+    np.testing.assert_allclose((of_problem % 128 - 1) / 126, evaluation.probability, atol=0.5 / 126 + 1e-4)
+    assert 50 <= answer["progress"][0][0] <= 60
+    assert all(done == answered for done, answered, _ in answer["progress"])
+    assert answer["progress"][-1] == [len(task.problems)] * 3
+
+
 # Text.
 
 TASKS: dict[str, dict[str, Any]] = {
@@ -451,6 +536,7 @@ def about(task: Task) -> dict[str, Any]:
         "max_number": task.tokenizer.max_number,
         "output": task.tokenizer.output,
         "prompt_length": task.prompt_length,
+        "answer_length": task.answer_length,
     }
 
 
