@@ -1,7 +1,8 @@
 // The state that all parts of the page show, and the ways to change it.
 
+import { credit, finish } from "./credit.mjs";
 import { MEMBERSHIP, unpack, unpackWeights } from "./data.mjs";
-import { adam, along, credit, loss, sgd } from "./learning.mjs";
+import { along, loss } from "./learning.mjs";
 import { lastRow, softmax, trace } from "./model.mjs";
 import { momentOf } from "./moment.mjs";
 import { END, InputError, Tokenizer } from "./tokenizer.mjs";
@@ -282,7 +283,7 @@ export class App {
         before: before.probabilities[target],
         after: this.probabilities[target],
       },
-      { credit: () => credit(params, update, tokens, target) },
+      { credit: () => finish(credit(params, update, tokens, target)) },
     );
   }
 }

@@ -190,14 +190,15 @@ function projectVjp(x, weights, message) {
     k = x.data.length / n,
     m = message.data.length / n;
   const grad = array(weights.shape),
-    toX = array(x.shape);
+    toX = array(x.shape),
+    [slope, from, by, told] = [grad.data, x.data, weights.data, message.data];
   for (let i = 0; i < n; i++) {
     for (let j = 0; j < k; j++) {
-      const factor = x.data[i * k + j];
+      const factor = from[i * k + j];
       let dot = 0;
-      for (let c = 0; c < m; c++) {
-        grad.data[j * m + c] += factor * message.data[i * m + c];
-        dot += weights.data[j * m + c] * message.data[i * m + c];
+      for (let c = 0, at = i * m, w = j * m; c < m; c++) {
+        slope[w + c] += factor * told[at + c];
+        dot += by[w + c] * told[at + c];
       }
       toX.data[i * k + j] = dot;
     }

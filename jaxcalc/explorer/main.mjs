@@ -3,9 +3,10 @@
 import { App } from "./app.mjs";
 import { collect, walk } from "./backprop.mjs";
 import { backwardView } from "./blame_view.mjs";
+import { credit, finish } from "./credit.mjs";
 import { el } from "./dom.mjs";
 import { attentionView, lossView, outputView, stagesView, tokensView } from "./forward_views.mjs";
-import { adam, along, blame, credit, finiteDifference, gradient, loss, sgd } from "./learning.mjs";
+import { adam, along, blame, finiteDifference, gradient, loss, sgd } from "./learning.mjs";
 import { trace } from "./model.mjs";
 import { momentOf } from "./moment.mjs";
 import { answerView, askView, chipsOf, drawChips, sentenceOf, teachView, upToTheMistake } from "./opening.mjs";
@@ -104,8 +105,10 @@ async function open() {
   const { stage, transport, chips, pick } = await build(app);
   await pick(chips[0]);
   // For the console: jaxcalc.app.params is a plain tree of arrays, as in Python.
-  const engine = { trace, walk, collect, gradient, loss, sgd, adam, along, blame, credit, finiteDifference, momentOf };
-  globalThis.jaxcalc = { app, stage, transport, ...engine, namedLeaves, treeMap };
+  globalThis.jaxcalc = {
+    ...{ app, stage, transport, momentOf, trace, walk, collect, gradient, loss, sgd, adam, along, blame },
+    ...{ finiteDifference, namedLeaves, treeMap, credit: (...args) => finish(credit(...args)) },
+  };
 }
 
 if (globalThis.document) await open();

@@ -19,7 +19,7 @@ export const sentenceOf = (leaves) => {
 };
 
 // Every problem of a table, the small ones first: {text, right, membership}.
-export function problemsOf(app, verdicts) {
+export function problemsIn(app, verdicts) {
   const n = app.tokenizer.max_number + 1;
   const spell = (number) => numberToWords(number).join(" ");
   return app.tokenizer.operations
@@ -41,7 +41,7 @@ export async function chipsOf(app) {
   const newest = app.data.snapshots.length - 1;
   const untrained = { text: FIRST_QUESTION, note: "untrained", right: false, snapshot: 0 };
   if (!app.membership) return [...(await firstFailures(app)), untrained];
-  const problems = problemsOf(app, await app.verdictsOf(newest));
+  const problems = problemsIn(app, await app.verdictsOf(newest));
   const heldOut = problems.filter(({ membership }) => membership === "held out");
   const chip = (note) => (problem) => ({ text: problem.text(), note, right: problem.right, snapshot: newest });
   const wrong = heldOut.filter(({ right }) => !right);

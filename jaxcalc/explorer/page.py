@@ -33,7 +33,19 @@ from jaxcalc.trees import count, named_leaves
 
 MOST_BYTES = 6_000_000
 """The size of the largest page, which still fits into a mail."""
-ENGINE = ("trees", "model", "backprop", "learning", "moment", "words", "tokenizer", "worker")
+ENGINE = (
+    "trees",
+    "model",
+    "backprop",
+    "learning",
+    "credit",
+    "moment",
+    "words",
+    "tokenizer",
+    "worker",
+    "teaching",
+    "table",
+)
 VIEWS = ("data", "numbers", "dom", "charts", "forward_views", "blame_view", "step_view", "weight_view", "run_views")
 STAGE = ("facts", "layout", "scenes", "stage_network", "stage_numbers", "stage", "transport")
 MODULES = (*ENGINE, *VIEWS, *STAGE, "app", "opening", "main")

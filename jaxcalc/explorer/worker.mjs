@@ -1,6 +1,9 @@
 // Long computations, in a worker: the page never waits for them. The worker runs the same script as the page.
 
-// What a worker can do: name → async function* (input), which yields its progress and returns its result.
+import { InputError } from "./tokenizer.mjs";
+
+// What a worker can do: name → async function* (input), which yields its progress, or nothing where it can only be stopped,
+// and returns its result.
 /** @type {Record<string, Task>} */
 export const TASKS = {};
 
@@ -11,11 +14,11 @@ export class Engine {
     this.worker = new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })), { type: "module" });
     this.runs = new Map();
     this.last = 0;
-    this.worker.onmessage = ({ data: { id, progress, result, error, stopped } }) => {
+    this.worker.onmessage = ({ data: { id, progress, result, error, refused, stopped } }) => {
       const run = this.runs.get(id);
       if (progress !== undefined) return run.onProgress?.(progress);
       this.runs.delete(id);
-      if (error !== undefined) run.reject(new Error(error));
+      if (error !== undefined) run.reject(refused ? new InputError(error) : new Error(error));
       else run.resolve(stopped ? null : result); // null: stopped by a newer run
     };
   }
@@ -36,17 +39,24 @@ export function serve() {
   const newest = {};
   globalThis.onmessage = async ({ data: { id, name, input } }) => {
     newest[name] = id;
+    let rested = performance.now();
     try {
       const steps = TASKS[name](input);
       for (;;) {
         const { done, value } = await steps.next();
         if (done) return postMessage({ id, result: value });
-        postMessage({ id, progress: value });
+        if (value !== undefined) postMessage({ id, progress: value });
+        if (performance.now() - rested < 20) continue;
         await new Promise((resume) => setTimeout(resume));
+        rested = performance.now();
         if (newest[name] !== id) return postMessage({ id, stopped: true });
       }
     } catch (error) {
-      postMessage({ id, error: error instanceof Error ? error.message : String(error) });
+      postMessage({
+        id,
+        error: error instanceof Error ? error.message : String(error),
+        refused: error instanceof InputError,
+      });
     }
   };
 }
