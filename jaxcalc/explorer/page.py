@@ -33,11 +33,24 @@ from jaxcalc.trees import count, named_leaves
 
 MOST_BYTES = 6_000_000
 """The size of the largest page, which still fits into a mail."""
-ENGINE = ("trees", "model", "backprop", "learning", "tokenizer")
+ENGINE = (
+    "trees",
+    "model",
+    "backprop",
+    "learning",
+    "credit",
+    "moment",
+    "words",
+    "tokenizer",
+    "worker",
+    "teaching",
+    "table",
+)
 VIEWS = ("data", "numbers", "dom", "charts", "forward_views", "blame_view", "step_view", "weight_view", "run_views")
-MODULES = (*ENGINE, *VIEWS, "main")
+STAGE = ("facts", "layout", "scenes", "stage_network", "stage_numbers", "stage", "transport")
+MODULES = (*ENGINE, *VIEWS, *STAGE, "app", "opening", "main")
 """The JavaScript modules of the page, each before those that import it."""
-STYLES = ("style", "parts")
+STYLES = ("style", "parts", "stage")
 """The style sheets of the page: the page as a whole, then what its parts draw."""
 LARGEST_TABLE = 100_000
 """Cells; the page of a larger task has no table."""
