@@ -15,7 +15,7 @@ export function lessonsOf(task, { operations, share, seed }) {
   return task.operations
     .filter((name) => operations.includes(name))
     .flatMap((name) => {
-      const rows = problemsOf(task, name),
+      const rows = lessonRows(task, name),
         groups = {};
       for (const row of rows) {
         const pair = TWINS.includes(name) ? [row.a, row.b].sort((x, y) => x - y) : [row.a, row.b];
@@ -32,7 +32,7 @@ export function lessonsOf(task, { operations, share, seed }) {
 }
 
 // All problems of one operation whose answer is in the vocabulary, encoded: the question, the answer, its end.
-function problemsOf(task, operation) {
+function lessonRows(task, operation) {
   const ids = Object.fromEntries(task.vocabulary.map((word, id) => [word, id]));
   const rows = [];
   for (let a = 0; a <= task.max_number; a++) {

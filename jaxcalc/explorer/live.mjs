@@ -9,8 +9,8 @@ import { END } from "./tokenizer.mjs";
 import { inner } from "./trees.mjs";
 import { TASKS } from "./worker.mjs";
 
-const SLICE = 60; // milliseconds of training between two reports
-const TABLE = 400; // milliseconds between two answers to the whole table
+const SLICE_MS = 60; // milliseconds of training between two reports
+const TABLE_EVERY = 400; // milliseconds between two answers to the whole table
 
 // Everything that follows from the settings: {operations, share, seed, optimizer, rate, batch}.
 export function courseOf(data, settings) {
@@ -78,13 +78,13 @@ TASKS.live = async function* ({ data, settings, run, until }) {
   while (now.step < until) {
     const from = performance.now(),
       points = [];
-    while (now.step < until && performance.now() - from < SLICE) {
+    while (now.step < until && performance.now() - from < SLICE_MS) {
       const { run: next, loss, shares } = trained(now, course, settings);
       if (!Number.isFinite(loss)) throw new Error(`The loss is not finite after step ${now.step}. Lower the rate and begin anew.`);
       points.push({ step: now.step, loss, shares });
       now = next;
     }
-    const due = performance.now() - tabled > TABLE;
+    const due = performance.now() - tabled > TABLE_EVERY;
     if (due) tabled = performance.now();
     if (now.step < until) yield report(points, due);
     else return report(points, true);

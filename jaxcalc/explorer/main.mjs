@@ -7,7 +7,8 @@ import { adam, along, blame, credit, finiteDifference, gradient, loss, sgd } fro
 import { lastRow, softmax, surprise, trace } from "./model.mjs";
 import { END, InputError, Tokenizer } from "./tokenizer.mjs";
 import { namedLeaves, treeMap } from "./trees.mjs";
-import { serve } from "./worker.mjs";
+import { addTabs, tellHeight } from "./tabs.mjs";
+import { Engine, serve } from "./worker.mjs";
 import { answerView, tokensView, stagesView, attentionView, outputView, lossView } from "./forward_views.mjs";
 import { backwardView } from "./blame_view.mjs";
 import { stepView } from "./step_view.mjs";
@@ -221,21 +222,30 @@ class App {
 // The page. The worker runs this same script, where there is no document.
 async function open() {
   const data = JSON.parse(document.getElementById("data").textContent);
+  const engine = new Engine(document.querySelector("script[type=module]").textContent);
+  const live = addTabs(data, engine);
+  tellHeight();
+  document.getElementById("theme").addEventListener("click", () => {
+    const root = document.documentElement;
+    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = dark ? "light" : "dark";
+  });
+  document.getElementById("made").textContent = data.made;
+  if (!data.snapshots) {
+    globalThis.jaxcalc = { live };
+    return;
+  }
   const app = new App(data);
   document.getElementById("about").textContent = data.about;
   document.getElementById("made").textContent = `${data.about}. ${data.made}`;
   document.getElementById("prompt").value = data.prompt;
   document.getElementById("prompt").addEventListener("input", (event) => app.setPrompt(event.target.value));
   document.getElementById("ask").addEventListener("submit", (event) => event.preventDefault());
-  document.getElementById("theme").addEventListener("click", () => {
-    const root = document.documentElement;
-    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-    root.dataset.theme = dark ? "light" : "dark";
-  });
   await app.start();
   // For the console: jaxcalc.app.params is a plain tree of arrays, as in Python.
   globalThis.jaxcalc = {
     app,
+    live,
     trace,
     walk,
     collect,

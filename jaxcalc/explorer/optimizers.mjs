@@ -27,7 +27,7 @@ export function trainingOptimizer(name, rateAt, decay) {
       const [g, m, v, w] = [grads, mu, nu, params].map((tree) => namedLeaves(tree));
       for (const [leaf, { shape, data }] of Object.entries(g)) {
         const hidden = HIDDEN.test(leaf);
-        const stepOf = STEPS[name === "muon" && !hidden ? "nadam" : name];
+        const stepOf = LEAF_STEPS[name === "muon" && !hidden ? "nadam" : name];
         const step = stepOf({
           shape,
           g: data,
@@ -48,12 +48,12 @@ export function trainingOptimizer(name, rateAt, decay) {
 
 const HIDDEN = /\.(query|key|value|out|up|down)$/;
 
-const mean = (beta, old, now) => old.map((value, i) => beta * value + (1 - beta) * now[i]);
+const movingMean = (beta, old, now) => old.map((value, i) => beta * value + (1 - beta) * now[i]);
 
 const against = (rate, direction, pull) => direction.map((value, i) => -rate * (value + (pull ? pull[i] : 0)));
 
 // The step of one array: its gradient g, running means mu and nu, decay `pull`, rate and number t → {update, mu, nu}.
-const STEPS = {
+const LEAF_STEPS = {
   // Gradient descent with momentum 0.9.
   sgd({ g, mu, nu, pull, rate }) {
     const next = mu.map((value, i) => 0.9 * value + g[i] + (pull ? pull[i] : 0));
@@ -61,17 +61,17 @@ const STEPS = {
   },
   // Kingma and Ba 2015; Loshchilov and Hutter 2019 for the decay.
   adamw({ g, mu, nu, pull, rate, t }) {
-    const next = mean(B1, mu, g);
+    const next = movingMean(B1, mu, g);
     return { ...adamStep(next.map((value) => value / (1 - B1 ** t)), g, nu, pull, rate, t), mu: next };
   },
   // Adam that looks one step ahead with its momentum (Dozat 2016).
   nadam({ g, mu, nu, rate, t }) {
-    const next = mean(B1, mu, g);
+    const next = movingMean(B1, mu, g);
     return { ...adamStep(ahead(B1, next, g, t), g, nu, null, ADAM_SHARE * rate, t), mu: next };
   },
   // Jordan et al. 2024: a step that changes all directions of a matrix equally.
   muon({ shape, g, mu, nu, pull, rate, t, inputs }) {
-    const next = mean(0.95, mu, g);
+    const next = movingMean(0.95, mu, g);
     const n = shape.slice(0, inputs).reduce((a, b) => a * b),
       m = g.length / n;
     const even = orthogonal(ahead(0.95, next, g, t), n, m),

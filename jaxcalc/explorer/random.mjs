@@ -3,7 +3,7 @@
 // The generator is mulberry32: 32 bits of state, and each call returns a number from 0 up to but not including 1.
 // Streams of one seed do not overlap in practice: the state starts at a hash of both.
 export function randomOf(seed, stream) {
-  let state = mixed(mixed(seed) + stream);
+  let state = mixedBits(mixedBits(seed) + stream);
   return () => {
     state = (state + 0x6d2b79f5) | 0;
     let bits = Math.imul(state ^ (state >>> 15), 1 | state);
@@ -13,7 +13,7 @@ export function randomOf(seed, stream) {
 }
 
 // The last steps of MurmurHash3: neighbouring numbers become unlike ones.
-function mixed(number) {
+function mixedBits(number) {
   let bits = number | 0;
   bits = Math.imul(bits ^ (bits >>> 16), 0x85ebca6b);
   bits = Math.imul(bits ^ (bits >>> 13), 0xc2b2ae35);

@@ -6,7 +6,7 @@ import { times, transposed } from "./matrices.mjs";
 import { EPSILON } from "./model.mjs";
 import { array, zerosLike } from "./trees.mjs";
 
-const plus = (x, y) => x.map((value, i) => value + y[i]);
+const addRows = (x, y) => x.map((value, i) => value + y[i]);
 
 // Sequences of one length → {loss, grads}. The model reads all tokens but the last, and the last nTargets are to be
 // predicted.
@@ -126,7 +126,7 @@ function mlpForward({ norm, up, down }, x) {
     n = x.length / d;
   const normed = normForward(norm.data, x);
   const hidden = times(normed.y, up.data, n, d, f).map((value) => Math.max(value, 0));
-  return { x, normed, hidden, y: plus(x, times(hidden, down.data, n, f, d)) };
+  return { x, normed, hidden, y: addRows(x, times(hidden, down.data, n, f, d)) };
 }
 
 function mlpBackward({ norm, up, down }, { normed, hidden }, message, grads) {
@@ -137,7 +137,7 @@ function mlpBackward({ norm, up, down }, { normed, hidden }, message, grads) {
   const [toUp, toNormed] = timesBackward(normed.y, up.data, open, n, d, f);
   grads.down.data = toDown;
   grads.up.data = toUp;
-  return plus(message, normBackward(norm.data, normed, toNormed, grads.norm.data));
+  return addRows(message, normBackward(norm.data, normed, toNormed, grads.norm.data));
 }
 
 // The rows of the positions from `from` on, and back: zeros elsewhere.
@@ -168,13 +168,13 @@ function attentionForward(params, x, n, length, from) {
   const key = normForward(null, times(normed.y, params.key.data, n * length, d, m), k);
   const value = times(normed.y, params.value.data, n * length, d, m);
   const sizes = { n, length, from, heads, k };
-  const { shares, mixed } = mix(query.y, key.y, value, sizes);
-  const y = plus(gathered(x, n, length, from, d), times(mixed, params.out.data, nAsking, m, d));
+  const { shares, mixed } = mixForward(query.y, key.y, value, sizes);
+  const y = addRows(gathered(x, n, length, from, d), times(mixed, params.out.data, nAsking, m, d));
   return { normed, asking, query, key, value, shares, mixed, y, sizes };
 }
 
 // mixed = shares · value and shares = softmax(query · key / √K), for each sequence, head and asking position.
-function mix(query, key, value, { n, length, from, heads, k }) {
+function mixForward(query, key, value, { n, length, from, heads, k }) {
   const m = heads * k,
     asks = length - from;
   const shares = new Float64Array(n * heads * asks * length),
@@ -226,9 +226,9 @@ function attentionBackward(params, made, message, grads) {
   const fromQuery = back("query", made.asking, normBackward(null, made.query, toQuery, null, k), nAsking);
   const fromKey = back("key", made.normed.y, normBackward(null, made.key, toKey, null, k), n * length);
   const fromValue = back("value", made.normed.y, toValue, n * length);
-  const toNormed = plus(plus(fromKey, fromValue), scattered(fromQuery, n, length, from, d));
+  const toNormed = addRows(addRows(fromKey, fromValue), scattered(fromQuery, n, length, from, d));
   const toX = normBackward(params.norm.data, made.normed, toNormed, grads.norm.data);
-  return plus(toX, scattered(message, n, length, from, d));
+  return addRows(toX, scattered(message, n, length, from, d));
 }
 
 function mixBackward({ query, key, value, shares, sizes }, toMixed) {

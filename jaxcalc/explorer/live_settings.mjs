@@ -1,0 +1,67 @@
+// The settings of a training. A setting that cannot be read is refused with a sentence, and the one before it holds.
+
+import { el } from "./dom.mjs";
+
+const NAMES = { muon: "Muon", adamw: "AdamW", sgd: "SGD" };
+
+// [name, label, least, most, why another number is refused]
+const NUMBERS = [
+  ["rate", "Rate", 1e-6, 10, "The rate is a number from 0.000001 to 10."],
+  ["batch", "Batch", 1, 512, "The batch is a whole number from 1 to 512."],
+  ["seed", "Seed", 0, 999999, "The seed is a whole number from 0 to 999999."],
+];
+const SHARES = [0.05, 0.1, 0.2, 0.4];
+
+export function settingsView(live) {
+  const { data } = live,
+    note = el("p", { id: "live-note", "aria-live": "polite" });
+  const fields = {};
+  const number = ([name, label, least, most, refusal]) => {
+    const read = () => {
+      const value = Number(fields[name].value);
+      const whole = name === "rate" || Number.isInteger(value);
+      const fits = fields[name].value !== "" && whole && value >= least && value <= most;
+      if (fits) return live.set({ [name]: value });
+      fields[name].setAttribute("aria-invalid", "true");
+      note.textContent = refusal;
+    };
+    fields[name] = el("input", { type: "number", min: least, max: most, step: "any", onchange: read });
+    return el("label", {}, label, fields[name]);
+  };
+  const choice = (name, label, options, read, onchoice = () => ({})) => {
+    const choose = () => live.set({ [name]: read(fields[name].value), ...onchoice(fields[name].value) });
+    fields[name] = el("select", { onchange: choose }, options.map(([value, text]) => el("option", { value }, text)));
+    return el("label", {}, label, fields[name]);
+  };
+  const boxes = data.task.operations.map((name) =>
+    el("label", {}, el("input", { type: "checkbox", value: name, onchange: () => chooseOperations() }), name),
+  );
+  const boxOf = (label) => label.querySelector("input");
+  const chooseOperations = () => {
+    const operations = boxes.map(boxOf).filter(({ checked }) => checked).map(({ value }) => value);
+    if (operations.length) return live.set({ operations });
+    note.textContent = "Choose at least one operation.";
+    boxes.map(boxOf).forEach((box) => (box.checked = live.wanted.operations.includes(box.value)));
+  };
+  const node = el(
+    "form",
+    { class: "live-settings", "aria-label": "Settings", onsubmit: (event) => event.preventDefault() },
+    el("fieldset", {}, el("legend", {}, "Operations"), boxes),
+    choice("optimizer", "Optimizer", Object.entries(NAMES), String, (name) => ({ rate: data.rates[name] })),
+    NUMBERS.map(number),
+    choice("share", "Held out", SHARES.map((share) => [share, `${100 * share} %`]), Number),
+    note,
+  );
+  let shown = null;
+  const draw = () => {
+    note.textContent = live.isOther ? "These settings are for the next run. Reset begins it." : "";
+    if (shown === live.wanted) return;
+    shown = live.wanted;
+    for (const [name, field] of Object.entries(fields)) {
+      field.value = live.wanted[name];
+      field.removeAttribute("aria-invalid");
+    }
+    boxes.map(boxOf).forEach((box) => (box.checked = live.wanted.operations.includes(box.value)));
+  };
+  return { node, draw };
+}

@@ -1,0 +1,232 @@
+// The tab "Train from nothing": a small model learns from its first step while one watches.
+
+import { el } from "./dom.mjs";
+import { sgd } from "./learning.mjs";
+import { BLAMED, blameChart, lossChart, problemGrid } from "./live_charts.mjs";
+import { LiveRun } from "./live_run.mjs";
+import { settingsView } from "./live_settings.mjs";
+import { momentOf } from "./moment.mjs";
+import { largest, percent, significant } from "./numbers.mjs";
+import { InputError, numberToWords, Tokenizer } from "./tokenizer.mjs";
+import { namedLeaves } from "./trees.mjs";
+import { MEMBERSHIP, verdict } from "./data.mjs";
+
+// Fills the tab, and returns the training for the console.
+export function liveView(root, data, engine) {
+  const tokenizer = new Tokenizer(data.task);
+  const live = new LiveRun(data, engine, () => schedule());
+  live.watched = { a: 7, operation: "plus", b: 5 };
+  const ask = ({ a, operation, b }) => {
+    live.watched = { a, operation, b };
+    schedule();
+  };
+  const intro = el("p", { class: "live-intro" });
+  const views = [
+    controlsView(live, engine),
+    settingsView(live),
+    tableOf(live, ask),
+    curvesView(live),
+    watchedView(live, tokenizer, ask),
+  ];
+  const [controls, settings, table, curves, watched] = views.map(({ node }) => node);
+  root.append(intro, controls, settings, el("div", { class: "live-parts" }, table, curves, watched));
+  let asked = false;
+  const draw = () => {
+    asked = false;
+    intro.textContent = introOf(live);
+    views.forEach((view) => view.draw());
+  };
+  // However often the training reports, the page is drawn once a frame.
+  const schedule = () => {
+    if (asked) return;
+    asked = true;
+    requestAnimationFrame(draw);
+  };
+  live.reset();
+  return live;
+}
+
+function introOf({ run, data }) {
+  const numbers = Object.values(namedLeaves(run.params)).reduce((total, leaf) => total + leaf.data.length, 0);
+  const known = run.step ? "" : " They are random: it knows nothing yet. Press Train and watch.";
+  return `A transformer of ${numbers.toLocaleString("en-US")} numbers learns arithmetic in English words from 0 to ${data.task.max_number}, here in your browser.${known}`;
+}
+
+// Train, pause, one step, begin anew; and how far it is.
+function controlsView(live, engine) {
+  const button = (id, text, onclick) => el("button", { type: "button", id, onclick }, text);
+  const play = button("live-play", "Train", () => (live.playing ? live.pause() : live.play()));
+  play.className = "primary";
+  const step = button("live-step", "One step", () => live.step());
+  const reset = button("live-reset", "Reset", () => live.reset());
+  const done = el("progress", { max: live.data.steps, value: 0, "aria-label": "Steps" });
+  const where = el("span", { class: "live-where" }),
+    problem = el("p", { class: "error", role: "alert", id: "live-problem" });
+  const draw = () => {
+    const { run, settings, points, playing } = live;
+    play.textContent = playing ? "Pause" : run.step && !live.isDone ? "Go on" : "Train";
+    play.disabled = live.isDone;
+    step.disabled = playing || live.isDone;
+    reset.classList.toggle("primary", live.isOther && !playing);
+    done.value = run.step;
+    const examples = (run.step * settings.batch).toLocaleString("en-US");
+    const loss = points.length ? `, loss ${significant(points.at(-1).loss, 3)}` : "";
+    where.textContent = `step ${run.step} of ${live.data.steps}, ${examples} examples${loss}`;
+    problem.textContent = live.problem || (engine.isSlow && playing ? SLOW : "");
+  };
+  return { node: el("div", { class: "live-controls" }, play, step, reset, done, where, problem), draw };
+}
+
+const SLOW = "This browser starts no worker here, so the page itself trains, in short slices, and answers more slowly.";
+
+// Loss and blame by step.
+function curvesView(live) {
+  const loss = lossChart(live.data.steps),
+    blame = blameChart(live.data.steps);
+  const legend = BLAMED.map((name, stage) => el("span", {}, el("i", { class: `swatch stage-${stage}` }), name));
+  const node = el(
+    "div",
+    { class: "live-card" },
+    el("h2", {}, "Surprise"),
+    el("p", { class: "live-caption" }, "The mean of −ln p over the right words of each batch, in nats."),
+    loss.node,
+    el("h2", {}, "Blame"),
+    el("p", { class: "live-caption" }, "Which stage the error points at: its share of the squared gradient."),
+    blame.node,
+    el("p", { class: "live-legend" }, legend),
+  );
+  let drawn = null;
+  const draw = () => {
+    if (drawn === live.points.length) return;
+    drawn = live.points.length;
+    loss.draw(live.points);
+    blame.draw(live.points);
+  };
+  return { node, draw };
+}
+
+// Every problem, as the model answers it now.
+function tableOf(live, ask) {
+  const score = el("p", { class: "live-score", "aria-live": "off" }),
+    grids = el("div", { class: "live-grids" }),
+    readout = el("p", { class: "live-caption live-readout" });
+  const key = [
+    ["key-right", "right"],
+    ["key-wrong", "wrong"],
+    ["key-held", "held out: never trained on"],
+  ];
+  const legend = key.map(([name, text]) => el("span", {}, el("i", { class: `swatch ${name}` }), text));
+  const node = el(
+    "div",
+    { class: "live-card" },
+    el("h2", {}, "All problems"),
+    score,
+    grids,
+    el("p", { class: "live-legend" }, legend),
+    readout,
+  );
+  const point = (index) => {
+    readout.textContent = index === undefined ? HINT : readingOf(live, index);
+  };
+  point(undefined);
+  let shown = null,
+    drawings = [];
+  const draw = () => {
+    const { lessons, verdicts, watched } = live;
+    if (shown !== lessons) {
+      const n = live.data.task.max_number + 1;
+      const each = { onpoint: point, onpick: (index) => ask(lessons[index]) };
+      drawings = live.settings.operations.map((name) => problemGrid(name, lessons, n, each));
+      grids.replaceChildren(...drawings.map((drawing) => drawing.node));
+      shown = lessons;
+    }
+    drawings.forEach((drawing) => drawing.draw(verdicts, watched));
+    score.replaceChildren(...scoreOf(lessons, verdicts));
+  };
+  return { node, draw };
+}
+
+const HINT = "The first number goes down, the second to the right. Click a problem to watch it.";
+
+const questionOf = ({ a, operation, b }) => `${numberToWords(a).join(" ")} ${operation} ${numberToWords(b).join(" ")}`;
+
+function readingOf({ lessons, verdicts }, index) {
+  const result = verdicts && verdict(verdicts[index]);
+  const side = MEMBERSHIP[lessons[index].held ? 2 : 1];
+  const answer = result ? `, ${result.right ? "right" : "wrong"} with ${Math.round(100 * result.p)} %` : "";
+  return `${questionOf(lessons[index])}: ${side}${answer}`;
+}
+
+function scoreOf(lessons, verdicts) {
+  const count = (isHeld) => {
+    const rows = lessons.flatMap(({ held }, index) => (held === isHeld ? [index] : []));
+    const right = verdicts ? rows.filter((index) => verdicts[index] > 127).length : 0;
+    return [el("b", {}, `${right} of ${rows.length}`), isHeld ? " held-out" : " training"];
+  };
+  return [...count(false), " and ", ...count(true), " problems right"];
+}
+
+// One question, asked again after every report.
+function watchedView(live, tokenizer, ask) {
+  const words = live.data.task.vocabulary;
+  const input = el("input", { type: "text", id: "live-question", spellcheck: "false", autocapitalize: "none", "aria-describedby": "live-answer" }),
+    answer = el("p", { id: "live-answer", "aria-live": "off" }),
+    bars = el("div", { class: "live-bars" });
+  let written = null;
+  input.addEventListener("input", () => {
+    try {
+      written = tokenizer.parse(input.value);
+      input.removeAttribute("aria-invalid");
+      ask(written);
+    } catch (error) {
+      if (!(error instanceof InputError)) throw error;
+      input.setAttribute("aria-invalid", "true");
+      bars.classList.add("is-old");
+      answer.textContent = error.message;
+    }
+  });
+  const node = el(
+    "div",
+    { class: "live-card" },
+    el("h2", {}, el("label", { for: "live-question" }, "One question")),
+    input,
+    answer,
+    bars,
+  );
+  const draw = () => {
+    const invalid = input.hasAttribute("aria-invalid");
+    if (invalid && document.activeElement === input) return;
+    const text = questionOf(live.watched);
+    if (document.activeElement !== input) input.value = text;
+    input.removeAttribute("aria-invalid");
+    const parsed = tokenizer.parse(text);
+    const target = parsed.answer === null ? null : tokenizer.ids[tokenizer.spell(parsed.answer)[0]];
+    const moment = watchedMoment(live.run.params, tokenizer.encode({ ...parsed, begun: [] }), target);
+    bars.classList.remove("is-old");
+    bars.replaceChildren(...rankedBars(moment.probabilities, target, words));
+    const lesson = live.lessons.find(({ a, operation, b }) => questionOf({ a, operation, b }) === text);
+    const side = lesson ? MEMBERSHIP[lesson.held ? 2 : 1] : "not in this training";
+    const right = target === null ? "its answer is no word here" : `surprise ${significant(moment.loss, 3)} nats`;
+    answer.textContent = `${side}; ${right}`;
+  };
+  return { node, draw };
+}
+
+function watchedMoment(params, tokens, target) {
+  return momentOf({ params, tokens, target: target ?? 0, optimizer: sgd(1) });
+}
+
+// The five likeliest words, and the right one if it is none of them.
+function rankedBars(probabilities, target, words) {
+  const ranked = largest(probabilities, 5);
+  if (target !== null && !ranked.includes(target)) ranked[4] = target;
+  return ranked.map((word) =>
+    el(
+      "div",
+      { class: word === target ? "live-bar is-target" : "live-bar" },
+      el("span", {}, word === target ? `${words[word]} ✓` : words[word]),
+      el("span", { class: "live-track" }, el("i", { style: { width: `${100 * probabilities[word]}%` } })),
+      el("span", { class: "live-p" }, percent(probabilities[word])),
+    ),
+  );
+}
