@@ -6,7 +6,9 @@ import { add, array, treeMap, zerosLike } from "./trees.mjs";
 
 // The network as a list of stages. The last one is the loss: the surprise at the target, the word after the last token.
 // apply(the stage's parameters, input) → [output, vjp].
+/** @type {(params: Params, target: number) => NetworkStage[]} */
 export function stages(params, target) {
+  /** @type {(name: string, path: Path, apply: NetworkStage["apply"]) => NetworkStage} */
   const stage = (name, path, apply) => ({ name, path, apply });
   const network = [stage("embed", ["embed"], applyEmbed)];
   params.blocks.forEach((_, i) => {
@@ -18,10 +20,13 @@ export function stages(params, target) {
   return network;
 }
 
+/** @type {(tree: any, path: Path) => any} */
 const select = (tree, path) => (path ?? []).reduce((node, key) => node[key], path ? tree : {});
 
 // Walks forward through the stages and keeps the input, the output and the vjp of each.
+/** @type {(params: Params, tokens: number[], network: NetworkStage[]) => Passed[]} */
 export function forward(params, tokens, network) {
+  /** @type {any} */
   let x = tokens;
   return network.map((stage) => {
     const input = x;
@@ -32,7 +37,9 @@ export function forward(params, tokens, network) {
 }
 
 // Walks back from the loss and keeps the incoming message, the outgoing message and the gradients of each stage.
+/** @type {(walked: Passed[]) => Walked[]} */
 export function backward(walked) {
+  /** @type {any} */
   let message = array([], Float64Array.of(1)); // ∂L/∂L
   return walked.toReversed().map(({ stage, input, output, vjp }) => {
     const messageIn = message;
@@ -43,9 +50,11 @@ export function backward(walked) {
 }
 
 // Forward, then the stages backwards: the loss first, the embeddings last.
+/** @type {(params: Params, tokens: number[], target: number) => Walked[]} */
 export const walk = (params, tokens, target) => backward(forward(params, tokens, stages(params, target)));
 
 // The whole gradient, a tree like the parameters.
+/** @type {(params: Params, walked: Walked[]) => Params} */
 export function collect(params, walked) {
   const total = zerosLike(params);
   for (const { path, grads } of walked) {
@@ -58,8 +67,10 @@ export function collect(params, walked) {
 
 // The stages and their vector-Jacobian products.
 
+/** @type {(params: EmbedParams, tokens: number[]) => [Leaf, Vjp]} */
 function applyEmbed(params, tokens) {
   const { residual } = embed(params, tokens);
+  /** @type {Vjp} */
   const vjp = (message) => {
     const grads = zerosLike(params);
     const d = params.token.shape[1];
@@ -74,8 +85,10 @@ function applyEmbed(params, tokens) {
   return [residual, vjp];
 }
 
+/** @type {(params: AttentionParams, x: Leaf) => [Leaf, Vjp]} */
 function applyAttention(params, x) {
   const made = attention(params, x);
+  /** @type {Vjp} */
   const vjp = (message) => {
     const [out, toMixed] = projectVjp(made.mixed, params.out, message);
     const { toQuery, toKey, toValue } = mixVjp(made, toMixed);
@@ -89,6 +102,7 @@ function applyAttention(params, x) {
 }
 
 // Back through mixed = pattern · value and pattern = softmax(query · key / √K), head by head.
+/** @type {(made: AttentionActivations, toMixed: Leaf) => Record<"toQuery" | "toKey" | "toValue", Leaf>} */
 function mixVjp({ query, key, value, pattern }, toMixed) {
   const [t, h, k] = query.shape;
   const toQuery = array(query.shape),
@@ -97,7 +111,7 @@ function mixVjp({ query, key, value, pattern }, toMixed) {
   for (let head = 0; head < h; head++) {
     for (let i = 0; i < t; i++) {
       const share = pattern.data.subarray((head * t + i) * t, (head * t + i) * t + i + 1);
-      const index = (position, c) => (position * h + head) * k + c;
+      const index = (/** @type {number} */ position, /** @type {number} */ c) => (position * h + head) * k + c;
       const toShare = Array.from(share, (_, j) => {
         let dot = 0;
         for (let c = 0; c < k; c++) {
@@ -119,8 +133,10 @@ function mixVjp({ query, key, value, pattern }, toMixed) {
   return { toQuery, toKey, toValue };
 }
 
+/** @type {(params: MlpParams, x: Leaf) => [Leaf, Vjp]} */
 function applyMlp(params, x) {
   const made = mlp(params, x);
+  /** @type {Vjp} */
   const vjp = (message) => {
     const [down, toHidden] = projectVjp(made.hidden, params.down, message);
     const open = array(
@@ -134,8 +150,10 @@ function applyMlp(params, x) {
   return [made.residual, vjp];
 }
 
+/** @type {(params: OutputParams, x: Leaf) => [Leaf, Vjp]} */
 function applyOutput(params, x) {
   const made = output(params, x);
+  /** @type {Vjp} */
   const vjp = (message) => {
     const [unembed, toNormed] = projectVjp(made.normed, params.unembed, message);
     const [norm, toX] = normVjp(x, params.norm, toNormed);
@@ -145,6 +163,7 @@ function applyOutput(params, x) {
 }
 
 // The output error ∂loss/∂score of each word: p, or p − 1 for the target.
+/** @type {(scores: Float64Array, target: number) => number[]} */
 export function outputError(scores, target) {
   const error = softmax(scores);
   // −(the sum of all other p) is p − 1 without the rounding error of subtracting two numbers near 1.
@@ -152,8 +171,10 @@ export function outputError(scores, target) {
   return error;
 }
 
+/** @type {(logits: Leaf, target: number) => [Leaf, Vjp]} */
 function applyLoss(logits, target) {
   const scores = lastRow(logits);
+  /** @type {Vjp} */
   const vjp = (message) => {
     const toLogits = array(logits.shape);
     lastRow(toLogits).set(outputError(scores, target).map((error) => error * message.data[0]));
@@ -163,6 +184,7 @@ function applyLoss(logits, target) {
 }
 
 // Back through x · weights: [gradient of the weights, message to x].
+/** @type {(x: Leaf, weights: Leaf, message: Leaf) => [Leaf, Leaf]} */
 function projectVjp(x, weights, message) {
   const n = x.shape[0],
     k = x.data.length / n,
@@ -184,6 +206,7 @@ function projectVjp(x, weights, message) {
 }
 
 // Back through rmsNorm(x): with r = 1 / √(mean x² + ε), the outgoing message is r · (m − x · r² · mean(x · m)).
+/** @type {(x: Leaf, message: Leaf) => Leaf} */
 function rmsNormVjp(x, message) {
   const d = x.shape.at(-1);
   const toX = array(x.shape);
@@ -197,6 +220,7 @@ function rmsNormVjp(x, message) {
 }
 
 // Back through rmsNorm(x) · gain: [gradient of the gain, message to x].
+/** @type {(x: Leaf, gain: Leaf, message: Leaf) => [Leaf, Leaf]} */
 function normVjp(x, gain, message) {
   const d = gain.data.length;
   const grad = array(gain.shape),

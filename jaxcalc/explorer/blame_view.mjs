@@ -8,6 +8,7 @@ import { norm, rowNorms } from "./trees.mjs";
 
 const LEAST_DROP = 1e-4; // nats; the page shows no shares of a smaller drop
 
+/** @type {View} */
 export function backwardView(app) {
   const body = part(
     "backward",
@@ -19,9 +20,11 @@ export function backwardView(app) {
     const error = outputError(app.scores(), app.target);
     const words = largest(error.map(Math.abs));
     const arriving = app.walked.filter(({ name }) => name !== "loss");
+    /** @type {[string, ...number[]][]} */
     const messages = arriving.map(({ name, messageIn }) => [name, ...rowNorms(messageIn)]);
     const { blame } = app.pending;
     const hasShares = blame.total >= LEAST_DROP;
+    /** @type {[string, number, string][]} */
     const rows = arriving.map(({ name, grads }) => {
       const nats = blame.nats[name];
       return [
@@ -84,4 +87,3 @@ export function backwardView(app) {
     );
   };
 }
-

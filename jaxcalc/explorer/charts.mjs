@@ -4,15 +4,17 @@ import { el, svg } from "./dom.mjs";
 import { significant } from "./numbers.mjs";
 
 // Blue for a positive and red for a negative value; 0 is transparent, which suits a light and a dark page.
+/** @type {(value: number, most: number) => string} */
 export function signed(value, most) {
   const strength = most ? Math.min(Math.abs(value) / most, 1) : 0;
-  return `rgba(${value < 0 ? "220, 62, 54" : "48, 116, 214"}, ${(0.06 + 0.94 * strength ** 0.7) * (value !== 0)})`;
+  return `rgba(${value < 0 ? "220, 62, 54" : "48, 116, 214"}, ${value && 0.06 + 0.94 * strength ** 0.7})`;
 }
 
 // Rows of [name, cells…] of numbers, each cell shaded by its share of the largest.
-export function heatTable(label, columns, rows, format = (value) => significant(value, 3)) {
+/** @type {(label: string, columns: string[], rows: [string, ...number[]][], format?: (value: number) => string) => HTMLElement} */
+export function heatTable(label, columns, rows, format = (/** @type {number} */ value) => significant(value, 3)) {
   const most = Math.max(...rows.flatMap(([, ...cells]) => cells));
-  const cell = (value) =>
+  const cell = (/** @type {number} */ value) =>
     el(
       "td",
       { class: "heat", style: { background: `rgba(48, 116, 214, ${most ? (0.55 * value) / most : 0})` } },
@@ -44,6 +46,7 @@ export function heatTable(label, columns, rows, format = (value) => significant(
 }
 
 // Rows of [name, value, text]; a bar starts at 0 and goes to the left if its value is negative.
+/** @type {(label: string, rows: [string, number, string][]) => HTMLElement} */
 export function bars(label, rows) {
   const most = Math.max(...rows.map(([, value]) => Math.abs(value)), 1e-300);
   const anyNegative = rows.some(([, value]) => value < 0);
@@ -58,35 +61,31 @@ export function bars(label, rows) {
         class: value < 0 ? "minus" : null,
         style: { left: `${value < 0 ? zero - width : zero}%`, width: `${width}%` },
       });
-      return [
-        el("span", {}, name),
-        el("span", { class: "track" }, bar),
-        el("span", {}, text),
-      ];
+      return [el("span", {}, name), el("span", { class: "track" }, bar), el("span", {}, text)];
     }),
   );
 }
 
 // A chart of lines. x and y are {from, to, log, ticks}; lines are {points: [[x, y]], class}; marks(atX, atY) go on top.
 // onclick gets a function: the distance in pixels from the click to a value of x.
-export function chart(
-  label,
-  x,
-  y,
-  lines,
-  { width = Math.min(520, document.body.clientWidth - 60), height = 170, marks = () => [], onclick } = {},
-) {
+/** @type {(label: string, x: Axis, y: Axis, lines: Line[], options?: ChartOptions) => SVGSVGElement} */
+export function chart(label, x, y, lines, options = {}) {
+  const { width = Math.min(520, document.body.clientWidth - 60), height = 170, marks = () => [], onclick } = options;
   const left = 46,
     right = 8,
     top = 8,
     bottom = 22;
+  /** @type {(axis: Axis, value: number, low: number, high: number) => number} */
   const place = ({ from, to, log }, value, low, high) => {
-    const f = log ? (v) => Math.log(v) : (v) => v;
+    const f = log ? Math.log : Number;
     return low + ((f(value) - f(from)) / (f(to) - f(from))) * (high - low);
   };
+  /** @type {Place} */
   const atX = (value) => place(x, value, left, width - right);
+  /** @type {Place} */
   const atY = (value) =>
     place(y, Math.min(Math.max(value, Math.min(y.from, y.to)), Math.max(y.from, y.to)), height - bottom, top);
+  /** @type {(points: [number, number][]) => string} */
   const path = (points) =>
     points.map(([a, b], i) => `${i ? "L" : "M"}${atX(a).toFixed(1)} ${atY(b).toFixed(1)}`).join("");
   const node = svg(
@@ -101,7 +100,7 @@ export function chart(
     marks(atX, atY),
   );
   if (onclick) {
-    node.addEventListener("click", (event) => {
+    node.addEventListener("click", (/** @type {MouseEvent} */ event) => {
       const box = node.getBoundingClientRect();
       onclick((value) => Math.abs(atX(value) - ((event.clientX - box.left) / box.width) * width));
     });
@@ -111,6 +110,7 @@ export function chart(
 
 // A grid of cells on a canvas: colour(row, column) → CSS colour or null; the chosen cell has a frame. A click or an arrow
 // key picks a cell: onpick(row, column, asks), where asks is true for a click and for Enter.
+/** @type {(options: GridOptions) => { node: HTMLCanvasElement, draw: () => void }} */
 export function cellGrid({ rows, columns, size, label, colour, chosen, onmove, onpick }) {
   const node = el("canvas", {
     width: columns * size,
@@ -130,32 +130,37 @@ export function cellGrid({ rows, columns, size, label, colour, chosen, onmove, o
         pen.fillRect(c * size, r * size, size, size);
       }
     }
-    if (chosen()) {
-      const [r, c] = chosen();
+    const place = chosen();
+    if (place) {
+      const [r, c] = place;
       pen.lineWidth = 2;
       pen.strokeStyle = getComputedStyle(node).color;
       pen.strokeRect(c * size - 1, r * size - 1, size + 2, size + 2);
     }
   };
+  /** @type {(event: MouseEvent) => [number, number]} */
   const cellUnder = (event) => {
     const box = node.getBoundingClientRect();
+    /** @type {(value: number, n: number) => number} */
     const clamp = (value, n) => Math.min(Math.max(Math.floor(value), 0), n - 1);
     return [
       clamp(((event.clientY - box.top) / box.height) * rows, rows),
       clamp(((event.clientX - box.left) / box.width) * columns, columns),
     ];
   };
-  node.addEventListener("pointermove", (event) => onmove?.(...cellUnder(event)));
-  node.addEventListener("click", (event) => onpick(...cellUnder(event), true));
-  node.addEventListener("keydown", (event) => {
+  node.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => onmove?.(...cellUnder(event)));
+  node.addEventListener("click", (/** @type {MouseEvent} */ event) => onpick(...cellUnder(event), true));
+  node.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
     const [r, c] = chosen() ?? [0, 0];
-    const to = {
+    /** @type {Record<string, [number, number]>} */
+    const targets = {
       ArrowUp: [r - 1, c],
       ArrowDown: [r + 1, c],
       ArrowLeft: [r, c - 1],
       ArrowRight: [r, c + 1],
       Enter: [r, c],
-    }[event.key];
+    };
+    const to = targets[event.key];
     if (!to || to[0] < 0 || to[1] < 0 || to[0] >= rows || to[1] >= columns) return;
     event.preventDefault();
     onpick(...to, event.key === "Enter");
@@ -163,4 +168,3 @@ export function cellGrid({ rows, columns, size, label, colour, chosen, onmove, o
   draw();
   return { node, draw };
 }
-

@@ -2,6 +2,7 @@
 
 import { array, fromLeaves } from "./trees.mjs";
 
+/** @type {(packed: string) => Promise<Uint8Array>} */
 export async function unpack(packed) {
   const raw = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
   const stream = new Blob([raw]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
@@ -9,6 +10,7 @@ export async function unpack(packed) {
 }
 
 // The weights are float32, packed as all their first bytes, then all their second bytes, and so on: this compresses best.
+/** @type {(packed: string, leaves: [string, number[]][]) => Promise<Params>} */
 export async function unpackWeights(packed, leaves) {
   const planes = await unpack(packed);
   const count = planes.length / 4;
@@ -25,6 +27,7 @@ export async function unpackWeights(packed, leaves) {
 }
 
 // A byte of the table: 0 for no problem, else bit 7 for a right answer, and in the other bits 1 + 126 · its probability.
+/** @type {(byte: number) => { right: boolean, p: number } | null} */
 export const verdict = (byte) => (byte ? { right: byte > 127, p: ((byte & 127) - 1) / 126 } : null);
 
 export const MEMBERSHIP = ["outside", "training", "held out"];

@@ -2,14 +2,17 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
+/** @type {(tag: string, attributes?: Record<string, any>, ...children: any[]) => any} */
 export function el(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
 
+/** @type {(tag: string, attributes?: Record<string, any>, ...children: any[]) => any} */
 export function svg(tag, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
+/** @type {(node: any, attributes: Record<string, any>, children: any[]) => any} */
 function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === undefined || value === null || value === false) continue;
@@ -22,6 +25,7 @@ function fill(node, attributes, children) {
 }
 
 // A "?" that opens a short explanation.
+/** @type {(title: string, text: string) => HTMLButtonElement} */
 export function helpButton(title, text) {
   const open = () => {
     const help = document.getElementById("help");
@@ -36,6 +40,7 @@ export function helpButton(title, text) {
 }
 
 // Adds a part to the page (a heading with its help, and a caption) and returns its empty body.
+/** @type {(id: string, title: string, caption: string, help: string) => HTMLElement} */
 export function part(id, title, caption, help) {
   const body = el("div");
   const heading = el("h2", {}, title, helpButton(title, help));

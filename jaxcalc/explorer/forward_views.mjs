@@ -7,6 +7,7 @@ import { largest, percent, significant } from "./numbers.mjs";
 import { END } from "./tokenizer.mjs";
 import { rowNorms } from "./trees.mjs";
 
+/** @type {Record<string, string>} */
 const MEMBERSHIP_TEXT = {
   training: "this problem was in training",
   "held out": "this problem was held out, so the model never trained on it",
@@ -14,6 +15,7 @@ const MEMBERSHIP_TEXT = {
 };
 
 // The whole answer, beside the question.
+/** @type {View} */
 export function answerView(app) {
   const line = document.getElementById("answer");
   const help = helpButton(
@@ -36,12 +38,13 @@ export function answerView(app) {
       el("strong", { class: isRight ? "good" : "bad" }, text),
       ` ${percent(p)}`,
       help,
-      ` ${[verdict, MEMBERSHIP_TEXT[app.membershipOf(app.parsed)]].filter(Boolean).join("; ")}`,
+      ` ${[verdict, MEMBERSHIP_TEXT[app.membershipOf(app.parsed) ?? ""]].filter(Boolean).join("; ")}`,
     );
   };
 }
 
 // Text → tokens.
+/** @type {View} */
 export function tokensView(app) {
   const body = part(
     "tokens",
@@ -50,6 +53,7 @@ export function tokensView(app) {
     "A token is one word of the model's vocabulary. “divided by” is a single token. The small numbers are the token's position and its id, which is its row in the embedding table.\nThe tokenizer has no weights, so it learns nothing and gets no blame.",
   );
   return () => {
+    /** @type {(id: number, position: number) => HTMLElement} */
     const chip = (id, position) =>
       el(
         "li",
@@ -69,6 +73,7 @@ export function tokensView(app) {
 }
 
 // Embeddings, and the length of the stream after each stage.
+/** @type {View} */
 export function stagesView(app) {
   const body = part(
     "stages",
@@ -78,6 +83,7 @@ export function stagesView(app) {
   );
   return () => {
     const { embed, blocks } = app.activations;
+    /** @type {[string, ...number[]][]} */
     const rows = [["embed", ...rowNorms(embed.residual)]];
     blocks.forEach((block, i) => {
       rows.push(
@@ -96,6 +102,7 @@ export function stagesView(app) {
 }
 
 // Attention: one matrix per head.
+/** @type {View} */
 export function attentionView(app) {
   const body = part(
     "attention",
@@ -109,6 +116,7 @@ export function attentionView(app) {
   return () => {
     const names = app.tokens.map((id) => app.words[id]);
     const asks = names.length - 1;
+    /** @type {(block: number, head: number, i: number, j: number, share: number) => void} */
     const say = (block, head, i, j, share) =>
       (readout.textContent = `block ${block}, head ${head}: “${names[i]}” (position ${i}) gives ${percent(share)} of its attention to “${names[j]}” (position ${j})`);
     readout.textContent = `The last row of each pattern is “${names[asks]}”, the position that predicts the next word.`;
@@ -124,6 +132,7 @@ export function attentionView(app) {
           ),
           Array.from({ length: pattern.shape[0] }, (_, head) => {
             const t = names.length;
+            /** @type {(i: number, j: number) => number} */
             const share = (i, j) => pattern.data[(head * t + i) * t + j];
             const best = Array.from({ length: t }, (_, j) => j).sort((a, b) => share(asks, b) - share(asks, a))[0];
             const cells = names.flatMap((_, i) =>
@@ -162,6 +171,7 @@ export function attentionView(app) {
 }
 
 // Output: probabilities of the next word, and what they would have been after each stage.
+/** @type {View} */
 export function outputView(app) {
   const body = part(
     "output",
@@ -175,6 +185,7 @@ export function outputView(app) {
   );
   return () => {
     const p = app.probabilities;
+    /** @type {[string, number, string][]} */
     const rows = largest(p).map((id) => [app.words[id], p[id], percent(p[id])]);
     const lens = app.streams().map(([name, stream]) => {
       const scores = lastRow(output(app.params.output, stream).logits);
@@ -216,6 +227,7 @@ export function outputView(app) {
 }
 
 // Loss: the surprise at the right word.
+/** @type {View} */
 export function lossView(app) {
   const body = part(
     "loss",
@@ -248,6 +260,7 @@ export function lossView(app) {
       el("strong", {}, `${significant(nats)} nats`),
       ` (${significant(nats / Math.LN2, 3)} bits). A uniform guess among all ${app.words.length} words has ${uniform.toFixed(2)} nats.`,
     );
+    /** @type {[number, number][]} */
     const curve = Array.from({ length: 120 }, (_, i) => [
       0.002 + (0.998 * i) / 119,
       -Math.log(0.002 + (0.998 * i) / 119),

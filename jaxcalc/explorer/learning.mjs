@@ -5,6 +5,7 @@ import { lastRow, surprise, trace } from "./model.mjs";
 import { elementwise, inner, treeMap, zerosLike } from "./trees.mjs";
 
 // An optimizer is a pair of functions: init(params) → state, update(grads, state) → {update, state}. SGD's state is null.
+/** @type {(rate: number) => Optimizer} */
 export const sgd = (rate) => ({
   init: () => null,
   update: (grads, state) => ({
@@ -17,6 +18,7 @@ export const sgd = (rate) => ({
 });
 
 // Kingma and Ba 2015: the running mean of the gradients divided by the root of the running mean of their squares.
+/** @type {(rate: number, b1: number, b2: number, epsilon?: number) => Optimizer} */
 export const adam = (rate, b1, b2, epsilon = 1e-8) => ({
   init: (params) => ({ count: 0, mu: zerosLike(params), nu: zerosLike(params) }),
   update: (grads, state) => {
@@ -38,11 +40,14 @@ export const adam = (rate, b1, b2, epsilon = 1e-8) => ({
   },
 });
 
+/** @type {(params: Params, tokens: number[], target: number) => number} */
 export const loss = (params, tokens, target) => surprise(lastRow(trace(params, tokens).logits), target);
 
+/** @type {(params: Params, tokens: number[], target: number) => Params} */
 export const gradient = (params, tokens, target) => collect(params, walk(params, tokens, target));
 
 // θ + t Δ
+/** @type {(params: Params, update: Params, t?: number) => Params} */
 export const along = (params, update, t = 1) =>
   treeMap(
     elementwise((theta, delta) => theta + t * delta),
@@ -50,24 +55,28 @@ export const along = (params, update, t = 1) =>
     update,
   );
 
+/** @type {(params: Params) => [string, (tree: Params) => any][]} */
 const stagesOf = (params) => [
   ["embed", (tree) => tree.embed],
-  ...params.blocks.flatMap((_, i) => [
-    [`block ${i} attention`, (tree) => tree.blocks[i].attention],
-    [`block ${i} mlp`, (tree) => tree.blocks[i].mlp],
-  ]),
+  ...params.blocks.flatMap(
+    (_, i) =>
+      /** @type {ReturnType<typeof stagesOf>} */ ([
+        [`block ${i} attention`, (tree) => tree.blocks[i].attention],
+        [`block ${i} mlp`, (tree) => tree.blocks[i].mlp],
+      ]),
+  ),
   ["output", (tree) => tree.output],
 ];
 
 // The predicted drop in loss −⟨g, Δ⟩, in nats: of each stage and in total.
+/** @type {(grads: Params, update: Params) => Account} */
 export function blame(grads, update) {
-  const nats = Object.fromEntries(
-    stagesOf(grads).map(([name, pick]) => [name, -inner(pick(grads), pick(update))]),
-  );
+  const nats = Object.fromEntries(stagesOf(grads).map(([name, pick]) => [name, -inner(pick(grads), pick(update))]));
   return { nats, total: Object.values(nats).reduce((a, b) => a + b, 0) };
 }
 
 // The actual drop in loss, by stage: blame with the mean gradient along the step instead of the gradient at its start.
+/** @type {(params: Params, update: Params, tokens: number[], target: number, nPoints?: number) => Account} */
 export function credit(params, update, tokens, target, nPoints = 32) {
   let mean = zerosLike(params);
   for (const [node, weight] of gaussLegendre(nPoints)) {
@@ -83,6 +92,7 @@ export function credit(params, update, tokens, target, nPoints = 32) {
 
 // Nodes and weights of Gauss-Legendre quadrature on 0 … 1: Newton's method finds the roots of the n-th Legendre
 // polynomial.
+/** @type {(n: number) => [number, number][]} */
 export function gaussLegendre(n) {
   return Array.from({ length: n }, (_, i) => {
     let x = Math.cos((Math.PI * (i + 0.75)) / (n + 0.5)),
@@ -98,9 +108,11 @@ export function gaussLegendre(n) {
 }
 
 // ∂L/∂w of one weight, measured: the loss a little above and a little below its value.
+/** @type {(params: Params, name: string, index: number, tokens: number[], target: number, h?: number) => number} */
 export function finiteDifference(params, name, index, tokens, target, h = 1e-6) {
-  const leaf = name.split(".").reduce((node, key) => node[key], params);
+  const leaf = name.split(".").reduce((node, key) => node[key], /** @type {any} */ (params));
   const value = leaf.data[index];
+  /** @type {(offset: number) => number} */
   const lossAt = (offset) => {
     leaf.data[index] = value + offset;
     const result = loss(params, tokens, target);

@@ -1,8 +1,9 @@
 // What is to be learned: a small table of problems, its held-out part and its batches, like tasks/table.py.
 
 import { normalOf, randomOf, shuffled } from "./random.mjs";
-import { answerOf, END, EQUALS, numberToWords } from "./tokenizer.mjs";
+import { answerOf, END } from "./tokenizer.mjs";
 import { array } from "./trees.mjs";
+import { EQUALS, numberToWords } from "./words.mjs";
 
 // The streams of a seed. Epoch e has the stream EPOCHS + e.
 const [WEIGHTS, HELD_OUT, EPOCHS] = [0, 1, 2];

@@ -80,7 +80,8 @@ TASKS.live = async function* ({ data, settings, run, until }) {
       points = [];
     while (now.step < until && performance.now() - from < SLICE_MS) {
       const { run: next, loss, shares } = trained(now, course, settings);
-      if (!Number.isFinite(loss)) throw new Error(`The loss is not finite after step ${now.step}. Lower the rate and begin anew.`);
+      if (!Number.isFinite(loss))
+        throw new Error(`The loss is not finite after step ${now.step}. Lower the rate and begin anew.`);
       points.push({ step: now.step, loss, shares });
       now = next;
     }

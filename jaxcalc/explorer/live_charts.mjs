@@ -21,7 +21,8 @@ export function bucketed(points, steps, valueOf) {
   return Object.entries(sums).map(([i, { n, total }]) => [Math.min(((Number(i) + 0.5) * size) / steps, 1), total / n]);
 }
 
-const path = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${(x * WIDE).toFixed(1)} ${(y * HIGH).toFixed(1)}`).join("");
+const path = (points) =>
+  points.map(([x, y], i) => `${i ? "L" : "M"}${(x * WIDE).toFixed(1)} ${(y * HIGH).toFixed(1)}`).join("");
 
 // A frame with lines at some heights (from 0 at the top to 1), each with its text.
 function chartFrame(label, lines, ...inside) {
@@ -40,7 +41,11 @@ export function lossChart(steps) {
   const [most, least] = [4, 0.0001];
   const at = (loss) => Math.min(Math.max(Math.log(most / loss) / Math.log(most / least), 0), 1);
   const curve = svg("path", { class: "live-curve" });
-  const node = chartFrame("Loss by step", [1, 0.1, 0.01, 0.001, 0.0001].map((loss) => [at(loss), String(loss)]), curve);
+  const node = chartFrame(
+    "Loss by step",
+    [1, 0.1, 0.01, 0.001, 0.0001].map((loss) => [at(loss), String(loss)]),
+    curve,
+  );
   const draw = (points) => {
     const means = bucketed(points, steps, ({ loss }) => loss);
     curve.setAttribute("d", path(means.map(([x, loss]) => [x, at(loss)])));

@@ -30,7 +30,11 @@ export function settingsView(live) {
   };
   const choice = (name, label, options, read, onchoice = () => ({})) => {
     const choose = () => live.set({ [name]: read(fields[name].value), ...onchoice(fields[name].value) });
-    fields[name] = el("select", { onchange: choose }, options.map(([value, text]) => el("option", { value }, text)));
+    fields[name] = el(
+      "select",
+      { onchange: choose },
+      options.map(([value, text]) => el("option", { value }, text)),
+    );
     return el("label", {}, label, fields[name]);
   };
   const boxes = data.task.operations.map((name) =>
@@ -38,7 +42,10 @@ export function settingsView(live) {
   );
   const boxOf = (label) => label.querySelector("input");
   const chooseOperations = () => {
-    const operations = boxes.map(boxOf).filter(({ checked }) => checked).map(({ value }) => value);
+    const operations = boxes
+      .map(boxOf)
+      .filter(({ checked }) => checked)
+      .map(({ value }) => value);
     if (operations.length) return live.set({ operations });
     note.textContent = "Choose at least one operation.";
     boxes.map(boxOf).forEach((box) => (box.checked = live.wanted.operations.includes(box.value)));
@@ -49,7 +56,12 @@ export function settingsView(live) {
     el("fieldset", {}, el("legend", {}, "Operations"), boxes),
     choice("optimizer", "Optimizer", Object.entries(NAMES), String, (name) => ({ rate: data.rates[name] })),
     NUMBERS.map(number),
-    choice("share", "Held out", SHARES.map((share) => [share, `${100 * share} %`]), Number),
+    choice(
+      "share",
+      "Held out",
+      SHARES.map((share) => [share, `${100 * share} %`]),
+      Number,
+    ),
     note,
   );
   let shown = null;

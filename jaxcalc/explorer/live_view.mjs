@@ -1,5 +1,6 @@
 // The tab "Train from nothing": a small model learns from its first step while one watches.
 
+import { MEMBERSHIP, verdict } from "./data.mjs";
 import { el } from "./dom.mjs";
 import { sgd } from "./learning.mjs";
 import { BLAMED, blameChart, lossChart, problemGrid } from "./live_charts.mjs";
@@ -7,9 +8,9 @@ import { LiveRun } from "./live_run.mjs";
 import { settingsView } from "./live_settings.mjs";
 import { momentOf } from "./moment.mjs";
 import { largest, percent, significant } from "./numbers.mjs";
-import { InputError, numberToWords, Tokenizer } from "./tokenizer.mjs";
+import { InputError, Tokenizer } from "./tokenizer.mjs";
 import { namedLeaves } from "./trees.mjs";
-import { MEMBERSHIP, verdict } from "./data.mjs";
+import { numberToWords } from "./words.mjs";
 
 // Fills the tab, and returns the training for the console.
 export function liveView(root, data, engine) {
@@ -169,7 +170,13 @@ function scoreOf(lessons, verdicts) {
 // One question, asked again after every report.
 function watchedView(live, tokenizer, ask) {
   const words = live.data.task.vocabulary;
-  const input = el("input", { type: "text", id: "live-question", spellcheck: "false", autocapitalize: "none", "aria-describedby": "live-answer" }),
+  const input = el("input", {
+      type: "text",
+      id: "live-question",
+      spellcheck: "false",
+      autocapitalize: "none",
+      "aria-describedby": "live-answer",
+    }),
     answer = el("p", { id: "live-answer", "aria-live": "off" }),
     bars = el("div", { class: "live-bars" });
   let written = null;

@@ -4,20 +4,24 @@
 import { array } from "./trees.mjs";
 
 // trace(params, tokens) → the logits [T, V] and every activation on the way there.
+/** @type {(params: Params, tokens: number[]) => { logits: Leaf, activations: Activations }} */
 export function trace(params, tokens) {
-  const activations = { embed: embed(params.embed, tokens), blocks: [] };
-  let x = activations.embed.residual;
+  const embedded = embed(params.embed, tokens);
+  /** @type {Activations["blocks"]} */
+  const blocks = [];
+  let x = embedded.residual;
   for (const block of params.blocks) {
     const attended = attention(block.attention, x);
     const fedForward = mlp(block.mlp, attended.residual);
-    activations.blocks.push({ attention: attended, mlp: fedForward });
+    blocks.push({ attention: attended, mlp: fedForward });
     x = fedForward.residual;
   }
-  activations.output = output(params.output, x);
+  const activations = { embed: embedded, blocks, output: output(params.output, x) };
   return { logits: activations.output.logits, activations };
 }
 
 // The embedding of each token plus the embedding of its position.
+/** @type {(params: EmbedParams, tokens: number[]) => { residual: Leaf }} */
 export function embed(params, tokens) {
   const d = params.token.shape[1];
   const residual = array([tokens.length, d]);
@@ -29,6 +33,7 @@ export function embed(params, tokens) {
 }
 
 // Every position gathers from itself and those before it: pattern = softmax(query · key / √K), mixed = pattern · value.
+/** @type {(params: AttentionParams, x: Leaf) => AttentionActivations} */
 export function attention(params, x) {
   const normed = scale(rmsNorm(x), params.norm);
   const asked = project(normed, params.query),
@@ -58,6 +63,7 @@ export function attention(params, x) {
 }
 
 // The feed-forward layer, which works on each position by itself.
+/** @type {(params: MlpParams, x: Leaf) => MlpActivations} */
 export function mlp(params, x) {
   const normed = scale(rmsNorm(x), params.norm);
   const before = project(normed, params.up);
@@ -70,12 +76,14 @@ export function mlp(params, x) {
 }
 
 // The stream → a score for each word that could come next.
+/** @type {(params: OutputParams, x: Leaf) => OutputActivations} */
 export function output(params, x) {
   const normed = scale(rmsNorm(x), params.norm);
   return { normed, logits: project(normed, params.unembed) };
 }
 
 // x times weights, summed over the last `nAxes` axes of x and the first `nAxes` axes of the weights.
+/** @type {(x: Leaf, weights: Leaf, nAxes?: number) => Leaf} */
 export function project(x, weights, nAxes = 1) {
   const shape = [...x.shape.slice(0, x.shape.length - nAxes), ...weights.shape.slice(nAxes)];
   const n = x.shape[0],
@@ -96,6 +104,7 @@ export function project(x, weights, nAxes = 1) {
 export const EPSILON = 1e-6;
 
 // x / √(mean of x² over the last axis + ε).
+/** @type {(x: Leaf) => Leaf} */
 export function rmsNorm(x) {
   const d = x.shape.at(-1);
   const result = array(x.shape);
@@ -106,12 +115,14 @@ export function rmsNorm(x) {
   return result;
 }
 
+/** @type {(data: Float64Array, start: number, d: number) => number} */
 export function meanSquare(data, start, d) {
   let total = 0;
   for (let i = start; i < start + d; i++) total += data[i] * data[i];
   return total / d;
 }
 
+/** @type {(x: Leaf, gain: Leaf) => Leaf} */
 export function scale(x, gain) {
   const d = gain.data.length;
   return array(
@@ -120,12 +131,14 @@ export function scale(x, gain) {
   );
 }
 
+/** @type {(x: Leaf, y: Leaf) => Leaf} */
 export const sum = (x, y) =>
   array(
     x.shape,
     x.data.map((value, i) => value + y.data[i]),
   );
 
+/** @type {(scores: Iterable<number>) => number[]} */
 export function softmax(scores) {
   const most = Math.max(...scores);
   const powers = Array.from(scores, (score) => Math.exp(score - most));
@@ -134,13 +147,15 @@ export function softmax(scores) {
 }
 
 // The scores of the last position, which predict the next word.
+/** @type {(rows: Leaf) => Float64Array} */
 export const lastRow = ({ shape: [n, v], data }) => data.subarray((n - 1) * v, n * v);
 
 // −ln p of one word in nats, from the scores. If the word is the likeliest, log1p keeps all digits of a p near 1;
 // otherwise subtracting the largest score keeps the exponentials from overflowing.
+/** @type {(scores: Float64Array, target: number) => number} */
 export function surprise(scores, target) {
   const most = Math.max(...scores);
-  const sumOf = (from) =>
+  const sumOf = (/** @type {number} */ from) =>
     scores.reduce((sum, score, word) => (word === target ? sum : sum + Math.exp(score - from)), 0);
   if (scores[target] === most) return Math.log1p(sumOf(most));
   return Math.log(sumOf(most) + Math.exp(scores[target] - most)) + most - scores[target];

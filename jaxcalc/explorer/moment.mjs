@@ -5,6 +5,10 @@ import { blame } from "./learning.mjs";
 import { lastRow, softmax, surprise, trace } from "./model.mjs";
 
 // The forward pass, the surprise at the target, the backward pass, and the step that the optimizer would take.
+/**
+ * @param {{ params: Params, tokens: number[], target: number, optimizer: Optimizer, state?: OptimizerState }} lesson
+ * @returns {Moment}
+ */
 export function momentOf({ params, tokens, target, optimizer, state = optimizer.init(params) }) {
   const { logits, activations } = trace(params, tokens);
   const scores = lastRow(logits);

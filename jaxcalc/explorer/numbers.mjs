@@ -1,11 +1,13 @@
 // How the page writes numbers, and which of many it shows.
 
 // A share as a percentage: 0 and 100 % are exact, never rounded.
+/** @type {(share: number) => string} */
 export function percent(share) {
   if (share === 0 || share === 1) return `${share * 100}\u00a0%`;
   return share < 1e-4 ? "<0.01\u00a0%" : `${Math.min(share * 100, 99.99).toFixed(2)}\u00a0%`;
 }
 
+/** @type {(value: number, digits?: number) => string} */
 export function significant(value, digits = 4) {
   if (value === 0) return "0";
   const size = Math.abs(value);
@@ -15,6 +17,7 @@ export function significant(value, digits = 4) {
 }
 
 // The indices of the n largest sizes, the largest first.
+/** @type {(sizes: number[], n?: number) => number[]} */
 export const largest = (sizes, n = 8) =>
   Array.from(sizes.keys())
     .sort((a, b) => sizes[b] - sizes[a])

@@ -62,7 +62,17 @@ const LEAF_STEPS = {
   // Kingma and Ba 2015; Loshchilov and Hutter 2019 for the decay.
   adamw({ g, mu, nu, pull, rate, t }) {
     const next = movingMean(B1, mu, g);
-    return { ...adamStep(next.map((value) => value / (1 - B1 ** t)), g, nu, pull, rate, t), mu: next };
+    return {
+      ...adamStep(
+        next.map((value) => value / (1 - B1 ** t)),
+        g,
+        nu,
+        pull,
+        rate,
+        t,
+      ),
+      mu: next,
+    };
   },
   // Adam that looks one step ahead with its momentum (Dozat 2016).
   nadam({ g, mu, nu, rate, t }) {
@@ -76,7 +86,15 @@ const LEAF_STEPS = {
       m = g.length / n;
     const even = orthogonal(ahead(0.95, next, g, t), n, m),
       size = Math.sqrt(Math.max(1, m / n));
-    return { update: against(rate, even.map((value) => size * value), pull), mu: next, nu };
+    return {
+      update: against(
+        rate,
+        even.map((value) => size * value),
+        pull,
+      ),
+      mu: next,
+      nu,
+    };
   },
 };
 

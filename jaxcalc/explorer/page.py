@@ -34,7 +34,7 @@ from jaxcalc.trees import count, named_leaves
 MOST_BYTES = 6_000_000
 """The size of the largest page, which still fits into a mail."""
 ENGINE = (
-    *("trees", "model", "backprop", "learning", "moment", "tokenizer", "worker"),
+    *("trees", "model", "backprop", "learning", "moment", "words", "tokenizer", "worker"),
     *("random", "lessons", "matrices", "training", "optimizers", "live"),
 )
 VIEWS = ("data", "numbers", "dom", "charts", "forward_views", "blame_view", "step_view", "weight_view", "run_views")

@@ -4,11 +4,13 @@ import { cellGrid, chart } from "./charts.mjs";
 import { MEMBERSHIP, verdict } from "./data.mjs";
 import { el, helpButton, part, svg } from "./dom.mjs";
 import { percent } from "./numbers.mjs";
-import { numberToWords } from "./tokenizer.mjs";
+import { numberToWords } from "./words.mjs";
 
+/** @type {Record<string, string>} */
 const OPERATION_CLASS = { plus: "plus", minus: "minus-op", times: "times", "divided by": "divided" };
 
 // Replay: the slider over the snapshots beside the learning curve.
+/** @type {View} */
 export function replayView(app) {
   const { snapshots, curve } = app.data;
   const body = part(
@@ -27,10 +29,10 @@ export function replayView(app) {
     oninput: () => app.setSnapshot(Number(slider.value)),
   });
   const shown = el("output", { for: "snapshot", id: "snapshot-step" });
-  let timer = null;
+  let timer = 0;
   const stop = () => {
     clearInterval(timer);
-    timer = null;
+    timer = 0;
     play.textContent = "▶ Play";
   };
   const advance = () => {
@@ -57,20 +59,29 @@ export function replayView(app) {
 
   const losses = curve.loss.map(([, loss]) => loss);
   const steps = curve.loss.at(-1)?.[0] ?? 0;
+  /** @type {Axis} */
   const axis = {
     from: 1,
     to: steps + 1,
     log: true,
     ticks: [1, 10, 100, 1000, 10000].filter((n) => n <= steps).map((n) => [n + 1, n.toLocaleString("en-US")]),
   };
+  /** @type {(distance: Place) => void} */
   const chooseNearest = (distance) => {
     const all = snapshots.map(({ step }) => distance(step + 1));
     app.setSnapshot(all.indexOf(Math.min(...all)));
   };
   // Ticks at the snapshots and a cursor at the chosen one; a chart ends every mark at its edges.
+  /** @type {(step: number) => (atX: Place, atY: Place) => any[]} */
   const marks = (step) => (atX, atY) => [
     snapshots.map((s) =>
-      svg("line", { class: "tick", x1: atX(s.step + 1), x2: atX(s.step + 1), y1: atY(-Infinity) - 3, y2: atY(-Infinity) + 3 }),
+      svg("line", {
+        class: "tick",
+        x1: atX(s.step + 1),
+        x2: atX(s.step + 1),
+        y1: atY(-Infinity) - 3,
+        y2: atY(-Infinity) + 3,
+      }),
     ),
     svg("line", { class: "cursor", x1: atX(step + 1), x2: atX(step + 1), y1: atY(-Infinity), y2: atY(Infinity) }),
   ];
@@ -157,6 +168,7 @@ export function replayView(app) {
 }
 
 // The table: every problem of every operation, as the chosen snapshot answers it.
+/** @type {View} */
 export function tableView(app) {
   const body = part(
     "table",
@@ -193,7 +205,9 @@ export function tableView(app) {
     readout,
   );
   const chosen = { operation: null, a: 0, b: 0 };
+  /** @type {(operation: number, a: number, b: number) => number} */
   const cellIndex = (operation, a, b) => operation * cells + a * n + b;
+  /** @type {(operation: number, a: number, b: number) => string | null} */
   const describe = (operation, a, b) => {
     const result = verdict(app.verdicts[cellIndex(operation, a, b)]);
     const text = `${numberToWords(a).join(" ")} ${app.tokenizer.operations[operation]} ${numberToWords(b).join(" ")}`;
@@ -209,9 +223,9 @@ export function tableView(app) {
       if (!byte) return;
       const held = MEMBERSHIP[app.membership[i]] === "held out";
       counts.all++;
-      counts.right += byte > 127;
-      counts.held += held;
-      counts.heldRight += held && byte > 127;
+      counts.right += Number(byte > 127);
+      counts.held += Number(held);
+      counts.heldRight += Number(held && byte > 127);
     });
     score.replaceChildren(
       `Right: ${counts.right.toLocaleString("en-US")} of ${counts.all.toLocaleString("en-US")} (${percent(counts.right / counts.all)})`,

@@ -4,6 +4,7 @@ import { chart } from "./charts.mjs";
 import { el, helpButton, part, svg } from "./dom.mjs";
 import { percent, significant } from "./numbers.mjs";
 
+/** @type {View} */
 export function stepView(app) {
   const body = part(
     "step",
@@ -30,7 +31,7 @@ export function stepView(app) {
     },
   });
   const problem = el("span", { class: "error", id: "rate-error", role: "alert" });
-  const times = (factor) =>
+  const times = (/** @type {number} */ factor) =>
     el(
       "button",
       { type: "button", onclick: () => app.setOptimizer(kind.value, Number((app.rate * factor).toPrecision(2))) },
@@ -72,6 +73,7 @@ export function stepView(app) {
       high = Math.max(...shown) + 1e-12;
     // The tangent ends where it falls below the chart.
     const end = predicted > 0 ? Math.min(2, (app.loss - low) / predicted) : 2;
+    /** @type {[number, number][]} */
     const tangent = [
       [0, app.loss],
       [end, app.loss - end * predicted],
@@ -135,13 +137,16 @@ export function stepView(app) {
         ),
         el("p", { class: "faint" }, "Dashed: the prediction, a straight line. Solid: the actual loss along the step."),
       ),
-      app.last ? lastStep(app) : el("p", { class: "faint" }, "Take a step to see its blame and its credit here."),
+      app.last
+        ? lastStep({ last: app.last, words: app.words })
+        : el("p", { class: "faint" }, "Take a step to see its blame and its credit here."),
     );
   };
 }
 
+/** @type {(app: { last: TakenStep, words: string[] }) => HTMLElement} */
 function lastStep({ last, words }) {
-  const total = (account) => Object.values(account).reduce((a, b) => a + b, 0);
+  /** @type {(name: string, a: number, b: number) => HTMLElement} */
   const row = (name, a, b) =>
     el(
       "tr",
@@ -186,7 +191,7 @@ function lastStep({ last, words }) {
         "tbody",
         {},
         Object.keys(last.blame.nats).map((name) => row(name, last.blame.nats[name], last.credit.nats[name])),
-        row("sum", total(last.blame.nats), total(last.credit.nats)),
+        row("sum", last.blame.total, last.credit.total),
         el(
           "tr",
           {},
@@ -198,4 +203,3 @@ function lastStep({ last, words }) {
     ),
   );
 }
-

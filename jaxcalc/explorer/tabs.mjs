@@ -7,7 +7,10 @@ import { liveView } from "./live_view.mjs";
 export function addTabs(data, engine) {
   const root = el("div", { id: "live", role: "region", "aria-label": "Train from nothing" });
   document.querySelector("footer").before(root);
-  const names = [["run", "What it learned"], ["live", "Train from nothing"]];
+  const names = [
+    ["run", "What it learned"],
+    ["live", "Train from nothing"],
+  ];
   const buttons = names.map(([name, text]) =>
     el("button", { type: "button", id: `tab-${name}`, onclick: () => open(name) }, text),
   );
@@ -27,6 +30,7 @@ export function addTabs(data, engine) {
 // In a notebook's frame: tells the notebook how high the page is, so that the frame needs no scroll bar of its own.
 export function tellHeight() {
   if (parent === window) return;
-  const tell = () => parent.postMessage({ jaxcalcHeight: Math.ceil(document.body.getBoundingClientRect().height) }, "*");
+  const tell = () =>
+    parent.postMessage({ jaxcalcHeight: Math.ceil(document.body.getBoundingClientRect().height) }, "*");
   new ResizeObserver(tell).observe(document.body);
 }

@@ -109,8 +109,7 @@ function normBackward(gain, { x, factors }, message, toGain, d = gain.length) {
       dot += m * (gain ? gain[i] : 1) * x[start + i];
     }
     const pull = (r * r * dot) / d;
-    for (let i = 0; i < d; i++)
-      toX[start + i] = r * (message[start + i] * (gain ? gain[i] : 1) - x[start + i] * pull);
+    for (let i = 0; i < d; i++) toX[start + i] = r * (message[start + i] * (gain ? gain[i] : 1) - x[start + i] * pull);
   });
   return toX;
 }

@@ -1,12 +1,15 @@
 // Trees of arrays, like trees.py: nested objects and lists whose leaves are {shape, data}.
 
+/** @type {(shape: number[], data?: Float64Array) => Leaf} */
 export function array(shape, data = new Float64Array(shape.reduce((n, size) => n * size, 1))) {
   return { shape, data };
 }
 
+/** @type {(node: any) => boolean} */
 const isLeaf = (node) => node.data !== undefined;
 
 // Applies a function to the corresponding leaves of one or more trees of the same structure.
+/** @type {(f: (...leaves: any[]) => any, tree: any, ...rest: any[]) => any} */
 export function treeMap(f, tree, ...rest) {
   if (isLeaf(tree)) return f(tree, ...rest);
   if (Array.isArray(tree)) return tree.map((node, i) => treeMap(f, node, ...rest.map((other) => other[i])));
@@ -15,37 +18,41 @@ export function treeMap(f, tree, ...rest) {
 }
 
 // Every leaf by its dotted path, such as "blocks.0.attention.query".
+/** @type {(tree: any, path?: string) => Record<string, Leaf>} */
 export function namedLeaves(tree, path = "") {
   if (isLeaf(tree)) return { [path]: tree };
   return Object.assign({}, ...Object.keys(tree).map((key) => namedLeaves(tree[key], path ? `${path}.${key}` : key)));
 }
 
 // The inverse of namedLeaves.
+/** @type {(leaves: Record<string, Leaf>) => any} */
 export function fromLeaves(leaves) {
+  /** @type {any} */
   const tree = {};
   for (const [name, leaf] of Object.entries(leaves)) {
     const keys = name.split(".");
     let node = tree;
-    keys.slice(0, -1).forEach((key, i) => (node = node[key] ??= /^\d+$/.test(keys[i + 1]) ? [] : {}));
+    for (const [i, key] of keys.slice(0, -1).entries()) node = node[key] ??= /^\d+$/.test(keys[i + 1]) ? [] : {};
     node[keys.at(-1)] = leaf;
   }
   return tree;
 }
 
 // An elementwise function of one to three arrays of one shape.
-export const elementwise =
-  (f) =>
-  ({ shape, data: x }, { data: y } = {}, { data: z } = {}) => {
-    const result = array(shape);
-    for (let i = 0; i < x.length; i++) result.data[i] = f(x[i], y?.[i], z?.[i]);
-    return result;
-  };
+/** @type {(f: (...values: number[]) => number) => (...arrays: Leaf[]) => Leaf} */
+export const elementwise = (f) => (x, y, z) => {
+  const result = array(x.shape);
+  for (let i = 0; i < x.data.length; i++) result.data[i] = f(x.data[i], y?.data[i], z?.data[i]);
+  return result;
+};
 
 export const add = elementwise((a, b) => a + b);
 
+/** @type {<T>(tree: T) => T} */
 export const zerosLike = (tree) => treeMap((leaf) => array(leaf.shape), tree);
 
 // ⟨a, b⟩ over all leaves.
+/** @type {(a: any, b: any) => number} */
 export function inner(a, b) {
   let sum = 0;
   treeMap(
@@ -58,12 +65,18 @@ export function inner(a, b) {
   return sum;
 }
 
+/** @type {(tree: any) => number} */
 export const norm = (tree) => Math.sqrt(inner(tree, tree));
 
 // The norm of each row of an array [T, D].
+/** @type {(array: Leaf) => number[]} */
 export const rowNorms = ({ shape: [n, d], data }) =>
   Array.from({ length: n }, (_, t) => Math.hypot(...data.subarray(t * d, (t + 1) * d)));
 
 // [3, 1, 5]: the place of an element in an array, from its index in row-major order.
+/** @type {(shape: number[], index: number) => number[]} */
 export const placeOf = (shape, index) =>
-  shape.reduceRight(([place, rest], size) => [[rest % size, ...place], Math.floor(rest / size)], [[], index])[0];
+  shape.reduceRight(
+    ([place, rest], size) => /** @type {[number[], number]} */ ([[rest % size, ...place], Math.floor(rest / size)]),
+    /** @type {[number[], number]} */ ([[], index]),
+  )[0];

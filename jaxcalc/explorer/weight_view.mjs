@@ -6,6 +6,7 @@ import { finiteDifference } from "./learning.mjs";
 import { significant } from "./numbers.mjs";
 import { namedLeaves, placeOf } from "./trees.mjs";
 
+/** @type {Record<string, string>} */
 const WEIGHT_HELP = {
   value: "The weight as it is now.",
   gradient: "∂loss/∂weight: how fast the loss rises as this weight rises, found by the chain rule.",
@@ -19,6 +20,7 @@ const WEIGHT_HELP = {
   blame: "How much of the predicted drop in loss comes from this weight alone: −gradient · step, in nats.",
 };
 
+/** @type {View} */
 export function weightView(app) {
   const body = part(
     "weight",
@@ -56,10 +58,11 @@ export function weightView(app) {
     ),
     el("div", { class: "row beside" }, place, story),
   );
-  const valueIn = (tree) => namedLeaves(tree)[app.weight.name].data[app.weight.index];
+  const valueIn = (/** @type {Params} */ tree) => namedLeaves(tree)[app.weight.name].data[app.weight.index];
   function update() {
     const { name } = app.weight;
     leafPicker.value = name;
+    /** @type {Record<string, Params>} */
     const trees = { weights: app.params, gradient: app.grads, step: app.pending.update };
     const { shape, data } = namedLeaves(trees[showPicker.value])[name];
     const columns = name.endsWith("attention.out") ? shape[2] : shape.length === 1 ? shape[0] : data.length / shape[0];
@@ -91,16 +94,22 @@ export function weightView(app) {
     const value = valueIn(app.params),
       gradient = valueIn(app.grads),
       delta = valueIn(app.pending.update);
+    /** @type {[string, number, string][]} */
     const moments = app.pending.state
       ? [
           ["momentum μ", valueIn(app.pending.state.mu), "mean of the gradients, this one included"],
           ["ν", valueIn(app.pending.state.nu), "mean of their squares"],
         ]
       : [];
+    /** @type {[string, number, string][]} */
     const lines = [
       ["value", value, ""],
       ["gradient", gradient, "by the chain rule"],
-      ["finite difference", finiteDifference(app.params, name, index, app.tokens, app.target), "by moving the weight both ways"],
+      [
+        "finite difference",
+        finiteDifference(app.params, name, index, app.tokens, app.target),
+        "by moving the weight both ways",
+      ],
       ...moments,
       [
         "learning rate",

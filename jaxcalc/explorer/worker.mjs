@@ -1,15 +1,20 @@
 // Long computations, in a worker: the page never waits for them. The worker runs the same script as the page.
 
 // What a worker can do: name → async function* (input), which yields its progress and returns its result.
+/** @type {Record<string, Task>} */
 export const TASKS = {};
 
 // In the page: run("name", input, onProgress) → the result. A new run of a task stops the one before it. Where no
 // worker can start, the page runs the tasks itself, between two frames, and `isSlow` is true.
 export class Engine {
+  /** @param {string} source */
   constructor(source) {
+    /** @type {Map<number, any>} */
     this.runs = new Map();
     this.last = 0;
     this.isSlow = false;
+    /** @type {any} */
+    this.answer = null;
     try {
       // A page on disk and a sandboxed frame may start no module worker, so the module becomes a function.
       const text = `(async () => {${source}\n})()`;
@@ -21,6 +26,7 @@ export class Engine {
     }
   }
 
+  /** @type {(name: string, input: any, onProgress?: (progress: any) => void) => Promise<any>} */
   run(name, input, onProgress) {
     const id = ++this.last;
     return new Promise((resolve, reject) => {
@@ -29,11 +35,13 @@ export class Engine {
     });
   }
 
+  /** @param {{id: number, name: string, input: any}} message */
   post(message) {
     if (this.isSlow) this.answer(message);
     else this.worker.postMessage(message);
   }
 
+  /** @param {any} message */
   #receive({ id, progress, result, error, stopped }) {
     const run = this.runs.get(id);
     if (progress !== undefined) return run.onProgress?.(progress);
@@ -57,9 +65,11 @@ export function serve() {
 }
 
 // ({id, name, input}) → posts the progress and the result of a task. Between two yields it looks for newer runs.
+/** @param {(message: any) => void} post */
 function answering(post) {
+  /** @type {Record<string, number>} */
   const newest = {};
-  return async ({ id, name, input }) => {
+  return async (/** @type {{id: number, name: string, input: any}} */ { id, name, input }) => {
     newest[name] = id;
     try {
       const steps = TASKS[name](input);
@@ -71,7 +81,7 @@ function answering(post) {
         if (newest[name] !== id) return post({ id, stopped: true });
       }
     } catch (error) {
-      post({ id, error: String(error.message) });
+      post({ id, error: error instanceof Error ? error.message : String(error) });
     }
   };
 }

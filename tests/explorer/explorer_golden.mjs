@@ -7,8 +7,9 @@ import {
   adam, along, blame, credit, finiteDifference, gaussLegendre, gradient, loss, sgd,
 } from "../../jaxcalc/explorer/learning.mjs";
 import { trace } from "../../jaxcalc/explorer/model.mjs";
-import { InputError, numberToWords, Tokenizer } from "../../jaxcalc/explorer/tokenizer.mjs";
+import { InputError, Tokenizer } from "../../jaxcalc/explorer/tokenizer.mjs";
 import { array, fromLeaves, namedLeaves, norm, placeOf, rowNorms, treeMap } from "../../jaxcalc/explorer/trees.mjs";
+import { numberToWords } from "../../jaxcalc/explorer/words.mjs";
 
 const unpack = ({ shape, data }) => array(shape, new Float64Array(Uint8Array.from(Buffer.from(data, "base64")).buffer));
 const scalar = (value) => array([], Float64Array.of(value));

@@ -1,0 +1,173 @@
+// The types of the page's values, for the checks of tests/explorer: JSDoc in the modules names them.
+
+/** An array: its sizes, and its numbers in row-major order. */
+type Leaf = { shape: number[]; data: Float64Array };
+
+/** The weights of a model, or anything of the same structure: gradients, a step, moments. */
+type Params = { embed: EmbedParams; blocks: BlockParams[]; output: OutputParams };
+type EmbedParams = { token: Leaf; position: Leaf };
+type BlockParams = { attention: AttentionParams; mlp: MlpParams };
+type AttentionParams = { norm: Leaf; query: Leaf; key: Leaf; value: Leaf; out: Leaf };
+type MlpParams = { norm: Leaf; up: Leaf; down: Leaf };
+type OutputParams = { norm: Leaf; unembed: Leaf };
+
+/** What each stage computes on the way to the scores. */
+type Activations = {
+  embed: { residual: Leaf };
+  blocks: { attention: AttentionActivations; mlp: MlpActivations }[];
+  output: OutputActivations;
+};
+type AttentionActivations = Record<
+  "normed" | "asked" | "offered" | "query" | "key" | "value" | "pattern" | "mixed" | "out" | "residual",
+  Leaf
+>;
+type MlpActivations = Record<"normed" | "hidden" | "out" | "residual", Leaf>;
+type OutputActivations = { normed: Leaf; logits: Leaf };
+
+/** A stage's path to its weights; null for the loss, which has none. */
+type Path = (string | number)[] | null;
+/** Incoming message → [gradients of the stage's weights, outgoing message]; the embeddings send none. */
+type Vjp = (message: Leaf) => [any, Leaf | null];
+type NetworkStage = { name: string; path: Path; apply: (params: any, input: any) => [Leaf, Vjp] };
+/** A stage on the way forward. */
+type Passed = { stage: NetworkStage; input: any; output: Leaf; vjp: Vjp };
+/** A stage on the way back: its messages and its gradients. */
+type Walked = {
+  name: string;
+  path: Path;
+  input: any;
+  output: Leaf;
+  messageIn: Leaf;
+  messageOut: Leaf | null;
+  grads: any;
+};
+
+/** Nats by stage, and their sum. */
+type Account = { nats: Record<string, number>; total: number };
+/** What an optimizer remembers: SGD nothing, Adam its count and both running means. */
+type OptimizerState = null | { count: number; mu: Params; nu: Params };
+type Optimizer = {
+  init: (params: Params) => OptimizerState;
+  update: (grads: Params, state: any) => { update: Params; state: OptimizerState };
+};
+
+/** One question at one set of weights, with all that the page shows of it. */
+type Moment = {
+  params: Params;
+  tokens: number[];
+  target: number;
+  logits: Leaf;
+  activations: Activations;
+  probabilities: number[];
+  loss: number;
+  walked: Walked[];
+  grads: Params;
+  update: Params;
+  next: OptimizerState;
+  blame: Account;
+};
+
+/** A long computation in the worker: yields its progress, returns its result. */
+type Task = (input: any) => AsyncGenerator<any, any, void>;
+
+/** What the page knows of a task. */
+type TaskData = {
+  vocabulary: string[];
+  operations: string[];
+  max_number: number;
+  output: "words" | "digits" | "digits-reversed";
+  prompt_length: number;
+  answer_length: number;
+};
+/** A problem, and the words with which its answer begins; `answer` is null if no number is right. */
+type Question = { a: number; operation: string; b: number; answer: number | null; tokens: string[]; begun: string[] };
+
+/** What page.py packs into the page: a run's snapshots, its curve and its task. */
+type PageData = {
+  about: string;
+  made: string;
+  prompt: string;
+  adam_betas: [number, number];
+  task: TaskData;
+  leaves: [string, number[]][];
+  snapshots: { step: number; weights: string; table: string | null }[];
+  curve: {
+    loss: [number, number][];
+    watched: number;
+    checks: { step: number; by_operation: Record<string, number> }[];
+  };
+  membership: string | null;
+};
+/** A step that the user has taken. */
+type TakenStep = {
+  kind: string;
+  rate: number;
+  target: number;
+  loss: number;
+  blame: Account;
+  credit: Account;
+  actual: number;
+  before: number;
+  after: number;
+};
+/** The state that all views show, as main.mjs keeps it: the moment, and what the user has chosen. */
+interface App extends Omit<Moment, "update" | "next" | "blame"> {
+  data: PageData;
+  tokenizer: import("./tokenizer.mjs").Tokenizer;
+  words: string[];
+  parsed: Question;
+  snapshot: number;
+  verdicts: Uint8Array;
+  membership: Uint8Array;
+  kind: "sgd" | "adam";
+  rate: number;
+  weight: { name: string; index: number };
+  pending: { update: Params; state: OptimizerState; blame: Account; losses: [number, number][]; actual: number };
+  last: TakenStep | null;
+  stepped: number;
+  scores(): Float64Array;
+  streams(): [string, Leaf][];
+  answer(): { words: string[]; p: number };
+  membershipOf(question: Question): string | null;
+  setPrompt(text: string): void;
+  setTarget(id: number): void;
+  setSnapshot(index: number): Promise<void>;
+  setOptimizer(kind: string, rate: number): void;
+  step(): void;
+  undo(): void;
+  reset(): void;
+}
+/** Makes its part of the page once, and returns a function that fills it anew. */
+type View = (app: App) => () => void;
+
+/** An axis of a chart: its ends, and its ticks as [value, text]. */
+type Axis = { from: number; to: number; log?: boolean; ticks: [number, string][] };
+/** A line of a chart. */
+type Line = { points: [number, number][]; class: string };
+/** A place on an axis, in the units of the drawing. */
+type Place = (value: number) => number;
+type ChartOptions = {
+  width?: number;
+  height?: number;
+  marks?: (atX: Place, atY: Place) => any[];
+  onclick?: (distance: Place) => void;
+};
+/** A grid of cells on a canvas. A click or Enter asks, an arrow key only moves. */
+type GridOptions = {
+  rows: number;
+  columns: number;
+  size: number;
+  label: string;
+  colour: (row: number, column: number) => string | null;
+  chosen: () => [number, number] | null;
+  onmove?: (row: number, column: number) => void;
+  onpick: (row: number, column: number, asks: boolean) => void;
+};
+
+// As with an index, nobody checks that an array has a last element, or that the page has an element of this id.
+interface Array<T> {
+  at(index: -1): T;
+}
+interface Document {
+  getElementById(id: string): any;
+}
