@@ -11,16 +11,19 @@ const TWINS = ["plus", "times"]; // a + b is b + a
 
 // The rows of the table, by operation, then a, then b: {a, operation, b, tokens, held}. A share of each operation's
 // problems is held out. A problem and its twin, such as 2 + 3 and 3 + 2, are always on the same side.
+/** @type {(task: TaskData, settings: Pick<LiveSettings, "operations" | "share" | "seed">) => Lesson[]} */
 export function lessonsOf(task, { operations, share, seed }) {
   const random = randomOf(seed, HELD_OUT);
   return task.operations
     .filter((name) => operations.includes(name))
     .flatMap((name) => {
-      const rows = lessonRows(task, name),
-        groups = {};
+      const rows = lessonRows(task, name);
+      /** @type {Record<string, Lesson[]>} */
+      const groups = {};
       for (const row of rows) {
         const pair = TWINS.includes(name) ? [row.a, row.b].sort((x, y) => x - y) : [row.a, row.b];
-        (groups[pair.join()] ??= []).push(row);
+        groups[pair.join()] ??= [];
+        groups[pair.join()].push(row);
       }
       let room = Math.round(share * rows.length);
       for (const group of shuffled(Object.values(groups), random)) {
@@ -33,6 +36,7 @@ export function lessonsOf(task, { operations, share, seed }) {
 }
 
 // All problems of one operation whose answer is in the vocabulary, encoded: the question, the answer, its end.
+/** @type {(task: TaskData, operation: string) => Lesson[]} */
 function lessonRows(task, operation) {
   const ids = Object.fromEntries(task.vocabulary.map((word, id) => [word, id]));
   const rows = [];
@@ -50,20 +54,24 @@ function lessonRows(task, operation) {
 
 // The sequences of one training step. An epoch visits every lesson once, in an order of its own; the next one follows
 // without a gap.
+/** @type {(lessons: Lesson[], seed: number, step: number, size: number) => number[][]} */
 export function batchOf(lessons, seed, step, size) {
+  /** @type {Record<number, Lesson[]>} */
   const orders = {};
   return Array.from({ length: size }, (_, i) => {
     const place = step * size + i,
       epoch = Math.floor(place / lessons.length);
-    const order = (orders[epoch] ??= shuffled(lessons, randomOf(seed, EPOCHS + epoch)));
-    return order[place % lessons.length].tokens;
+    orders[epoch] ??= shuffled(lessons, randomOf(seed, EPOCHS + epoch));
+    return orders[epoch][place % lessons.length].tokens;
   });
 }
 
 // Random parameters, like init of model.py: matrices have the standard deviation 1/√fan-in, half of that where they
 // write to the stream, and 0.02 in the embeddings and the output.
+/** @type {(seed: number, sizes: LiveModel & { words: number }) => Params} */
 export function initialParams(seed, { words, positions, width, heads, hidden, blocks }) {
   const random = randomOf(seed, WEIGHTS);
+  /** @type {(scale: number, ...shape: number[]) => Leaf} */
   const normal = (scale, ...shape) => {
     const leaf = array(shape);
     leaf.data.forEach((_, i) => (leaf.data[i] = scale * normalOf(random)));

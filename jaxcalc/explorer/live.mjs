@@ -13,6 +13,7 @@ const SLICE_MS = 60; // milliseconds of training between two reports
 const TABLE_EVERY = 400; // milliseconds between two answers to the whole table
 
 // Everything that follows from the settings: {operations, share, seed, optimizer, rate, batch}.
+/** @type {(data: LiveData, settings: LiveSettings) => Course} */
 export function courseOf(data, settings) {
   const lessons = lessonsOf(data.task, settings);
   const decay = data.decays[settings.optimizer];
@@ -28,6 +29,7 @@ export function courseOf(data, settings) {
 }
 
 // One step of training: {run, loss, shares}, with each stage's share of the blame.
+/** @type {(run: TrainingRun, course: Course, settings: LiveSettings) => { run: TrainingRun; loss: number; shares: number[] }} */
 export function trained({ params, memory, step }, course, settings) {
   const sequences = batchOf(course.training, settings.seed, step, settings.batch);
   const { loss, grads } = batchGradient(params, sequences, 2);
@@ -36,6 +38,7 @@ export function trained({ params, memory, step }, course, settings) {
 }
 
 // The squared gradient of each stage: for a small step straight downhill, its share of the drop in loss.
+/** @type {(grads: Params) => number[]} */
 export function sharesOf(grads) {
   const stages = [grads.embed, ...grads.blocks.flatMap(({ attention, mlp }) => [attention, mlp]), grads.output];
   const squares = stages.map((stage) => inner(stage, stage)),
@@ -44,7 +47,9 @@ export function sharesOf(grads) {
 }
 
 // A byte for each lesson, as data.mjs reads it: whether the answer and its end are right, and how probable it was.
+/** @type {(params: Params, lessons: Pick<Lesson, "tokens">[], end: number) => Uint8Array} */
 export function verdictsOf(params, lessons, end) {
+  /** @type {(logits: Float64Array, row: number) => { word: number; p: number }} */
   const likeliest = (logits, row) => {
     const words = params.output.unembed.shape[1],
       scores = logits.subarray(row * words, (row + 1) * words);
@@ -60,7 +65,7 @@ export function verdictsOf(params, lessons, end) {
     const { word, p } = answers[row],
       ended = likeliest(second, row);
     const right = word === tokens.at(-2) && ended.word === tokens.at(-1);
-    return 128 * right + 1 + Math.round(126 * (word === end ? p : p * ended.p));
+    return 128 * Number(right) + 1 + Math.round(126 * (word === end ? p : p * ended.p));
   });
 }
 
@@ -70,6 +75,7 @@ TASKS.live = async function* ({ data, settings, run, until }) {
     end = data.task.vocabulary.indexOf(END);
   let now = run ?? course.start(),
     tabled = performance.now();
+  /** @type {(points: TrainingPoint[], withTable: boolean) => TrainingReport} */
   const report = (points, withTable) => ({
     run: now,
     points,

@@ -10,21 +10,25 @@ const BUCKETS = 160; // points of a curve at most: each is the mean over some st
 export const BLAMED = ["Embeddings", "Attention", "Feed-forward", "Output"];
 
 // The means of a value over equal ranges of steps: [[x from 0 to 1, mean]].
-export function bucketed(points, steps, valueOf) {
-  const size = Math.ceil(steps / BUCKETS),
-    sums = [];
-  points.forEach((point) => {
-    const bucket = (sums[Math.floor(point.step / size)] ??= { n: 0, total: 0 });
-    bucket.n++;
-    bucket.total += valueOf(point);
-  });
-  return Object.entries(sums).map(([i, { n, total }]) => [Math.min(((Number(i) + 0.5) * size) / steps, 1), total / n]);
+/** @type {(points: TrainingPoint[], steps: number, read: (point: TrainingPoint) => number) => [number, number][]} */
+export function bucketed(points, steps, read) {
+  const size = Math.ceil(steps / BUCKETS);
+  /** @type {[number, number][]} */
+  const means = [];
+  for (let from = 0; from < points.length; from += size) {
+    const values = points.slice(from, from + size).map(read);
+    const mean = values.reduce((a, b) => a + b) / values.length;
+    means.push([Math.min((from + values.length / 2) / steps, 1), mean]);
+  }
+  return means;
 }
 
+/** @type {(points: [number, number][]) => string} */
 const path = (points) =>
   points.map(([x, y], i) => `${i ? "L" : "M"}${(x * WIDE).toFixed(1)} ${(y * HIGH).toFixed(1)}`).join("");
 
 // A frame with lines at some heights (from 0 at the top to 1), each with its text.
+/** @type {(label: string, lines: [number, string][], ...inside: any[]) => HTMLElement} */
 function chartFrame(label, lines, ...inside) {
   const drawing = svg(
     "svg",
@@ -37,8 +41,10 @@ function chartFrame(label, lines, ...inside) {
 }
 
 // The loss of every step, on a logarithmic scale.
+/** @type {(steps: number) => { node: HTMLElement; draw: (points: TrainingPoint[]) => void }} */
 export function lossChart(steps) {
   const [most, least] = [4, 0.0001];
+  /** @type {(loss: number) => number} */
   const at = (loss) => Math.min(Math.max(Math.log(most / loss) / Math.log(most / least), 0), 1);
   const curve = svg("path", { class: "live-curve" });
   const node = chartFrame(
@@ -46,6 +52,7 @@ export function lossChart(steps) {
     [1, 0.1, 0.01, 0.001, 0.0001].map((loss) => [at(loss), String(loss)]),
     curve,
   );
+  /** @type {(points: TrainingPoint[]) => void} */
   const draw = (points) => {
     const means = bucketed(points, steps, ({ loss }) => loss);
     curve.setAttribute("d", path(means.map(([x, loss]) => [x, at(loss)])));
@@ -54,15 +61,21 @@ export function lossChart(steps) {
 }
 
 // The share of the blame of each stage, stacked: the first stage at the bottom.
+/** @type {(steps: number) => { node: HTMLElement; draw: (points: TrainingPoint[]) => void }} */
 export function blameChart(steps) {
   const areas = BLAMED.map((_, stage) => svg("path", { class: `live-area stage-${stage}` }));
+  /** @type {[number, string][]} */
   const lines = [0, 0.5, 1].map((y) => [y, `${100 - 100 * y}\u00a0%`]);
   const node = chartFrame("Share of the blame of each stage, by step", lines, areas);
+  /** @type {(points: TrainingPoint[]) => void} */
   const draw = (points) => {
+    /** @type {[number, number][] | null} */
     let below = null;
     areas.forEach((area, stage) => {
       const upTo = bucketed(points, steps, ({ shares }) => shares.slice(0, stage + 1).reduce((a, b) => a + b));
+      /** @type {[number, number][]} */
       const top = upTo.map(([x, share]) => [x, 1 - share]);
+      /** @type {[number, number][]} */
       const bottom = below ?? top.map(([x]) => [x, 1]);
       area.setAttribute("d", top.length ? `${path(top)}${path(bottom.toReversed()).replace("M", "L")}Z` : "");
       below = top;
@@ -77,10 +90,17 @@ const CROSS = "M3 3l4 4M7 3l-4 4";
 
 // The problems of one operation: a goes down, b to the right. A square is a right answer, a cross a wrong one; held-out
 // problems have a frame. onpoint and onpick get a lesson's index.
+/**
+ * @param {string} name
+ * @param {Lesson[]} lessons
+ * @param {number} n
+ * @param {{ onpoint: (index: number | undefined) => void; onpick: (index: number) => void }} actions
+ */
 export function problemGrid(name, lessons, n, { onpoint, onpick }) {
   const size = n * CELL,
-    cells = new Map(),
-    at = {};
+    cells = new Map();
+  /** @type {Record<string, number>} */
+  const at = {};
   lessons.forEach(({ a, operation, b, held }, index) => {
     if (operation !== name) return;
     const mark = svg("path", {});
@@ -96,14 +116,20 @@ export function problemGrid(name, lessons, n, { onpoint, onpick }) {
     nodes,
     watched,
   );
+  /** @type {(event: MouseEvent) => number | undefined} */
   const under = (event) => {
     const box = drawing.getBoundingClientRect();
-    const place = (value, from, length) => Math.floor(((value - from) / length) * n);
+    const place = (/** @type {number} */ value, /** @type {number} */ from, /** @type {number} */ length) =>
+      Math.floor(((value - from) / length) * n);
     return at[[place(event.clientY, box.top, box.height), place(event.clientX, box.left, box.width)].join()];
   };
-  drawing.addEventListener("pointermove", (event) => onpoint(under(event)));
+  drawing.addEventListener("pointermove", (/** @type {MouseEvent} */ event) => onpoint(under(event)));
   drawing.addEventListener("pointerleave", () => onpoint(undefined));
-  drawing.addEventListener("click", (event) => under(event) !== undefined && onpick(under(event)));
+  drawing.addEventListener("click", (/** @type {MouseEvent} */ event) => {
+    const index = under(event);
+    if (index !== undefined) onpick(index);
+  });
+  /** @type {(verdicts: Uint8Array | null, watched: Watched) => void} */
   const draw = (verdicts, { a, operation, b }) => {
     for (const [index, { mark }] of cells) {
       const result = verdicts && verdict(verdicts[index]);

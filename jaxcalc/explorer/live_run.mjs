@@ -4,20 +4,37 @@ import { courseOf } from "./live.mjs";
 
 export class LiveRun {
   // onchange() is called after every change.
+  /**
+   * @param {LiveData} data
+   * @param {import("./worker.mjs").Engine} engine
+   * @param {() => void} onchange
+   */
   constructor(data, engine, onchange) {
-    Object.assign(this, { data, engine, onchange });
-    this.wanted = { ...data.settings, rate: data.rates[data.settings.optimizer] }; // of the next run
+    this.data = data;
+    this.engine = engine;
+    this.onchange = onchange;
+    /** @type {LiveSettings} of the next run */
+    this.wanted = { ...data.settings, rate: data.rates[data.settings.optimizer] };
     this.playing = false;
     this.running = Promise.resolve();
+    const { lessons, start } = courseOf(data, this.wanted);
+    this.settings = this.wanted;
+    this.lessons = lessons;
+    this.run = start();
+    /** @type {TrainingPoint[]} */
+    this.points = [];
+    /** @type {Uint8Array | null} */
+    this.verdicts = null;
+    this.problem = "";
+    /** @type {Watched} */
+    this.watched = { a: 7, operation: "plus", b: 5 };
   }
 
   // Begins anew, untrained, with the wanted settings.
   async reset() {
     await this.pause();
-    this.settings = this.wanted;
-    const course = courseOf(this.data, this.settings);
-    Object.assign(this, { lessons: course.lessons, nTraining: course.training.length, run: course.start() });
-    Object.assign(this, { points: [], verdicts: null, problem: "" });
+    const { lessons, start } = courseOf(this.data, this.wanted);
+    Object.assign(this, { settings: this.wanted, lessons, run: start(), points: [], verdicts: null, problem: "" });
     await this.#go(0);
   }
 
@@ -31,17 +48,18 @@ export class LiveRun {
   }
 
   // Before the first step a setting applies at once; later it applies to the next run.
-  set(changes) {
+  /** @param {Partial<LiveSettings>} changes */
+  async set(changes) {
     this.wanted = { ...this.wanted, ...changes };
-    if (this.run.step === 0 && !this.playing) return this.reset();
-    return this.onchange();
+    if (this.run.step === 0 && !this.playing) await this.reset();
+    else this.onchange();
   }
 
   async play() {
     await this.pause();
     this.playing = true;
-    this.running = this.#go(this.data.steps);
     this.onchange();
+    await this.#go(this.data.steps);
   }
 
   async step() {
@@ -55,18 +73,27 @@ export class LiveRun {
     await this.running;
   }
 
-  async #go(until) {
+  /** @param {number} until */
+  #go(until) {
+    this.running = this.#train(until);
+    return this.running;
+  }
+
+  /** @param {number} until */
+  async #train(until) {
     const { data, settings, run } = this;
+    const take = (/** @type {TrainingReport} */ report) => this.#take(report);
     try {
-      const result = await this.engine.run("live", { data, settings, run, until }, (report) => this.#take(report));
+      const result = await this.engine.run("live", { data, settings, run, until }, take);
       if (result) this.#take(result);
     } catch (error) {
-      this.problem = error.message;
+      this.problem = error instanceof Error ? error.message : String(error);
     }
     this.playing = false;
     this.onchange();
   }
 
+  /** @param {TrainingReport} report */
   #take({ run, points, verdicts }) {
     this.run = run;
     this.points.push(...points);

@@ -5,6 +5,7 @@ import { el } from "./dom.mjs";
 const NAMES = { muon: "Muon", adamw: "AdamW", sgd: "SGD" };
 
 // [name, label, least, most, why another number is refused]
+/** @type {["rate" | "batch" | "seed", string, number, number, string][]} */
 const NUMBERS = [
   ["rate", "Rate", 1e-6, 10, "The rate is a number from 0.000001 to 10."],
   ["batch", "Batch", 1, 512, "The batch is a whole number from 1 to 512."],
@@ -12,10 +13,13 @@ const NUMBERS = [
 ];
 const SHARES = [0.05, 0.1, 0.2, 0.4];
 
+/** @type {(live: import("./live_run.mjs").LiveRun) => LivePart} */
 export function settingsView(live) {
   const { data } = live,
     note = el("p", { id: "live-note", "aria-live": "polite" });
+  /** @type {Record<string, any>} */
   const fields = {};
+  /** @type {(spec: (typeof NUMBERS)[number]) => HTMLElement} */
   const number = ([name, label, least, most, refusal]) => {
     const read = () => {
       const value = Number(fields[name].value);
@@ -28,6 +32,7 @@ export function settingsView(live) {
     fields[name] = el("input", { type: "number", min: least, max: most, step: "any", onchange: read });
     return el("label", {}, label, fields[name]);
   };
+  /** @type {(name: string, label: string, options: [any, string][], read: (value: string) => any, onchoice?: (value: string) => Partial<LiveSettings>) => HTMLElement} */
   const choice = (name, label, options, read, onchoice = () => ({})) => {
     const choose = () => live.set({ [name]: read(fields[name].value), ...onchoice(fields[name].value) });
     fields[name] = el(
@@ -40,6 +45,7 @@ export function settingsView(live) {
   const boxes = data.task.operations.map((name) =>
     el("label", {}, el("input", { type: "checkbox", value: name, onchange: () => chooseOperations() }), name),
   );
+  /** @type {(label: HTMLElement) => any} */
   const boxOf = (label) => label.querySelector("input");
   const chooseOperations = () => {
     const operations = boxes
@@ -52,7 +58,11 @@ export function settingsView(live) {
   };
   const node = el(
     "form",
-    { class: "live-settings", "aria-label": "Settings", onsubmit: (event) => event.preventDefault() },
+    {
+      class: "live-settings",
+      "aria-label": "Settings",
+      onsubmit: (/** @type {Event} */ event) => event.preventDefault(),
+    },
     el("fieldset", {}, el("legend", {}, "Operations"), boxes),
     choice("optimizer", "Optimizer", Object.entries(NAMES), String, (name) => ({ rate: data.rates[name] })),
     NUMBERS.map(number),
@@ -64,13 +74,14 @@ export function settingsView(live) {
     ),
     note,
   );
+  /** @type {LiveSettings | null} */
   let shown = null;
   const draw = () => {
     note.textContent = live.isOther ? "These settings are for the next run. Reset begins it." : "";
     if (shown === live.wanted) return;
     shown = live.wanted;
     for (const [name, field] of Object.entries(fields)) {
-      field.value = live.wanted[name];
+      field.value = /** @type {any} */ (live.wanted)[name];
       field.removeAttribute("aria-invalid");
     }
     boxes.map(boxOf).forEach((box) => (box.checked = live.wanted.operations.includes(box.value)));

@@ -13,10 +13,11 @@ import { namedLeaves } from "./trees.mjs";
 import { numberToWords } from "./words.mjs";
 
 // Fills the tab, and returns the training for the console.
+/** @type {(root: HTMLElement, data: LiveData, engine: import("./worker.mjs").Engine) => import("./live_run.mjs").LiveRun} */
 export function liveView(root, data, engine) {
   const tokenizer = new Tokenizer(data.task);
   const live = new LiveRun(data, engine, () => schedule());
-  live.watched = { a: 7, operation: "plus", b: 5 };
+  /** @type {(watched: Watched) => void} */
   const ask = ({ a, operation, b }) => {
     live.watched = { a, operation, b };
     schedule();
@@ -47,6 +48,7 @@ export function liveView(root, data, engine) {
   return live;
 }
 
+/** @type {(live: import("./live_run.mjs").LiveRun) => string} */
 function introOf({ run, data }) {
   const numbers = Object.values(namedLeaves(run.params)).reduce((total, leaf) => total + leaf.data.length, 0);
   const known = run.step ? "" : " They are random: it knows nothing yet. Press Train and watch.";
@@ -54,7 +56,9 @@ function introOf({ run, data }) {
 }
 
 // Train, pause, one step, begin anew; and how far it is.
+/** @type {(live: import("./live_run.mjs").LiveRun, engine: import("./worker.mjs").Engine) => LivePart} */
 function controlsView(live, engine) {
+  /** @type {(id: string, text: string, onclick: () => void) => HTMLButtonElement} */
   const button = (id, text, onclick) => el("button", { type: "button", id, onclick }, text);
   const play = button("live-play", "Train", () => (live.playing ? live.pause() : live.play()));
   play.className = "primary";
@@ -81,6 +85,7 @@ function controlsView(live, engine) {
 const SLOW = "This browser starts no worker here, so the page itself trains, in short slices, and answers more slowly.";
 
 // Loss and blame by step.
+/** @type {(live: import("./live_run.mjs").LiveRun) => LivePart} */
 function curvesView(live) {
   const loss = lossChart(live.data.steps),
     blame = blameChart(live.data.steps);
@@ -96,6 +101,7 @@ function curvesView(live) {
     blame.node,
     el("p", { class: "live-legend" }, legend),
   );
+  /** @type {number | null} */
   let drawn = null;
   const draw = () => {
     if (drawn === live.points.length) return;
@@ -107,6 +113,7 @@ function curvesView(live) {
 }
 
 // Every problem, as the model answers it now.
+/** @type {(live: import("./live_run.mjs").LiveRun, ask: (watched: Watched) => void) => LivePart} */
 function tableOf(live, ask) {
   const score = el("p", { class: "live-score", "aria-live": "off" }),
     grids = el("div", { class: "live-grids" }),
@@ -126,17 +133,20 @@ function tableOf(live, ask) {
     el("p", { class: "live-legend" }, legend),
     readout,
   );
+  /** @type {(index: number | undefined) => void} */
   const point = (index) => {
     readout.textContent = index === undefined ? HINT : readingOf(live, index);
   };
   point(undefined);
-  let shown = null,
-    drawings = [];
+  /** @type {Lesson[] | null} */
+  let shown = null;
+  /** @type {ReturnType<typeof problemGrid>[]} */
+  let drawings = [];
   const draw = () => {
     const { lessons, verdicts, watched } = live;
     if (shown !== lessons) {
       const n = live.data.task.max_number + 1;
-      const each = { onpoint: point, onpick: (index) => ask(lessons[index]) };
+      const each = { onpoint: point, onpick: (/** @type {number} */ index) => ask(lessons[index]) };
       drawings = live.settings.operations.map((name) => problemGrid(name, lessons, n, each));
       grids.replaceChildren(...drawings.map((drawing) => drawing.node));
       shown = lessons;
@@ -149,8 +159,10 @@ function tableOf(live, ask) {
 
 const HINT = "The first number goes down, the second to the right. Click a problem to watch it.";
 
+/** @type {(watched: Watched) => string} */
 const questionOf = ({ a, operation, b }) => `${numberToWords(a).join(" ")} ${operation} ${numberToWords(b).join(" ")}`;
 
+/** @type {(live: import("./live_run.mjs").LiveRun, index: number) => string} */
 function readingOf({ lessons, verdicts }, index) {
   const result = verdicts && verdict(verdicts[index]);
   const side = MEMBERSHIP[lessons[index].held ? 2 : 1];
@@ -158,7 +170,9 @@ function readingOf({ lessons, verdicts }, index) {
   return `${questionOf(lessons[index])}: ${side}${answer}`;
 }
 
+/** @type {(lessons: Lesson[], verdicts: Uint8Array | null) => any[]} */
 function scoreOf(lessons, verdicts) {
+  /** @type {(isHeld: boolean) => any[]} */
   const count = (isHeld) => {
     const rows = lessons.flatMap(({ held }, index) => (held === isHeld ? [index] : []));
     const right = verdicts ? rows.filter((index) => verdicts[index] > 127).length : 0;
@@ -168,6 +182,7 @@ function scoreOf(lessons, verdicts) {
 }
 
 // One question, asked again after every report.
+/** @type {(live: import("./live_run.mjs").LiveRun, tokenizer: Tokenizer, ask: (watched: Watched) => void) => LivePart} */
 function watchedView(live, tokenizer, ask) {
   const words = live.data.task.vocabulary;
   const input = el("input", {
@@ -179,12 +194,11 @@ function watchedView(live, tokenizer, ask) {
     }),
     answer = el("p", { id: "live-answer", "aria-live": "off" }),
     bars = el("div", { class: "live-bars" });
-  let written = null;
   input.addEventListener("input", () => {
     try {
-      written = tokenizer.parse(input.value);
+      const parsed = tokenizer.parse(input.value);
       input.removeAttribute("aria-invalid");
-      ask(written);
+      ask(parsed);
     } catch (error) {
       if (!(error instanceof InputError)) throw error;
       input.setAttribute("aria-invalid", "true");
@@ -219,11 +233,13 @@ function watchedView(live, tokenizer, ask) {
   return { node, draw };
 }
 
+/** @type {(params: Params, tokens: number[], target: number | null) => Moment} */
 function watchedMoment(params, tokens, target) {
   return momentOf({ params, tokens, target: target ?? 0, optimizer: sgd(1) });
 }
 
 // The five likeliest words, and the right one if it is none of them.
+/** @type {(probabilities: number[], target: number | null, words: string[]) => HTMLElement[]} */
 function rankedBars(probabilities, target, words) {
   const ranked = largest(probabilities, 5);
   if (target !== null && !ranked.includes(target)) ranked[4] = target;

@@ -2,6 +2,8 @@
 
 // x · y, with x [n, k] and y [k, m]. It sums two rows and four columns at a time, so that each number that is read is
 // used several times.
+/** @type {(x: Float64Array, y: Float64Array, n: number, k: number, m: number) => Float64Array} */
+/** @type {(x: Float64Array, y: Float64Array, n: number, k: number, m: number) => Float64Array<ArrayBuffer>} */
 export function times(x, y, n, k, m) {
   const product = new Float64Array(n * m);
   for (let col = 0; col + 3 < m; col += 4) {
@@ -18,6 +20,15 @@ export function times(x, y, n, k, m) {
   return product;
 }
 
+/**
+ * @param {Float64Array} x
+ * @param {Float64Array} y
+ * @param {number} row
+ * @param {number} col
+ * @param {number} k
+ * @param {number} m
+ * @param {Float64Array} product
+ */
 function twoByFour(x, y, row, col, k, m, product) {
   let a0 = 0,
     a1 = 0,
@@ -57,6 +68,8 @@ function twoByFour(x, y, row, col, k, m, product) {
 }
 
 // The transpose of x [n, m].
+/** @type {(x: Float64Array, n: number, m: number) => Float64Array} */
+/** @type {(x: Float64Array, n: number, m: number) => Float64Array<ArrayBuffer>} */
 export function transposed(x, n, m) {
   const result = new Float64Array(n * m);
   for (let i = 0; i < n; i++) for (let j = 0; j < m; j++) result[j * n + i] = x[i * m + j];

@@ -8,6 +8,7 @@ const TINY = 1e-8;
 const ADAM_SHARE = 0.25; // the arrays that Muon leaves to Adam learn at this share of the rate
 
 // The rate of steps 0, 1, …: it rises in a line to its peak, then falls along a cosine to 1 % of it and stays there.
+/** @type {(peak: number, nSteps: number, warmup?: number) => (step: number) => number} */
 export function scheduleOf(peak, nSteps, warmup = 50) {
   const rise = Math.min(warmup, Math.floor(nSteps / 2));
   return (step) => {
@@ -19,18 +20,20 @@ export function scheduleOf(peak, nSteps, warmup = 50) {
 
 // init(params) → state; update(grads, state, params) → {update, state}. Weight decay is multiplied by the rate and
 // applies to the hidden matrices only.
+/** @type {(name: string, rateAt: (step: number) => number, decay: number) => TrainingOptimizer} */
 export function trainingOptimizer(name, rateAt, decay) {
   return {
     init: (params) => ({ count: 0, mu: zerosLike(params), nu: zerosLike(params) }),
     update(grads, { count, mu, nu }, params) {
+      /** @type {Record<string, Record<string, Leaf>>} */
       const made = { update: {}, mu: {}, nu: {} };
       const [g, m, v, w] = [grads, mu, nu, params].map((tree) => namedLeaves(tree));
-      for (const [leaf, { shape, data }] of Object.entries(g)) {
+      for (const [leaf, { shape, data: gradient }] of Object.entries(g)) {
         const hidden = HIDDEN.test(leaf);
         const stepOf = LEAF_STEPS[name === "muon" && !hidden ? "nadam" : name];
         const step = stepOf({
           shape,
-          g: data,
+          g: gradient,
           mu: m[leaf].data,
           nu: v[leaf].data,
           pull: hidden ? w[leaf].data.map((weight) => decay * weight) : null,
@@ -38,7 +41,7 @@ export function trainingOptimizer(name, rateAt, decay) {
           t: count + 1,
           inputs: leaf.endsWith(".out") ? 2 : 1,
         });
-        for (const part of Object.keys(made)) made[part][leaf] = array(shape, step[part]);
+        for (const [part, data] of Object.entries(step)) made[part][leaf] = array(shape, data);
       }
       const [update, nextMu, nextNu] = [made.update, made.mu, made.nu].map(fromLeaves);
       return { update, state: { count: count + 1, mu: nextMu, nu: nextNu } };
@@ -48,11 +51,14 @@ export function trainingOptimizer(name, rateAt, decay) {
 
 const HIDDEN = /\.(query|key|value|out|up|down)$/;
 
+/** @type {(beta: number, old: Row, now: Row) => Row} */
 const movingMean = (beta, old, now) => old.map((value, i) => beta * value + (1 - beta) * now[i]);
 
+/** @type {(rate: number, direction: Row, pull: Row | null) => Row} */
 const against = (rate, direction, pull) => direction.map((value, i) => -rate * (value + (pull ? pull[i] : 0)));
 
 // The step of one array: its gradient g, running means mu and nu, decay `pull`, rate and number t → {update, mu, nu}.
+/** @type {Record<string, (leaf: LeafStep) => { update: Row; mu: Row; nu: Row }>} */
 const LEAF_STEPS = {
   // Gradient descent with momentum 0.9.
   sgd({ g, mu, nu, pull, rate }) {
@@ -98,6 +104,7 @@ const LEAF_STEPS = {
   },
 };
 
+/** @type {(direction: Row, g: Row, nu: Row, pull: Row | null, rate: number, t: number) => { update: Row; nu: Row }} */
 function adamStep(direction, g, nu, pull, rate, t) {
   const next = nu.map((value, i) => B2 * value + (1 - B2) * g[i] * g[i]);
   const scaled = direction.map((value, i) => value / (Math.sqrt(next[i] / (1 - B2 ** t)) + TINY));
@@ -105,10 +112,12 @@ function adamStep(direction, g, nu, pull, rate, t) {
 }
 
 // Nesterov's momentum, corrected for means that start at 0.
+/** @type {(beta: number, mu: Row, g: Row, t: number) => Row} */
 const ahead = (beta, mu, g, t) =>
   mu.map((value, i) => (beta * value) / (1 - beta ** (t + 1)) + ((1 - beta) * g[i]) / (1 - beta ** t));
 
 // Five rounds of Newton and Schulz move all singular values of x [n, m] near 1.
+/** @type {(x: Row, n: number, m: number) => Row} */
 function orthogonal(x, n, m) {
   if (n > m) return transposed(orthogonal(transposed(x, n, m), m, n), m, n);
   const norm = Math.sqrt(x.reduce((total, value) => total + value * value, 0)) + TINY;

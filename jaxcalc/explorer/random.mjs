@@ -2,6 +2,7 @@
 
 // The generator is mulberry32: 32 bits of state, and each call returns a number from 0 up to but not including 1.
 // Streams of one seed do not overlap in practice: the state starts at a hash of both.
+/** @type {(seed: number, stream: number) => () => number} */
 export function randomOf(seed, stream) {
   let state = mixedBits(mixedBits(seed) + stream);
   return () => {
@@ -13,6 +14,7 @@ export function randomOf(seed, stream) {
 }
 
 // The last steps of MurmurHash3: neighbouring numbers become unlike ones.
+/** @type {(number: number) => number} */
 function mixedBits(number) {
   let bits = number | 0;
   bits = Math.imul(bits ^ (bits >>> 16), 0x85ebca6b);
@@ -21,9 +23,11 @@ function mixedBits(number) {
 }
 
 // One number of the standard normal distribution (Box and Muller 1958).
+/** @type {(random: () => number) => number} */
 export const normalOf = (random) => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
 
 // The items in a random order (Fisher and Yates).
+/** @type {<T>(items: Iterable<T>, random: () => number) => T[]} */
 export function shuffled(items, random) {
   const order = Array.from(items);
   for (let i = order.length - 1; i > 0; i--) {

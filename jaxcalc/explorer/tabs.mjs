@@ -4,9 +4,10 @@ import { el } from "./dom.mjs";
 import { liveView } from "./live_view.mjs";
 
 // Adds the tabs below the title. The training starts when its tab is first opened; live() returns it.
+/** @type {(data: PageData, engine: import("./worker.mjs").Engine) => () => import("./live_run.mjs").LiveRun | null} */
 export function addTabs(data, engine) {
   const root = el("div", { id: "live", role: "region", "aria-label": "Train from nothing" });
-  document.querySelector("footer").before(root);
+  document.querySelector("footer")?.before(root);
   const names = [
     ["run", "What it learned"],
     ["live", "Train from nothing"],
@@ -14,15 +15,17 @@ export function addTabs(data, engine) {
   const buttons = names.map(([name, text]) =>
     el("button", { type: "button", id: `tab-${name}`, onclick: () => open(name) }, text),
   );
+  /** @type {import("./live_run.mjs").LiveRun | null} */
   let live = null;
+  /** @type {(name: string) => void} */
   const open = (name) => {
     document.body.dataset.tab = name;
-    document.querySelector(".skip").href = name === "live" ? "#live" : "#ask";
+    document.querySelector(".skip")?.setAttribute("href", name === "live" ? "#live" : "#ask");
     buttons.forEach((button, i) => button.setAttribute("aria-current", names[i][0] === name ? "page" : "false"));
     if (name === "live") live ??= liveView(root, data.live, engine);
     else live?.pause();
   };
-  if (data.snapshots) document.querySelector(".bar").after(el("nav", { id: "tabs", "aria-label": "Tabs" }, buttons));
+  if (data.snapshots) document.querySelector(".bar")?.after(el("nav", { id: "tabs", "aria-label": "Tabs" }, buttons));
   open(data.snapshots ? "run" : "live");
   return () => live;
 }

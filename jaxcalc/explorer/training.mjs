@@ -4,12 +4,14 @@
 
 import { times, transposed } from "./matrices.mjs";
 import { EPSILON } from "./model.mjs";
-import { array, zerosLike } from "./trees.mjs";
+import { zerosLike } from "./trees.mjs";
 
+/** @type {(x: Row, y: Row) => Row} */
 const addRows = (x, y) => x.map((value, i) => value + y[i]);
 
 // Sequences of one length → {loss, grads}. The model reads all tokens but the last, and the last nTargets are to be
 // predicted.
+/** @type {(params: Params, sequences: number[][], nTargets: number) => { loss: number; grads: Params }} */
 export function batchGradient(params, sequences, nTargets) {
   const read = sequences.map((tokens) => tokens.slice(0, -1));
   const { logits, layers } = batchForward(params, read, nTargets);
@@ -19,6 +21,7 @@ export function batchGradient(params, sequences, nTargets) {
 }
 
 // The logits [B · last, V] of the last positions, and what each layer needs on the way back.
+/** @type {(params: Params, sequences: number[][], last: number) => { logits: Row; layers: LayersMade }} */
 export function batchForward(params, sequences, last) {
   const n = sequences.length,
     length = sequences[0].length,
@@ -31,18 +34,19 @@ export function batchForward(params, sequences, last) {
     x = fed.y;
     return { attended, fed };
   });
-  const normed = normForward(params.output.norm.data, x);
+  const normed = normForward(params.output.norm.data, x, d);
   const words = params.output.unembed.shape[1];
   const logits = times(normed.y, params.output.unembed.data, x.length / d, d, words);
   return { logits, layers: { blocks: layers, x, normed } };
 }
 
+/** @type {(params: Params, sequences: number[][], layers: LayersMade, toLogits: Row) => Params} */
 function batchBackward(params, sequences, { blocks, x, normed }, toLogits) {
   const grads = zerosLike(params);
   const [d, words] = params.output.unembed.shape;
   const [toUnembed, toNormed] = timesBackward(normed.y, params.output.unembed.data, toLogits, x.length / d, d, words);
   grads.output.unembed.data = toUnembed;
-  let message = normBackward(params.output.norm.data, normed, toNormed, grads.output.norm.data);
+  let message = normBackward(params.output.norm.data, normed, toNormed, grads.output.norm.data, d);
   for (let i = blocks.length - 1; i >= 0; i--) {
     message = mlpBackward(params.blocks[i].mlp, blocks[i].fed, message, grads.blocks[i].mlp);
     message = attentionBackward(params.blocks[i].attention, blocks[i].attended, message, grads.blocks[i].attention);
@@ -57,6 +61,7 @@ function batchBackward(params, sequences, { blocks, x, normed }, toLogits) {
   return grads;
 }
 
+/** @type {(params: EmbedParams, sequences: number[][], length: number, d: number) => Row} */
 function embedded({ token, position }, sequences, length, d) {
   const x = new Float64Array(sequences.length * length * d);
   sequences.flat().forEach((id, row) => {
@@ -67,6 +72,7 @@ function embedded({ token, position }, sequences, length, d) {
 }
 
 // The mean surprise at the targets in nats, and its message to the logits: (p − [target]) / n.
+/** @type {(logits: Row, targets: number[]) => { loss: number; message: Row }} */
 export function crossEntropy(logits, targets) {
   const n = targets.length,
     words = logits.length / n,
@@ -83,8 +89,9 @@ export function crossEntropy(logits, targets) {
   return { loss: total / n, message };
 }
 
-// y = rmsNorm(x) · gain, row by row; a gain is as long as a row. Without a gain it is 1.
-function normForward(gain, x, d = gain.length) {
+// y = rmsNorm(x) · gain, row by row; d is the length of a row. Without a gain it is 1.
+/** @type {(gain: Float64Array | null, x: Row, d: number) => NormMade} */
+function normForward(gain, x, d) {
   const y = new Float64Array(x.length),
     factors = new Float64Array(x.length / d);
   for (let row = 0; row < factors.length; row++) {
@@ -98,14 +105,15 @@ function normForward(gain, x, d = gain.length) {
 }
 
 // Adds to the gradient of the gain and returns the message to x.
-function normBackward(gain, { x, factors }, message, toGain, d = gain.length) {
+/** @type {(gain: Float64Array | null, made: NormMade, message: Row, toGain: Float64Array | null, d: number) => Row} */
+function normBackward(gain, { x, factors }, message, toGain, d) {
   const toX = new Float64Array(x.length);
   factors.forEach((r, row) => {
     const start = row * d;
     let dot = 0;
     for (let i = 0; i < d; i++) {
       const m = message[start + i];
-      if (gain) toGain[i] += m * x[start + i] * r;
+      if (toGain) toGain[i] += m * x[start + i] * r;
       dot += m * (gain ? gain[i] : 1) * x[start + i];
     }
     const pull = (r * r * dot) / d;
@@ -115,19 +123,22 @@ function normBackward(gain, { x, factors }, message, toGain, d = gain.length) {
 }
 
 // Back through x · w: [gradient of w, message to x].
+/** @type {(x: Row, w: Float64Array, message: Row, n: number, k: number, m: number) => [Row, Row]} */
 const timesBackward = (x, w, message, n, k, m) => [
   times(transposed(x, n, k), message, k, n, m),
   times(message, transposed(w, k, m), n, m, k),
 ];
 
+/** @type {(params: MlpParams, x: Row) => MlpMade} */
 function mlpForward({ norm, up, down }, x) {
   const [d, f] = up.shape,
     n = x.length / d;
-  const normed = normForward(norm.data, x);
+  const normed = normForward(norm.data, x, d);
   const hidden = times(normed.y, up.data, n, d, f).map((value) => Math.max(value, 0));
-  return { x, normed, hidden, y: addRows(x, times(hidden, down.data, n, f, d)) };
+  return { normed, hidden, y: addRows(x, times(hidden, down.data, n, f, d)) };
 }
 
+/** @type {(params: MlpParams, made: MlpMade, message: Row, grads: MlpParams) => Row} */
 function mlpBackward({ norm, up, down }, { normed, hidden }, message, grads) {
   const [d, f] = up.shape,
     n = message.length / d;
@@ -136,10 +147,11 @@ function mlpBackward({ norm, up, down }, { normed, hidden }, message, grads) {
   const [toUp, toNormed] = timesBackward(normed.y, up.data, open, n, d, f);
   grads.down.data = toDown;
   grads.up.data = toUp;
-  return addRows(message, normBackward(norm.data, normed, toNormed, grads.norm.data));
+  return addRows(message, normBackward(norm.data, normed, toNormed, grads.norm.data, d));
 }
 
 // The rows of the positions from `from` on, and back: zeros elsewhere.
+/** @type {(x: Row, n: number, length: number, from: number, d: number) => Row} */
 function gathered(x, n, length, from, d) {
   if (!from) return x;
   const rows = new Float64Array(n * (length - from) * d);
@@ -148,6 +160,7 @@ function gathered(x, n, length, from, d) {
   return rows;
 }
 
+/** @type {(rows: Row, n: number, length: number, from: number, d: number) => Row} */
 function scattered(rows, n, length, from, d) {
   if (!from) return rows;
   const x = new Float64Array(n * length * d);
@@ -157,10 +170,11 @@ function scattered(rows, n, length, from, d) {
 }
 
 // The positions from `from` on look at themselves and at those before.
+/** @type {(params: AttentionParams, x: Row, n: number, length: number, from: number) => AttentionMade} */
 function attentionForward(params, x, n, length, from) {
   const [d, heads, k] = params.query.shape,
     m = heads * k;
-  const normed = normForward(params.norm.data, x),
+  const normed = normForward(params.norm.data, x, d),
     asking = gathered(normed.y, n, length, from, d);
   const nAsking = asking.length / d;
   const query = normForward(null, times(asking, params.query.data, nAsking, d, m), k);
@@ -173,6 +187,7 @@ function attentionForward(params, x, n, length, from) {
 }
 
 // mixed = shares · value and shares = softmax(query · key / √K), for each sequence, head and asking position.
+/** @type {(query: Row, key: Row, value: Row, sizes: MixSizes) => { shares: Row; mixed: Row }} */
 function mixForward(query, key, value, { n, length, from, heads, k }) {
   const m = heads * k,
     asks = length - from;
@@ -195,6 +210,7 @@ function mixForward(query, key, value, { n, length, from, heads, k }) {
 }
 
 // Calls visit(where the query starts, where the sequence's keys start, where the shares start, how many are visible).
+/** @type {(sizes: MixSizes, visit: (q: number, kv: number, at: number, visible: number) => void) => void} */
 function forEachAsked({ n, length, from, heads, k }, visit) {
   const m = heads * k,
     asks = length - from;
@@ -209,6 +225,7 @@ function forEachAsked({ n, length, from, heads, k }, visit) {
         );
 }
 
+/** @type {(params: AttentionParams, made: AttentionMade, message: Row, grads: AttentionParams) => Row} */
 function attentionBackward(params, made, message, grads) {
   const { n, length, from, heads, k } = made.sizes;
   const d = params.norm.data.length,
@@ -216,6 +233,7 @@ function attentionBackward(params, made, message, grads) {
     nAsking = message.length / d;
   const [toOut, toMixed] = timesBackward(made.mixed, params.out.data, message, nAsking, m, d);
   const { toQuery, toKey, toValue } = mixBackward(made, toMixed);
+  /** @type {(name: "query" | "key" | "value", x: Row, toY: Row, rows: number) => Row} */
   const back = (name, x, toY, rows) => {
     const [toWeights, toX] = timesBackward(x, params[name].data, toY, rows, d, m);
     grads[name].data = toWeights;
@@ -226,10 +244,11 @@ function attentionBackward(params, made, message, grads) {
   const fromKey = back("key", made.normed.y, normBackward(null, made.key, toKey, null, k), n * length);
   const fromValue = back("value", made.normed.y, toValue, n * length);
   const toNormed = addRows(addRows(fromKey, fromValue), scattered(fromQuery, n, length, from, d));
-  const toX = normBackward(params.norm.data, made.normed, toNormed, grads.norm.data);
+  const toX = normBackward(params.norm.data, made.normed, toNormed, grads.norm.data, d);
   return addRows(toX, scattered(message, n, length, from, d));
 }
 
+/** @type {(made: AttentionMade, toMixed: Row) => { toQuery: Row; toKey: Row; toValue: Row }} */
 function mixBackward({ query, key, value, shares, sizes }, toMixed) {
   const { k } = sizes,
     m = sizes.heads * k;

@@ -14,12 +14,14 @@ export class Engine {
     this.last = 0;
     this.isSlow = false;
     /** @type {any} */
+    this.worker = null;
+    /** @type {any} */
     this.answer = null;
     try {
       // A page on disk and a sandboxed frame may start no module worker, so the module becomes a function.
       const text = `(async () => {${source}\n})()`;
       this.worker = new Worker(URL.createObjectURL(new Blob([text], { type: "text/javascript" })));
-      this.worker.onmessage = ({ data }) => this.#receive(data);
+      this.worker.onmessage = (/** @type {MessageEvent} */ { data }) => this.#receive(data);
       this.worker.onerror = () => this.#goOnWithoutWorker();
     } catch {
       this.#goOnWithoutWorker();
