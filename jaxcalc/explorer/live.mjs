@@ -28,12 +28,15 @@ export function courseOf(data, settings) {
   };
 }
 
-// One step of training: {run, loss, shares}, with each stage's share of the blame.
+// One step of training: {run, loss, shares}, with each stage's share of the blame. A step that would leave numbers that
+// are not finite is refused.
 /** @type {(run: TrainingRun, course: Course, settings: LiveSettings) => { run: TrainingRun; loss: number; shares: number[] }} */
 export function trained({ params, memory, step }, course, settings) {
   const sequences = batchOf(course.training, settings.seed, step, settings.batch);
   const { loss, grads } = batchGradient(params, sequences, 2);
   const { update, state } = course.optimizer.update(grads, memory ?? course.optimizer.init(params), params);
+  if (!Number.isFinite(loss + inner(update, update)))
+    throw new Error(`Step ${step + 1} would make numbers that are not finite. Reset, and choose a smaller rate.`);
   return { run: { params: along(params, update), memory: state, step: step + 1 }, loss, shares: sharesOf(grads) };
 }
 
@@ -86,8 +89,6 @@ TASKS.live = async function* ({ data, settings, run, until }) {
       points = [];
     while (now.step < until && performance.now() - from < SLICE_MS) {
       const { run: next, loss, shares } = trained(now, course, settings);
-      if (!Number.isFinite(loss))
-        throw new Error(`The loss is not finite after step ${now.step}. Lower the rate and begin anew.`);
       points.push({ step: now.step, loss, shares });
       now = next;
     }

@@ -19,22 +19,30 @@ export function settingsView(live) {
     note = el("p", { id: "live-note", "aria-live": "polite" });
   /** @type {Record<string, any>} */
   const fields = {};
+  let refused = "";
+  /** @type {(sentence: string, changes?: Partial<LiveSettings>) => void} */
+  const answer = (sentence, changes) => {
+    refused = sentence;
+    if (changes) live.set(changes);
+    else live.onchange();
+  };
   /** @type {(spec: (typeof NUMBERS)[number]) => HTMLElement} */
   const number = ([name, label, least, most, refusal]) => {
     const read = () => {
       const value = Number(fields[name].value);
       const whole = name === "rate" || Number.isInteger(value);
       const fits = fields[name].value !== "" && whole && value >= least && value <= most;
-      if (fits) return live.set({ [name]: value });
-      fields[name].setAttribute("aria-invalid", "true");
-      note.textContent = refusal;
+      if (fits) fields[name].removeAttribute("aria-invalid");
+      else fields[name].setAttribute("aria-invalid", "true");
+      if (fits) answer("", { [name]: value });
+      else answer(refusal);
     };
     fields[name] = el("input", { type: "number", min: least, max: most, step: "any", onchange: read });
     return el("label", {}, label, fields[name]);
   };
   /** @type {(name: string, label: string, options: [any, string][], read: (value: string) => any, onchoice?: (value: string) => Partial<LiveSettings>) => HTMLElement} */
   const choice = (name, label, options, read, onchoice = () => ({})) => {
-    const choose = () => live.set({ [name]: read(fields[name].value), ...onchoice(fields[name].value) });
+    const choose = () => answer("", { [name]: read(fields[name].value), ...onchoice(fields[name].value) });
     fields[name] = el(
       "select",
       { onchange: choose },
@@ -52,8 +60,8 @@ export function settingsView(live) {
       .map(boxOf)
       .filter(({ checked }) => checked)
       .map(({ value }) => value);
-    if (operations.length) return live.set({ operations });
-    note.textContent = "Choose at least one operation.";
+    if (operations.length) return answer("", { operations });
+    answer("Choose at least one operation.");
     boxes.map(boxOf).forEach((box) => (box.checked = live.wanted.operations.includes(box.value)));
   };
   const node = el(
@@ -77,10 +85,11 @@ export function settingsView(live) {
   /** @type {LiveSettings | null} */
   let shown = null;
   const draw = () => {
-    note.textContent = live.isOther ? "These settings are for the next run. Reset begins it." : "";
+    note.textContent = refused || (live.isOther ? "These settings are for the next run. Reset begins it." : "");
     if (shown === live.wanted) return;
     shown = live.wanted;
     for (const [name, field] of Object.entries(fields)) {
+      if (field === document.activeElement) continue; // the user writes in it
       field.value = /** @type {any} */ (live.wanted)[name];
       field.removeAttribute("aria-invalid");
     }

@@ -4,7 +4,7 @@
 import { readFileSync } from "node:fs";
 import { along, gradient, loss } from "../../jaxcalc/explorer/learning.mjs";
 import { batchOf, initialParams, lessonsOf } from "../../jaxcalc/explorer/lessons.mjs";
-import { sharesOf, verdictsOf } from "../../jaxcalc/explorer/live.mjs";
+import { courseOf, sharesOf, trained, verdictsOf } from "../../jaxcalc/explorer/live.mjs";
 import { scheduleOf, trainingOptimizer } from "../../jaxcalc/explorer/optimizers.mjs";
 import { batchGradient } from "../../jaxcalc/explorer/training.mjs";
 import { add, array, namedLeaves, treeMap } from "../../jaxcalc/explorer/trees.mjs";
@@ -52,6 +52,19 @@ const TOPICS = {
       batches: Array.from({ length: 2 * epoch }, (_, step) => batchOf(training, settings.seed, step, 16)),
       params: listed(initialParams(settings.seed, sizes)),
     };
+  },
+
+  // Steps until one is refused: the sentence, and whether the numbers before it are finite.
+  refusal({ data, settings }) {
+    const course = courseOf(data, settings);
+    let run = course.start();
+    try {
+      while (run.step < 20) run = trained(run, course, settings).run;
+    } catch (error) {
+      const leaves = Object.values(namedLeaves(run.params));
+      return { message: error.message, finite: leaves.every(({ data }) => data.every(Number.isFinite)) };
+    }
+    return { message: null };
   },
 
   verdicts: ({ params, lessons, end }) => Array.from(verdictsOf(treeMap(unpack, params), lessons, end)),

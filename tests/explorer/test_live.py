@@ -4,9 +4,11 @@ import base64
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scripts import run_script
 
 import jaxcalc
 from jaxcalc import ModelConfig, Params
-from jaxcalc.explorer import live
+from jaxcalc.explorer import explore_live, live
 from jaxcalc.optimizers import DEFAULT_LEARNING_RATE, make_optimizer
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.trees import named_leaves
@@ -165,3 +168,211 @@ def test_the_table_is_the_evaluation(ask: Ask, small: Calculator) -> None:
     verdicts = np.asarray(ask("verdicts", {"params": packed(state.params), "lessons": lessons, "end": end}))
     assert (verdicts > 127).tolist() == evaluation.correct.tolist()
     assert np.abs((verdicts % 128 - 1) / 126 - evaluation.probability).max() < 0.5 / 126 + 1e-4
+
+
+def test_a_step_that_leaves_the_numbers_behind_is_refused(ask: Ask) -> None:
+    settings = live.SETTINGS | {"optimizer": "sgd", "rate": 1e200}
+    refused = ask("refusal", {"data": live.live_data(), "settings": settings})
+    assert "Reset, and choose a smaller rate" in refused["message"]
+    assert refused["finite"]
+
+
+# The page.
+
+
+class Page:
+    """The page in a browser without a network, and every message of its console."""
+
+    def __init__(self, browser: Any, file: Path, **options: Any) -> None:
+        self.messages: list[str] = []
+        self.page = browser.new_context(offline=True, **options).new_page()
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.goto(file.as_uri())
+        self.wait("() => globalThis.jaxcalc?.live()?.verdicts")
+
+    def wait(self, condition: str, seconds: float = 20) -> None:
+        """Wait until a function is true. Playwright's own way uses `eval`, which the policy of the page forbids."""
+        deadline = time.monotonic() + seconds
+        while not self.page.evaluate(condition):
+            assert time.monotonic() < deadline, (condition, self.messages)
+            time.sleep(0.05)
+
+    def live(self, expression: str) -> Any:
+        return self.page.evaluate(f"(() => {{ const live = jaxcalc.live(); return {expression}; }})()")
+
+    def held_out(self, operation: str) -> float:
+        """Return the share of right answers among the held-out problems of an operation."""
+        rows = (
+            f"live.lessons.flatMap((l, i) => l.held && l.operation === '{operation}' ? [live.verdicts[i] > 127] : [])"
+        )
+        return float(np.mean(self.live(rows)))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium is installed, such as by: apt-get install chromium")
+    with sync_api.sync_playwright() as running:
+        started = running.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "live.html"
+    path.write_text(explore_live().html, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def tab(browser: Any, file: Path) -> Iterator[Page]:
+    opened = Page(browser, file, viewport={"width": 1280, "height": 800})
+    yield opened
+    assert not opened.messages
+    opened.page.context.close()
+
+
+@pytest.mark.slow
+def test_it_learns_in_less_than_a_minute_without_holding_up_the_page(tab: Page) -> None:
+    tab.page.evaluate("""() => {
+      globalThis.longTasks = [];
+      new PerformanceObserver((list) => longTasks.push(...list.getEntries().map((entry) => entry.duration)))
+        .observe({ type: "longtask" });
+    }""")
+    start = time.monotonic()
+    tab.page.click("#live-play")
+    while tab.held_out("plus") < 0.95:
+        assert time.monotonic() - start < 60
+        time.sleep(0.2)
+    assert not tab.live("live.engine.isSlow")
+    tab.page.click("#live-play")
+    assert tab.page.evaluate("longTasks") == []
+
+
+@pytest.mark.slow
+def test_it_plays_pauses_steps_and_begins_anew(tab: Page) -> None:
+    start = tab.live("live.run.params.output.unembed.data[5]")
+    tab.page.click("#live-step")
+    tab.wait("() => jaxcalc.live().run.step === 1")
+    tab.page.click("#live-play")
+    tab.wait("() => jaxcalc.live().run.step > 5")
+    tab.page.click("#live-play")
+    tab.wait("() => !jaxcalc.live().playing")
+    paused = tab.live("[live.run.step, live.points.length]")
+    assert paused[0] == paused[1]
+    time.sleep(0.5)
+    assert tab.live("[live.run.step, live.points.length]") == paused
+    assert tab.live("live.points.every(({ step }, i) => step === i)")
+    assert tab.live("live.run.params.output.unembed.data[5]") != start
+    tab.page.click("#live-reset")
+    tab.wait("() => jaxcalc.live().run.step === 0")
+    assert tab.live("[live.run.params.output.unembed.data[5], live.points.length]") == [start, 0]
+
+
+@pytest.mark.slow
+def test_pausing_changes_nothing_of_what_is_learned(tab: Page) -> None:
+    """The same steps, in one go and with pauses between."""
+    losses = []
+    for pauses in (0, 3):
+        tab.page.evaluate(
+            """async (pauses) => {
+          const live = jaxcalc.live();
+          await live.reset();
+          for (let i = 0; i < pauses; i++) await live.step();
+          live.play();
+        }""",
+            pauses,
+        )
+        tab.wait("() => jaxcalc.live().run.step >= 12")
+        tab.page.evaluate("() => jaxcalc.live().pause()")
+        losses.append(tab.live("live.points.slice(0, 12).map(({ loss }) => loss)"))
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
+def test_a_setting_applies_at_once_or_says_that_it_waits(tab: Page) -> None:
+    tab.page.check("input[value=times]")
+    tab.wait("() => document.querySelectorAll('.live-grids figure').length === 3")
+    assert not tab.page.inner_text("#live-note")
+    tab.page.click("#live-step")
+    tab.wait("() => jaxcalc.live().run.step === 1")
+    tab.page.select_option(".live-settings select >> nth=0", "sgd")
+    tab.wait("() => document.getElementById('live-note').textContent.includes('Reset begins it')")
+    assert tab.live("[live.settings.optimizer, live.wanted.optimizer, live.wanted.rate]") == ["muon", "sgd", 0.1]
+    for name, value in (("Rate", "-1"), ("Batch", "2.5"), ("Seed", "")):
+        tab.page.get_by_label(name).fill(value)
+        tab.page.get_by_label(name).blur()
+        tab.wait(f"() => document.getElementById('live-note').textContent.startsWith('The {name.lower()} is')")
+        assert tab.page.get_by_label(name).get_attribute("aria-invalid") == "true"
+    assert tab.live("live.wanted.rate") == 0.1
+    for name in ("plus", "minus", "times"):
+        tab.page.uncheck(f"input[value={name}]") if name != "times" else tab.page.click(f"input[value={name}]")
+    tab.wait("() => document.getElementById('live-note').textContent.startsWith('Choose at least one')")
+    assert tab.page.is_checked("input[value=times]")
+
+
+@pytest.mark.slow
+def test_one_question_is_watched(tab: Page) -> None:
+    tab.page.fill("#live-question", "three plus four")
+    tab.wait("() => document.querySelector('.is-target span').textContent.startsWith('seven')")
+    tab.page.fill("#live-question", "three pluss <b>")
+    tab.wait("() => document.getElementById('live-answer').textContent.includes('unknown word')")
+    assert tab.page.get_attribute("#live-question", "aria-invalid") == "true"
+    box = tab.page.locator(".live-grids svg").nth(0).bounding_box()
+    tab.page.mouse.click(box["x"] + box["width"] * 3.5 / 21, box["y"] + box["height"] * 2.5 / 21)
+    tab.wait("() => document.getElementById('live-question').value === 'two plus three'")
+    tab.wait("() => document.querySelector('.is-target span').textContent.startsWith('five')")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_nothing_sticks_out(browser: Any, file: Path, width: int) -> None:
+    opened = Page(browser, file, viewport={"width": width, "height": 800})
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    opened.page.context.close()
+
+
+@pytest.mark.slow
+def test_the_frame_of_a_notebook_fits_the_page_and_trains(browser: Any, tmp_path: Path) -> None:
+    notebook = tmp_path / "notebook.html"
+    notebook.write_text(f"<!doctype html><meta charset=utf-8>{explore_live()._repr_html_()}", encoding="utf-8")
+    page = browser.new_page(viewport={"width": 700, "height": 600})
+    page.goto(notebook.as_uri())
+    frame = page.frame_locator("iframe")
+    frame.locator("#live-play").click()
+    frame.locator(".live-where", has_text="loss").wait_for(timeout=10_000)
+    inside = page.frames[-1]
+    assert not inside.evaluate("jaxcalc.live().engine.isSlow")
+    for width in (700, 1100, 400):
+        page.set_viewport_size({"width": width, "height": 600})
+        time.sleep(0.5)
+        shown, high = inside.evaluate("[innerHeight, document.documentElement.scrollHeight]")
+        assert shown == high
+        assert 400 < shown < 2500
+    page.close()
+
+
+def test_the_file_is_small_and_may_do_nothing_but_compute() -> None:
+    html = explore_live().html
+    assert len(html.encode()) < 300_000
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', html)
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "worker-src blob:;" in policy
+    assert "unsafe" not in policy
+    assert len(repr(explore_live())) < 80
+
+
+def test_the_script_writes_it(tmp_path: Path) -> None:
+    file = tmp_path / "a page.html"
+    written = run_script("explore", "--live", "--no-open", "--json", "--output", file)
+    assert written.status == 0
+    assert json.loads(written.out) == {"path": str(file), "bytes": file.stat().st_size, "steps": [], "left_out": []}
+    assert file.read_text(encoding="utf-8") == explore_live().html
+    for wrong in ([], [tmp_path, "--live"]):
+        refused = run_script("explore", *wrong, "--no-open")
+        assert refused.status == 2
+        assert refused.err == "error: give a run folder, or --live for the page that trains from nothing\n"
