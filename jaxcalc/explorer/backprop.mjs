@@ -21,7 +21,7 @@ export function stages(params, target) {
 }
 
 /** @type {(tree: any, path: Path) => any} */
-const select = (tree, path) => (path ?? []).reduce((node, key) => node[key], path ? tree : {});
+export const select = (tree, path) => (path ?? []).reduce((node, key) => node[key], path ? tree : {});
 
 // Walks forward through the stages and keeps the input, the output and the vjp of each.
 /** @type {(params: Params, tokens: number[], network: NetworkStage[]) => Passed[]} */
@@ -190,14 +190,15 @@ function projectVjp(x, weights, message) {
     k = x.data.length / n,
     m = message.data.length / n;
   const grad = array(weights.shape),
-    toX = array(x.shape);
+    toX = array(x.shape),
+    [slope, from, by, told] = [grad.data, x.data, weights.data, message.data];
   for (let i = 0; i < n; i++) {
     for (let j = 0; j < k; j++) {
-      const factor = x.data[i * k + j];
+      const factor = from[i * k + j];
       let dot = 0;
-      for (let c = 0; c < m; c++) {
-        grad.data[j * m + c] += factor * message.data[i * m + c];
-        dot += weights.data[j * m + c] * message.data[i * m + c];
+      for (let c = 0, at = i * m, w = j * m; c < m; c++) {
+        slope[w + c] += factor * told[at + c];
+        dot += by[w + c] * told[at + c];
       }
       toX.data[i * k + j] = dot;
     }
@@ -207,7 +208,7 @@ function projectVjp(x, weights, message) {
 
 // Back through rmsNorm(x): with r = 1 / √(mean x² + ε), the outgoing message is r · (m − x · r² · mean(x · m)).
 /** @type {(x: Leaf, message: Leaf) => Leaf} */
-function rmsNormVjp(x, message) {
+export function rmsNormVjp(x, message) {
   const d = x.shape.at(-1);
   const toX = array(x.shape);
   for (let start = 0; start < x.data.length; start += d) {

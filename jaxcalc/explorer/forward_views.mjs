@@ -4,44 +4,7 @@ import { bars, chart, heatTable } from "./charts.mjs";
 import { el, helpButton, part, svg } from "./dom.mjs";
 import { lastRow, output, softmax } from "./model.mjs";
 import { largest, percent, significant } from "./numbers.mjs";
-import { END } from "./tokenizer.mjs";
 import { rowNorms } from "./trees.mjs";
-
-/** @type {Record<string, string>} */
-const MEMBERSHIP_TEXT = {
-  training: "this problem was in training",
-  "held out": "this problem was held out, so the model never trained on it",
-  outside: "so this problem was neither in training nor held out",
-};
-
-// The whole answer, beside the question.
-/** @type {View} */
-export function answerView(app) {
-  const line = document.getElementById("answer");
-  const help = helpButton(
-    "The answer",
-    "The model answers one word at a time. It always takes the likeliest next word, and stops at <end>. The probability of the answer is the product of the probabilities of its words.",
-  );
-  return () => {
-    const { words, p } = app.answer();
-    const { tokens, answer } = app.parsed;
-    const rightWords = answer === null ? null : [...app.tokenizer.spell(answer), END];
-    const isRight = words.join() === rightWords?.join();
-    const text = words.filter((word) => word !== END).join(" ") + (words.at(-1) === END ? "" : " …");
-    const verdict = isRight
-      ? "right"
-      : rightWords
-        ? `wrong, it is ${rightWords.slice(0, -1).join(" ")}`
-        : `the right answer is not a whole number from 0 to ${app.tokenizer.max_number}`;
-    line.replaceChildren(
-      `${tokens.join(" ")} → `,
-      el("strong", { class: isRight ? "good" : "bad" }, text),
-      ` ${percent(p)}`,
-      help,
-      ` ${[verdict, MEMBERSHIP_TEXT[app.membershipOf(app.parsed) ?? ""]].filter(Boolean).join("; ")}`,
-    );
-  };
-}
 
 // Text → tokens.
 /** @type {View} */

@@ -68,43 +68,14 @@ const stagesOf = (params) => [
   ["output", (tree) => tree.output],
 ];
 
+/** @type {(nats: Record<string, number>) => number} */
+export const sumOf = (nats) => Object.values(nats).reduce((a, b) => a + b, 0);
+
 // The predicted drop in loss −⟨g, Δ⟩, in nats: of each stage and in total.
 /** @type {(grads: Params, update: Params) => Account} */
 export function blame(grads, update) {
   const nats = Object.fromEntries(stagesOf(grads).map(([name, pick]) => [name, -inner(pick(grads), pick(update))]));
-  return { nats, total: Object.values(nats).reduce((a, b) => a + b, 0) };
-}
-
-// The actual drop in loss, by stage: blame with the mean gradient along the step instead of the gradient at its start.
-/** @type {(params: Params, update: Params, tokens: number[], target: number, nPoints?: number) => Account} */
-export function credit(params, update, tokens, target, nPoints = 32) {
-  let mean = zerosLike(params);
-  for (const [node, weight] of gaussLegendre(nPoints)) {
-    const here = gradient(along(params, update, node), tokens, target);
-    mean = treeMap(
-      elementwise((total, g) => total + weight * g),
-      mean,
-      here,
-    );
-  }
-  return blame(mean, update);
-}
-
-// Nodes and weights of Gauss-Legendre quadrature on 0 … 1: Newton's method finds the roots of the n-th Legendre
-// polynomial.
-/** @type {(n: number) => [number, number][]} */
-export function gaussLegendre(n) {
-  return Array.from({ length: n }, (_, i) => {
-    let x = Math.cos((Math.PI * (i + 0.75)) / (n + 0.5)),
-      slope = 1;
-    for (let round = 0; round < 50; round++) {
-      let [before, p] = [1, x];
-      for (let k = 2; k <= n; k++) [before, p] = [p, ((2 * k - 1) * x * p - (k - 1) * before) / k];
-      slope = (n * (x * p - before)) / (x * x - 1);
-      x -= p / slope;
-    }
-    return [(x + 1) / 2, 1 / ((1 - x * x) * slope * slope)];
-  });
+  return { nats, total: sumOf(nats) };
 }
 
 // ∂L/∂w of one weight, measured: the loss a little above and a little below its value.

@@ -5,7 +5,7 @@ import { along } from "./learning.mjs";
 import { batchOf, initialParams, lessonsOf } from "./lessons.mjs";
 import { batchForward, batchGradient } from "./training.mjs";
 import { scheduleOf, trainingOptimizer } from "./optimizers.mjs";
-import { END } from "./tokenizer.mjs";
+import { END, InputError } from "./tokenizer.mjs";
 import { inner } from "./trees.mjs";
 import { TASKS } from "./worker.mjs";
 
@@ -36,7 +36,7 @@ export function trained({ params, memory, step }, course, settings) {
   const { loss, grads } = batchGradient(params, sequences, 2);
   const { update, state } = course.optimizer.update(grads, memory ?? course.optimizer.init(params), params);
   if (!Number.isFinite(loss + inner(update, update)))
-    throw new Error(`Step ${step + 1} would make numbers that are not finite. Reset, and choose a smaller rate.`);
+    throw new InputError(`step ${step + 1} would make numbers that are not finite; reset, and choose a smaller rate`);
   return { run: { params: along(params, update), memory: state, step: step + 1 }, loss, shares: sharesOf(grads) };
 }
 

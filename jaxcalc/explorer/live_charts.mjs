@@ -49,7 +49,7 @@ export function lossChart(steps) {
   const curve = svg("path", { class: "live-curve" });
   const node = chartFrame(
     "Loss by step",
-    [1, 0.1, 0.01, 0.001, 0.0001].map((loss) => [at(loss), String(loss)]),
+    [1, 0.01, 0.0001].map((loss) => [at(loss), String(loss)]),
     curve,
   );
   /** @type {(points: TrainingPoint[]) => void} */

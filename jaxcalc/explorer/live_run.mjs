@@ -2,6 +2,8 @@
 
 import { courseOf } from "./live.mjs";
 
+const oneOf = (/** @type {Lesson[]} */ lessons) => lessons[Math.floor(lessons.length / 3)];
+
 export class LiveRun {
   // onchange() is called after every change.
   /**
@@ -27,7 +29,7 @@ export class LiveRun {
     this.verdicts = null;
     this.problem = "";
     /** @type {Watched} */
-    this.watched = { a: 7, operation: "plus", b: 5 };
+    this.watched = oneOf(lessons.filter(({ held }) => held));
   }
 
   // Begins anew, untrained, with the wanted settings.

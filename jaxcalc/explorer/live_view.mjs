@@ -2,20 +2,16 @@
 
 import { MEMBERSHIP, verdict } from "./data.mjs";
 import { el } from "./dom.mjs";
-import { sgd } from "./learning.mjs";
 import { BLAMED, blameChart, lossChart, problemGrid } from "./live_charts.mjs";
+import { questionOf, watchedView } from "./live_question.mjs";
 import { LiveRun } from "./live_run.mjs";
 import { settingsView } from "./live_settings.mjs";
-import { momentOf } from "./moment.mjs";
-import { largest, percent, significant } from "./numbers.mjs";
-import { InputError, Tokenizer } from "./tokenizer.mjs";
+import { significant } from "./numbers.mjs";
 import { namedLeaves } from "./trees.mjs";
-import { numberToWords } from "./words.mjs";
 
 // Fills the tab, and returns the training for the console.
 /** @type {(root: HTMLElement, data: LiveData, engine: import("./worker.mjs").Engine) => import("./live_run.mjs").LiveRun} */
 export function liveView(root, data, engine) {
-  const tokenizer = new Tokenizer(data.task);
   const live = new LiveRun(data, engine, () => schedule());
   /** @type {(watched: Watched) => void} */
   const ask = ({ a, operation, b }) => {
@@ -28,7 +24,7 @@ export function liveView(root, data, engine) {
     settingsView(live),
     tableOf(live, ask),
     curvesView(live),
-    watchedView(live, tokenizer, ask),
+    watchedView(live, ask),
   ];
   const [controls, settings, table, curves, watched] = views.map(({ node }) => node);
   root.append(intro, controls, settings, el("div", { class: "live-parts" }, table, curves, watched));
@@ -90,15 +86,17 @@ function curvesView(live) {
   const loss = lossChart(live.data.steps),
     blame = blameChart(live.data.steps);
   const legend = BLAMED.map((name, stage) => el("span", {}, el("i", { class: `swatch stage-${stage}` }), name));
+  const half = (/** @type {string} */ title, /** @type {string} */ caption, /** @type {HTMLElement} */ chart) =>
+    el("div", {}, el("h2", {}, title), el("p", { class: "live-caption" }, caption), chart);
   const node = el(
     "div",
     { class: "live-card" },
-    el("h2", {}, "Surprise"),
-    el("p", { class: "live-caption" }, "The mean of −ln p over the right words of each batch, in nats."),
-    loss.node,
-    el("h2", {}, "Blame"),
-    el("p", { class: "live-caption" }, "Which stage the error points at: its share of the squared gradient."),
-    blame.node,
+    el(
+      "div",
+      { class: "live-curves" },
+      half("Surprise", "−ln p of the right words, in nats", loss.node),
+      half("Blame", "share of each stage, in %", blame.node),
+    ),
     el("p", { class: "live-legend" }, legend),
   );
   /** @type {number | null} */
@@ -157,10 +155,7 @@ function tableOf(live, ask) {
   return { node, draw };
 }
 
-const HINT = "The first number goes down, the second to the right. Click a problem to watch it.";
-
-/** @type {(watched: Watched) => string} */
-const questionOf = ({ a, operation, b }) => `${numberToWords(a).join(" ")} ${operation} ${numberToWords(b).join(" ")}`;
+const HINT = "First number down, second to the right. Click a problem to watch it.";
 
 /** @type {(live: import("./live_run.mjs").LiveRun, index: number) => string} */
 function readingOf({ lessons, verdicts }, index) {
@@ -176,80 +171,7 @@ function scoreOf(lessons, verdicts) {
   const count = (isHeld) => {
     const rows = lessons.flatMap(({ held }, index) => (held === isHeld ? [index] : []));
     const right = verdicts ? rows.filter((index) => verdicts[index] > 127).length : 0;
-    return [el("b", {}, `${right} of ${rows.length}`), isHeld ? " held-out" : " training"];
+    return [el("b", {}, `${right} of ${rows.length}`), isHeld ? " held out" : " in training"];
   };
-  return [...count(false), " and ", ...count(true), " problems right"];
-}
-
-// One question, asked again after every report.
-/** @type {(live: import("./live_run.mjs").LiveRun, tokenizer: Tokenizer, ask: (watched: Watched) => void) => LivePart} */
-function watchedView(live, tokenizer, ask) {
-  const words = live.data.task.vocabulary;
-  const input = el("input", {
-      type: "text",
-      id: "live-question",
-      spellcheck: "false",
-      autocapitalize: "none",
-      "aria-describedby": "live-answer",
-    }),
-    answer = el("p", { id: "live-answer", "aria-live": "off" }),
-    bars = el("div", { class: "live-bars" });
-  input.addEventListener("input", () => {
-    try {
-      const parsed = tokenizer.parse(input.value);
-      input.removeAttribute("aria-invalid");
-      ask(parsed);
-    } catch (error) {
-      if (!(error instanceof InputError)) throw error;
-      input.setAttribute("aria-invalid", "true");
-      bars.classList.add("is-old");
-      answer.textContent = error.message;
-    }
-  });
-  const node = el(
-    "div",
-    { class: "live-card" },
-    el("h2", {}, el("label", { for: "live-question" }, "One question")),
-    input,
-    answer,
-    bars,
-  );
-  const draw = () => {
-    const invalid = input.hasAttribute("aria-invalid");
-    if (invalid && document.activeElement === input) return;
-    const text = questionOf(live.watched);
-    if (document.activeElement !== input) input.value = text;
-    input.removeAttribute("aria-invalid");
-    const parsed = tokenizer.parse(text);
-    const target = parsed.answer === null ? null : tokenizer.ids[tokenizer.spell(parsed.answer)[0]];
-    const moment = watchedMoment(live.run.params, tokenizer.encode({ ...parsed, begun: [] }), target);
-    bars.classList.remove("is-old");
-    bars.replaceChildren(...rankedBars(moment.probabilities, target, words));
-    const lesson = live.lessons.find(({ a, operation, b }) => questionOf({ a, operation, b }) === text);
-    const side = lesson ? MEMBERSHIP[lesson.held ? 2 : 1] : "not in this training";
-    const right = target === null ? "its answer is no word here" : `surprise ${significant(moment.loss, 3)} nats`;
-    answer.textContent = `${side}; ${right}`;
-  };
-  return { node, draw };
-}
-
-/** @type {(params: Params, tokens: number[], target: number | null) => Moment} */
-function watchedMoment(params, tokens, target) {
-  return momentOf({ params, tokens, target: target ?? 0, optimizer: sgd(1) });
-}
-
-// The five likeliest words, and the right one if it is none of them.
-/** @type {(probabilities: number[], target: number | null, words: string[]) => HTMLElement[]} */
-function rankedBars(probabilities, target, words) {
-  const ranked = largest(probabilities, 5);
-  if (target !== null && !ranked.includes(target)) ranked[4] = target;
-  return ranked.map((word) =>
-    el(
-      "div",
-      { class: word === target ? "live-bar is-target" : "live-bar" },
-      el("span", {}, word === target ? `${words[word]} ✓` : words[word]),
-      el("span", { class: "live-track" }, el("i", { style: { width: `${100 * probabilities[word]}%` } })),
-      el("span", { class: "live-p" }, percent(probabilities[word])),
-    ),
-  );
+  return ["Right: ", ...count(false), ", ", ...count(true)];
 }

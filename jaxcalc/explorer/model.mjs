@@ -89,12 +89,13 @@ export function project(x, weights, nAxes = 1) {
   const n = x.shape[0],
     m = weights.shape.slice(nAxes).reduce((a, b) => a * b, 1),
     k = x.data.length / n;
-  const product = array(shape);
+  const product = array(shape),
+    [from, by, to] = [x.data, weights.data, product.data];
   for (let i = 0; i < n; i++) {
     for (let j = 0; j < k; j++) {
-      const factor = x.data[i * k + j];
+      const factor = from[i * k + j];
       if (factor === 0) continue; // as most hidden values are
-      for (let c = 0; c < m; c++) product.data[i * m + c] += factor * weights.data[j * m + c];
+      for (let c = 0, at = i * m, w = j * m; c < m; c++) to[at + c] += factor * by[w + c];
     }
   }
   return product;

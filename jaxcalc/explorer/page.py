@@ -34,14 +34,27 @@ from jaxcalc.trees import count, named_leaves
 MOST_BYTES = 6_000_000
 """The size of the largest page, which still fits into a mail."""
 ENGINE = (
-    *("trees", "model", "backprop", "learning", "moment", "words", "tokenizer", "worker"),
+    *(
+        "trees",
+        "model",
+        "backprop",
+        "learning",
+        "credit",
+        "moment",
+        "words",
+        "tokenizer",
+        "worker",
+        "teaching",
+        "table",
+    ),
     *("random", "lessons", "matrices", "training", "optimizers", "live"),
 )
 VIEWS = ("data", "numbers", "dom", "charts", "forward_views", "blame_view", "step_view", "weight_view", "run_views")
-LIVE = ("live_run", "live_charts", "live_settings", "live_view", "tabs")
-MODULES = (*ENGINE, *VIEWS, *LIVE, "main")
+STAGE = ("facts", "layout", "scenes", "stage_network", "stage_numbers", "stage", "transport")
+LIVE = ("live_run", "live_charts", "live_settings", "live_question", "live_view", "tabs")
+MODULES = (*ENGINE, *VIEWS, *STAGE, *LIVE, "app", "opening", "main")
 """The JavaScript modules of the page, each before those that import it."""
-STYLES = ("style", "parts", "live")
+STYLES = ("style", "parts", "stage", "live")
 """The style sheets of the page: the page as a whole, then what its parts draw."""
 FIT_FRAME = """
 addEventListener("message", ({ source, data }) => {

@@ -33,6 +33,7 @@ export function addTabs(data, engine) {
 // In a notebook's frame: tells the notebook how high the page is, so that the frame needs no scroll bar of its own.
 export function tellHeight() {
   if (parent === window) return;
+  document.documentElement.classList.add("framed"); // nothing may be as high as a frame that is as high as the page
   const tell = () =>
     parent.postMessage({ jaxcalcHeight: Math.ceil(document.body.getBoundingClientRect().height) }, "*");
   new ResizeObserver(tell).observe(document.body);

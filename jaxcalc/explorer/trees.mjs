@@ -40,9 +40,12 @@ export function fromLeaves(leaves) {
 
 // An elementwise function of one to three arrays of one shape.
 /** @type {(f: (...values: number[]) => number) => (...arrays: Leaf[]) => Leaf} */
-export const elementwise = (f) => (x, y, z) => {
-  const result = array(x.shape);
-  for (let i = 0; i < x.data.length; i++) result.data[i] = f(x.data[i], y?.data[i], z?.data[i]);
+export const elementwise = (f) => (first, second, third) => {
+  const result = array(first.shape),
+    [to, x, y, z] = [result.data, first.data, second?.data, third?.data];
+  if (!y) for (let i = 0; i < x.length; i++) to[i] = f(x[i]);
+  else if (!z) for (let i = 0; i < x.length; i++) to[i] = f(x[i], y[i]);
+  else for (let i = 0; i < x.length; i++) to[i] = f(x[i], y[i], z[i]);
   return result;
 };
 

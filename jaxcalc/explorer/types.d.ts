@@ -44,6 +44,10 @@ type Walked = {
 
 /** Nats by stage, and their sum. */
 type Account = { nats: Record<string, number>; total: number };
+/** The drop in loss that a step really brings, by stage, and what no stage has got of it. */
+type Credit = Account & { drop: number; remainder: number };
+type PlaceOnStep = { t: number; loss: number };
+type Piece = { from: PlaceOnStep; to: PlaceOnStep; nats: Record<string, number>; missed: number };
 /** What an optimizer remembers: SGD nothing, Adam its count and both running means. */
 type OptimizerState = null | { count: number; mu: Params; nu: Params };
 type Optimizer = {
@@ -69,6 +73,11 @@ type Moment = {
 
 /** A long computation in the worker: yields its progress, returns its result. */
 type Task = (input: any) => AsyncGenerator<any, any, void>;
+
+/** What the page keeps of the time before an own step. */
+type HistoryEntry = { params: Params; state: OptimizerState; [what: string]: unknown };
+/** A problem of the table: its cell, its prompt and its right answer as token ids. */
+type Problem = { cell: number; prompt: number[]; answer: number[] };
 
 /** What the page knows of a task. */
 type TaskData = {

@@ -1,6 +1,9 @@
 // Long computations, in a worker: the page never waits for them. The worker runs the same script as the page.
 
-// What a worker can do: name → async function* (input), which yields its progress and returns its result.
+import { InputError } from "./tokenizer.mjs";
+
+// What a worker can do: name → async function* (input), which yields its progress, or nothing where it can only be stopped,
+// and returns its result.
 /** @type {Record<string, Task>} */
 export const TASKS = {};
 
@@ -44,11 +47,11 @@ export class Engine {
   }
 
   /** @param {any} message */
-  #receive({ id, progress, result, error, stopped }) {
+  #receive({ id, progress, result, error, refused, stopped }) {
     const run = this.runs.get(id);
     if (progress !== undefined) return run.onProgress?.(progress);
     this.runs.delete(id);
-    if (error !== undefined) run.reject(new Error(error));
+    if (error !== undefined) run.reject(refused ? new InputError(error) : new Error(error));
     else run.resolve(stopped ? null : result); // null: stopped by a newer run
   }
 
@@ -73,17 +76,21 @@ function answering(post) {
   const newest = {};
   return async (/** @type {{id: number, name: string, input: any}} */ { id, name, input }) => {
     newest[name] = id;
+    let rested = performance.now();
     try {
       const steps = TASKS[name](input);
       for (;;) {
         const { done, value } = await steps.next();
         if (done) return post({ id, result: value });
-        post({ id, progress: value });
+        if (value !== undefined) post({ id, progress: value });
+        if (performance.now() - rested < 20) continue;
         await new Promise((resume) => setTimeout(resume));
+        rested = performance.now();
         if (newest[name] !== id) return post({ id, stopped: true });
       }
     } catch (error) {
-      post({ id, error: error instanceof Error ? error.message : String(error) });
+      const message = error instanceof Error ? error.message : String(error);
+      post({ id, error: message, refused: error instanceof InputError });
     }
   };
 }

@@ -3,9 +3,14 @@
 
 import { readFileSync } from "node:fs";
 import { walk } from "../../jaxcalc/explorer/backprop.mjs";
+import { credit, finish, gaussLegendre } from "../../jaxcalc/explorer/credit.mjs";
 import {
-  adam, along, blame, credit, finiteDifference, gaussLegendre, gradient, loss, sgd,
+  adam, along, blame, finiteDifference, gradient, loss, sgd,
 } from "../../jaxcalc/explorer/learning.mjs";
+import { Reader } from "../../jaxcalc/explorer/table.mjs";
+import { History, optimizerOf } from "../../jaxcalc/explorer/teaching.mjs";
+import { TASKS } from "../../jaxcalc/explorer/worker.mjs";
+import { momentOf } from "../../jaxcalc/explorer/moment.mjs";
 import { trace } from "../../jaxcalc/explorer/model.mjs";
 import { InputError, Tokenizer } from "../../jaxcalc/explorer/tokenizer.mjs";
 import { array, fromLeaves, namedLeaves, norm, placeOf, rowNorms, treeMap } from "../../jaxcalc/explorer/trees.mjs";
@@ -25,8 +30,15 @@ function relativeError(ours, theirs, origin) {
   return difference === 0 ? 0 : difference / size;
 }
 
+async function resultOf(task) {
+  for (;;) {
+    const { done, value } = await task.next();
+    if (done) return value;
+  }
+}
+
 // Everything that the engine computes of one lesson: {"quantity/name": array}.
-function recompute(params, { tokens, target, weights, n_points }, optimizers) {
+function recompute(params, { tokens, target, weights }, optimizers) {
   const found = {};
   const put = (quantity, tree) => {
     for (const [name, leaf] of Object.entries(namedLeaves(tree))) found[`${quantity}/${name}`] = leaf;
@@ -47,9 +59,7 @@ function recompute(params, { tokens, target, weights, n_points }, optimizers) {
   for (const [name, optimizer] of Object.entries(optimizers)) {
     const { update } = optimizer.update(grads, optimizer.init(params));
     put(name, along(params, update));
-    if (name !== "sgd") continue;
-    putAccount("blame", blame(grads, update));
-    if (n_points) putAccount("credit", credit(params, update, tokens, target, n_points));
+    if (name === "sgd") putAccount("blame", blame(grads, update));
   }
   return found;
 }
@@ -84,6 +94,17 @@ const TOPICS = {
     });
   },
 
+  // The credits of a step of SGD at each rate, beside the drop that two forward passes show.
+  credits({ models, lessons, rates }) {
+    const unpacked = Object.fromEntries(Object.entries(models).map(([name, tree]) => [name, treeMap(unpack, tree)]));
+    return lessons.flatMap(({ model, tokens, target }) => rates.map((rate) => {
+      const params = unpacked[model];
+      const { update } = sgd(rate).update(gradient(params, tokens, target), null);
+      const actual = loss(params, tokens, target) - loss(along(params, update), tokens, target);
+      return { model, rate, actual, ...finish(credit(params, update, tokens, target)) };
+    }));
+  },
+
   // What is read in each text, or the error that refuses it.
   texts: (tasks) => tasks.map(({ task, texts }) => {
     const tokenizer = new Tokenizer(task);
@@ -115,5 +136,78 @@ const TOPICS = {
   },
 };
 
+Object.assign(TOPICS, {
+  // One step of each lesson with each rate, or the sentence that refuses it.
+  async teach({ models, lessons, kinds, rates, betas }) {
+    const unpacked = Object.fromEntries(Object.entries(models).map(([name, tree]) => [name, treeMap(unpack, tree)]));
+    const answers = [];
+    for (const { model, tokens, target } of lessons) for (const kind of kinds) for (const rate of rates) {
+      const params = unpacked[model], was = JSON.stringify(namedLeaves(params)["output.norm"]);
+      const before = loss(params, tokens, target), asked = { kind, given: rate, before };
+      try {
+        const taught = await resultOf(TASKS.teach({ params, state: null, tokens, target, kind, rate, betas }));
+        const ts = [0.013, 0.31, 0.77, 1.21, 1.93];
+        const along_ = ts.map((t) => [t, loss(along(params, taught.update, t), tokens, target)]);
+        const { losses, blame: { total: promise }, after, remainder, credit: { drop } } = taught;
+        answers.push({
+          ...asked, rate: taught.rate, losses, promise, after: after.loss, remainder, drop, along: along_,
+          measured: loss(taught.params, tokens, target),
+        });
+      } catch (error) {
+        if (!(error instanceof InputError)) throw error;
+        answers.push({ ...asked, refused: error.message });
+      }
+      if (was !== JSON.stringify(namedLeaves(params)["output.norm"])) throw new Error("the weights have changed");
+    }
+    return answers;
+  },
+
+  // A thousand own steps: how many bytes they hold, and whether going back gives the same weights again.
+  async history({ params: packed, tokens, target, kind, betas, n }) {
+    let params = treeMap(unpack, packed), state = null;
+    const history = new History(), firsts = [];
+    const used = async () => {
+      for (let round = 0; round < 3; round++) { // buffers are freed a little later
+        globalThis.gc();
+        await new Promise((resume) => setTimeout(resume, 50));
+      }
+      return process.memoryUsage().arrayBuffers + process.memoryUsage().heapUsed;
+    };
+    const moment = momentOf({ params, tokens, target, optimizer: optimizerOf(kind, 1e-4, betas) }), base = await used();
+    for (let step = 0; step < n; step++) {
+      history.push({ params, state });
+      firsts.push(params.output.norm.data[0]);
+      const grown = treeMap(copy, params); // what a step makes is of the same size whatever the step is
+      grown.output.norm.data[0] = step;
+      params = grown;
+      state = kind === "sgd" ? null : { ...moment.next, mu: treeMap(copy, moment.next.mu), nu: treeMap(copy, moment.next.nu) };
+    }
+    const bytes = await used() - base, { depth, taken } = history, back = [];
+    for (let entry = history.undo(); entry; entry = history.undo()) back.push(entry.params.output.norm.data[0]);
+    const { first } = history, start = history.reset();
+    return {
+      bytes, depth, taken, same: back.every((value, i) => value === firsts.at(-1 - i)), start: start.params.output.norm.data[0],
+      expectedStart: firsts[0], kept: first === start, left: history.taken,
+    };
+  },
+
+  // Every verdict that the page's table shows, and the largest difference between both ways to read.
+  async table({ params: packed, task, sequences, sample }) {
+    const params = treeMap(unpack, packed), reader = new Reader(params);
+    const differences = sequences.map((tokens) => {
+      const scores = trace(params, tokens).logits.data.slice(-params.output.unembed.shape[1]);
+      tokens.forEach((token, t) => reader.read(token, t, t === tokens.length - 1));
+      return Math.max(...scores.map((score, word) => Math.abs(score - reader.logits[word])));
+    });
+    const progress = [], answering = TASKS.table({ params, task, sample });
+    for (;;) {
+      const { done, value } = await answering.next();
+      progress.push([value.done, value.verdicts.filter((byte) => byte).length, value.all]);
+      if (done) return { verdicts: Array.from(value.verdicts), progress, difference: Math.max(...differences) };
+    }
+  },
+});
+
+const copy = ({ shape, data }) => array(shape, data.slice());
 const [topic, file] = process.argv.slice(2);
-process.stdout.write(JSON.stringify(TOPICS[topic](JSON.parse(readFileSync(file, "utf8")))));
+process.stdout.write(JSON.stringify(await TOPICS[topic](JSON.parse(readFileSync(file, "utf8")))));

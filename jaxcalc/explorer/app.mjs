@@ -1,0 +1,298 @@
+// The state that all parts of the page show, and the ways to change it.
+
+import { credit, finish } from "./credit.mjs";
+import { MEMBERSHIP, unpack, unpackWeights } from "./data.mjs";
+import { along, loss } from "./learning.mjs";
+import { lastRow, softmax, trace } from "./model.mjs";
+import { momentOf } from "./moment.mjs";
+import { END, InputError, Tokenizer } from "./tokenizer.mjs";
+import { elementwise, treeMap } from "./trees.mjs";
+
+const KEPT_LESSONS = 12; // that can be undone: each holds all weights
+const MOST_LESSONS = 100; // of “until it is right”
+
+// A sentence for a step that would leave the numbers behind.
+const NOT_FINITE = "This step would make weights that are not finite numbers, so it is not taken. Choose a smaller rate.";
+
+export class App {
+  constructor(data) {
+    this.data = data;
+    this.tokenizer = new Tokenizer(data.task);
+    this.words = data.task.vocabulary;
+    this.unpacked = [];
+    this.kind = "sgd";
+    this.chosenRate = null; // null: the rate that promises half of the loss
+    this.optimizerState = null;
+    this.history = [];
+    this.stepped = 0;
+    this.weight = { name: "blocks.0.attention.query", index: 0 };
+    this.onchange = () => {};
+  }
+
+  async start() {
+    this.membership = this.data.membership && (await unpack(this.data.membership));
+  }
+
+  // A question, or a question and the beginning of its answer: {parsed, tokens, target}. Throws an InputError.
+  read(text) {
+    const parsed = this.tokenizer.parse(text);
+    const longest = this.data.task.answer_length - 1;
+    if (parsed.begun.length > longest)
+      throw new InputError(`the answer has at most ${longest} words before its end; leave out the rest`);
+    const answer = this.rightWords(parsed);
+    const fits = answer && parsed.begun.every((word, i) => word === answer[i]) && parsed.begun.length < answer.length;
+    const target = fits ? this.tokenizer.ids[answer[parsed.begun.length]] : null;
+    return { parsed, tokens: this.tokenizer.encode(parsed), target };
+  }
+
+  // The words of the right answer and its end, or null if it is not a number of the vocabulary.
+  rightWords({ answer }) {
+    return answer === null ? null : [...this.tokenizer.spell(answer), END];
+  }
+
+  setPrompt(text) {
+    this.prompt = text;
+    Object.assign(this, this.read(text));
+    this.#changed("question");
+  }
+
+  async setSnapshot(index) {
+    if (await this.load(index)) this.#changed("snapshot");
+  }
+
+  // The weights of a snapshot, without an answer yet. The user's own steps are kept as a branch.
+  load(index) {
+    if (this.stepped) this.branch = this.#remember();
+    return this.#load(index);
+  }
+
+  // Back to the weights that the user's own steps made.
+  async returnToBranch() {
+    const { branch } = this;
+    this.branch = null;
+    if (!(await this.#load(branch.snapshot))) return;
+    Object.assign(this, branch);
+    this.#changed("snapshot");
+  }
+
+  setTarget(id) {
+    this.target = id;
+    this.#changed("question");
+  }
+
+  // A rate of null is the one that promises half of the loss.
+  setOptimizer(kind, rate) {
+    if (kind !== this.kind) {
+      this.optimizerState = null;
+      rate = null;
+    }
+    Object.assign(this, { kind, chosenRate: rate });
+    this.#changed("rate");
+  }
+
+  step() {
+    return this.teach(1);
+  }
+
+  // Takes so many steps, or fewer if the right word becomes the likeliest: {before, after}, or a sentence why not.
+  teach(times, untilRight = false) {
+    const before = this.moment;
+    const kept = this.#remember();
+    let taken = 0;
+    while (taken < times && !(untilRight && taken && this.isRightWord())) {
+      if (!this.#isFinite(this.after)) {
+        if (!taken) return { problem: NOT_FINITE };
+        break;
+      }
+      Object.assign(this, { params: this.after.params, optimizerState: this.moment.next });
+      taken++;
+      this.#take(this.after);
+    }
+    this.history = [...this.history, kept].slice(-KEPT_LESSONS);
+    this.stepped += taken;
+    this.last = this.#account(before);
+    this.lesson = { before, after: this.moment, taken };
+    this.onchange("lesson");
+    return this.lesson;
+  }
+
+  untilRight() {
+    return this.teach(MOST_LESSONS, true);
+  }
+
+  isRightWord() {
+    return this.probabilities[this.target] === Math.max(...this.probabilities);
+  }
+
+  undo() {
+    this.#goBack(this.history.pop());
+  }
+
+  async reset() {
+    const { snapshot, kind } = this;
+    if (await this.#load(snapshot)) this.#goBack({ params: this.params, kind, stepped: 0 });
+  }
+
+  // What a lesson would do: the moment after the step. It is computed when it is first shown.
+  get after() {
+    this.preview ??= this.#momentAt(along(this.params, this.moment.update), this.moment.next);
+    return this.preview;
+  }
+
+  scores() {
+    return lastRow(this.logits);
+  }
+
+  // The stream after each stage.
+  streams() {
+    return [
+      ["embed", this.activations.embed.residual],
+      ...this.activations.blocks.flatMap((block, i) => [
+        [`block ${i} attention`, block.attention.residual],
+        [`block ${i} mlp`, block.mlp.residual],
+      ]),
+    ];
+  }
+
+  // The answer of the model, always taking the likeliest next word: {words, p}.
+  answer(parsed = this.parsed, params = this.params) {
+    const tokens = this.tokenizer.encode({ ...parsed, begun: [] }),
+      words = [];
+    let p = 1;
+    while (words.length < this.data.task.answer_length) {
+      const shares = softmax(lastRow(trace(params, tokens).logits));
+      const best = shares.indexOf(Math.max(...shares));
+      p *= shares[best];
+      tokens.push(best);
+      words.push(this.words[best]);
+      if (words.at(-1) === END) break;
+    }
+    return { words, p };
+  }
+
+  // "training", "held out" or "outside" (not a problem of the table); null if the page has no table.
+  membershipOf({ a, operation, b }) {
+    if (!this.membership) return null;
+    return MEMBERSHIP[this.membership[this.cellOf(this.tokenizer.operations.indexOf(operation), a, b)]];
+  }
+
+  // The place of a problem in the tables.
+  cellOf(operation, a, b) {
+    const n = this.tokenizer.max_number + 1;
+    return (operation * n + a) * n + b;
+  }
+
+  #remember() {
+    const { params, optimizerState, last, kind, stepped, snapshot, history, lesson } = this;
+    return { params, optimizerState, last, kind, stepped, snapshot, history, lesson };
+  }
+
+  #goBack({ params, optimizerState = null, last = null, kind, stepped }) {
+    Object.assign(this, { params, optimizerState: kind === this.kind ? optimizerState : null, last, stepped });
+    this.#changed("lesson");
+  }
+
+  // The last lesson is shown until the question, the weights or the rate change.
+  #changed(what) {
+    this.lesson = null;
+    this.#compute();
+    this.onchange(what);
+  }
+
+  // Whether the weights could be loaded before another choice was made.
+  async #load(index) {
+    this.loading = index;
+    const params = await this.paramsOf(index);
+    const verdicts = await this.verdictsOf(index);
+    if (this.loading !== index) return false;
+    Object.assign(this, { snapshot: index, params, verdicts });
+    Object.assign(this, { history: [], stepped: 0, last: null, optimizerState: null });
+    return true;
+  }
+
+  paramsOf(index) {
+    this.unpacked[index] ??= unpackWeights(this.data.snapshots[index].weights, this.data.leaves);
+    return this.unpacked[index];
+  }
+
+  // A byte for each problem of the table; null if the page has no table.
+  async verdictsOf(index) {
+    const { table } = this.data.snapshots[index];
+    return table ? unpack(table) : null;
+  }
+
+  // Both optimizers' steps grow in proportion to the rate, so the moment is computed at rate 1 and scaled.
+  #momentAt(params, state) {
+    const { tokens, target, kind, chosenRate } = this;
+    const optimizer = kind === "sgd" ? sgd(1) : adam(1, ...this.data.adam_betas);
+    const moment = momentOf({ params, tokens, target, optimizer, state: state ?? undefined });
+    const half = moment.loss / (2 * moment.blame.total);
+    const rate = chosenRate ?? (half > 0 && Number.isFinite(half) ? half : 1e-3);
+    const { nats, total } = moment.blame;
+    const scaled = Object.fromEntries(Object.entries(nats).map(([name, value]) => [name, rate * value]));
+    return {
+      ...moment,
+      rate,
+      update: treeMap(elementwise((step) => rate * step), moment.update),
+      blame: { nats: scaled, total: rate * total },
+    };
+  }
+
+  #isFinite({ params, loss: after }) {
+    let isFinite = Number.isFinite(after);
+    treeMap(({ data }) => (isFinite &&= data.every(Number.isFinite)), params);
+    return isFinite;
+  }
+
+  #compute() {
+    const { params, tokens } = this;
+    if (this.target === null) {
+      const scores = lastRow(trace(params, tokens).logits);
+      this.target = scores.indexOf(Math.max(...scores)); // if no word is right, the likeliest
+    }
+    this.#take(this.#momentAt(params, this.optimizerState));
+  }
+
+  #take(moment) {
+    const { logits, activations, probabilities, walked, grads, rate } = moment;
+    Object.assign(this, { moment, logits, activations, probabilities, walked, grads, rate, loss: moment.loss });
+    this.preview = null;
+    this.pending = this.#pendingStep(moment);
+  }
+
+  // The step that the optimizer would take. The curve along it is computed when it is first shown.
+  #pendingStep({ params, tokens, target, update, next, blame, loss: now }) {
+    const lossAt = (t) => loss(along(params, update, t), tokens, target);
+    return lazily(
+      { update, state: next, blame },
+      { losses: () => Array.from({ length: 13 }, (_, i) => [i / 6, lossAt(i / 6)]), actual: () => now - lossAt(1) },
+    );
+  }
+
+  // Blame and credit of the step from one moment to the one now.
+  #account(before) {
+    const { update, tokens, target, params } = before;
+    return lazily(
+      {
+        kind: this.kind === "sgd" ? "SGD" : "Adam",
+        rate: before.rate,
+        target,
+        loss: before.loss,
+        blame: before.blame,
+        actual: before.loss - this.loss,
+        before: before.probabilities[target],
+        after: this.probabilities[target],
+      },
+      { credit: () => finish(credit(params, update, tokens, target)) },
+    );
+  }
+}
+
+// Adds values that are computed when they are first read.
+function lazily(made, values) {
+  for (const [name, compute] of Object.entries(values)) {
+    let value;
+    Object.defineProperty(made, name, { get: () => (value ??= compute()), enumerable: true });
+  }
+  return made;
+}
