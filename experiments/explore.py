@@ -1,9 +1,11 @@
-"""Write the explorer of a run: one HTML file in which its model runs live, and open it.
+"""Write the explorer of a run, or a page that trains a model from nothing: one HTML file, and open it.
 
 python experiments/explore.py runs/calculator
 → runs/calculator/explorer.html: 5.9 MB, with all 12 snapshots of the default run. It takes 10 seconds.
 
 python experiments/explore.py runs/calculator --output calculator.html --no-open
+python experiments/explore.py --live
+→ live.html: a small model learns in the page, from its first step. It needs no run.
 """
 
 import dataclasses
@@ -17,6 +19,7 @@ import tyro
 import jaxcalc
 from jaxcalc import runs
 from jaxcalc.errors import InputError
+from jaxcalc.explorer import explore_live
 from jaxcalc.runs import cli
 from jaxcalc.runs.text import wrapped
 
@@ -25,10 +28,12 @@ from jaxcalc.runs.text import wrapped
 class ExploreOptions:
     """Write one HTML file in which the model of a run runs live, forwards and backwards, at each of its snapshots."""
 
-    run: tyro.conf.Positional[Path]
+    run: tyro.conf.Positional[Path | None] = None
     """Run folder, as train.py leaves it."""
+    live: bool = False
+    """Write the page that trains a small model from nothing; it needs no run."""
     output: Path | None = None
-    """The file to write; explorer.html in the run folder if left out."""
+    """The file to write; if left out, explorer.html in the run folder, or live.html here."""
     no_open: bool = False
     """Only write the file; do not open it in a browser."""
     json: bool = False
@@ -36,8 +41,10 @@ class ExploreOptions:
 
 
 def main(options: ExploreOptions) -> int:
-    path = options.output or options.run / runs.EXPLORER
-    page = jaxcalc.explore(options.run)
+    if options.live == (options.run is not None):
+        raise InputError("give a run folder, or --live for the page that trains from nothing")
+    page = jaxcalc.explore(options.run) if options.run else explore_live()
+    path = options.output or (options.run / runs.EXPLORER if options.run else Path("live.html"))
     try:
         size = path.write_bytes(page.html.encode())
     except OSError as error:
@@ -46,7 +53,8 @@ def main(options: ExploreOptions) -> int:
         result = {"path": str(path), "bytes": size, "steps": page.steps, "left_out": page.left_out}
         print(json.dumps(result, ensure_ascii=False))
     else:
-        print(wrapped(f"{path}: {size / 1e6:.2f} MB, with the snapshots of steps {', '.join(map(str, page.steps))}"))
+        snapshots = f", with the snapshots of steps {', '.join(map(str, page.steps))}" if page.steps else ""
+        print(wrapped(f"{path}: {size / 1e6:.2f} MB{snapshots}"))
         if page.left_out:
             print(wrapped(f"The snapshots of steps {', '.join(map(str, page.left_out))} did not fit."))
     if not options.no_open and not webbrowser.open(path.resolve().as_uri()):

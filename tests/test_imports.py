@@ -20,7 +20,7 @@ ORDER = [
     "runs.configfile", "runs.placement", "runs.asking", "runs.summary", "runs.metrics", "runs.claim", "runs.folder",
     "runs.guard", "runs.style", "runs.figures", "runs.pipeline", "runs.report", "runs.results", "runs.session",
     "runs.streams", "runs.cli", "runs.options", "runs",
-    "explorer.page", "explorer",
+    "explorer.live", "explorer.page", "explorer",
 ]  # fmt: skip
 """Every module, each below those that may import it."""
 OUTSIDE = {"pathlib", "os", "sys", "time", "rich", "matplotlib", "safetensors", "tyro", "orbax"}

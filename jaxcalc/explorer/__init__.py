@@ -1,10 +1,11 @@
-"""The explorer: one HTML page in which the model of a run runs live.
+"""The explorer: one HTML page in which the model of a run runs live, and in which a small one is trained.
 
+live    what the page trains from nothing
 page    puts the page together
 *.mjs   the JavaScript of the page: the engine mirrors the library, the views show it
 *.css   its style
 """
 
-from jaxcalc.explorer.page import Explorer, explore
+from jaxcalc.explorer.page import Explorer, explore, explore_live
 
-__all__ = ["Explorer", "explore"]
+__all__ = ["Explorer", "explore", "explore_live"]

@@ -14,13 +14,24 @@ import { replayView, tableView } from "./run_views.mjs";
 import { indexOfScene } from "./transport.mjs";
 import { Stage } from "./stage.mjs";
 import { stepView } from "./step_view.mjs";
+import { addTabs, tellHeight } from "./tabs.mjs";
 import { Transport } from "./transport.mjs";
 import { namedLeaves, treeMap } from "./trees.mjs";
 import { weightView } from "./weight_view.mjs";
-import { serve } from "./worker.mjs";
+import { Engine, serve } from "./worker.mjs";
 
 // The parts inside: each makes its part once and returns a function that fills it anew.
-const INSIDE = [tokensView, stagesView, attentionView, outputView, lossView, backwardView, stepView, weightView, replayView];
+const INSIDE = [
+  tokensView,
+  stagesView,
+  attentionView,
+  outputView,
+  lossView,
+  backwardView,
+  stepView,
+  weightView,
+  replayView,
+];
 
 // Fills the parts inside when they are open, and only then.
 function insideView(app) {
@@ -50,7 +61,11 @@ function ageView(app) {
     node.replaceChildren(
       app.stepped ? `The model: ${age}, and ${lessons(app.stepped)}` : `The model: ${age}`,
       app.branch
-        ? el("button", { type: "button", id: "branch", onclick: () => app.returnToBranch() }, `Back to ${lessons(app.branch.stepped)}`)
+        ? el(
+            "button",
+            { type: "button", id: "branch", onclick: () => app.returnToBranch() },
+            `Back to ${lessons(app.branch.stepped)}`,
+          )
         : "",
     );
   };
@@ -80,7 +95,14 @@ async function build(app) {
     ask(upToTheMistake(app, text));
   };
   const showTeach = teachView(app, teach);
-  const views = [answerView(app), askView(app, ask), drawChips(app, chips, pick), showTeach, ageView(app), insideView(app)];
+  const views = [
+    answerView(app),
+    askView(app, ask),
+    drawChips(app, chips, pick),
+    showTeach,
+    ageView(app),
+    insideView(app),
+  ];
   app.onchange = (what) => {
     views.forEach((update) => update());
     if (what !== "lesson" || !app.lesson) transport.seek(transport.seconds);
@@ -90,9 +112,8 @@ async function build(app) {
 
 async function open() {
   const data = JSON.parse(document.getElementById("data").textContent);
-  document.getElementById("sentence").textContent = sentenceOf(data.leaves);
-  document.getElementById("about").textContent = data.about;
-  document.getElementById("made").textContent = `${data.about}. ${data.made}`;
+  const live = addTabs(data, new Engine(document.querySelector("script[type=module]").textContent));
+  tellHeight();
   document.getElementById("theme").addEventListener("click", () => {
     const root = document.documentElement;
     const dark = root.dataset.theme
@@ -100,13 +121,21 @@ async function open() {
       : matchMedia("(prefers-color-scheme: dark)").matches;
     root.dataset.theme = dark ? "light" : "dark";
   });
+  if (!data.snapshots) {
+    document.getElementById("made").textContent = data.made;
+    globalThis.jaxcalc = { live };
+    return;
+  }
+  document.getElementById("sentence").textContent = sentenceOf(data.leaves);
+  document.getElementById("about").textContent = data.about;
+  document.getElementById("made").textContent = `${data.about}. ${data.made}`;
   const app = new App(data);
   await app.start();
   const { stage, transport, chips, pick } = await build(app);
   await pick(chips[0]);
   // For the console: jaxcalc.app.params is a plain tree of arrays, as in Python.
   globalThis.jaxcalc = {
-    ...{ app, stage, transport, momentOf, trace, walk, collect, gradient, loss, sgd, adam, along, blame },
+    ...{ app, live, stage, transport, momentOf, trace, walk, collect, gradient, loss, sgd, adam, along, blame },
     ...{ finiteDifference, namedLeaves, treeMap, credit: (...args) => finish(credit(...args)) },
   };
 }

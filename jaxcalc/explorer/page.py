@@ -1,4 +1,4 @@
-"""The explorer (host): one HTML file in which the model of a run runs live, forwards and backwards.
+"""The explorer (host): one HTML file in which the model of a run runs live, and in which a small one is trained.
 
 The page is put together from the web files in this folder, with the snapshots, the learning curve and the answers of
 the run packed into it. It needs neither a server nor a network, and its content security policy forbids both.
@@ -21,9 +21,9 @@ import numpy as np
 
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import evaluate, prompt_text
+from jaxcalc.explorer.live import live_data
 from jaxcalc.optimizers import ADAM_BETAS
 from jaxcalc.params import Params
-from jaxcalc.reprs import outline
 from jaxcalc.runs import folder
 from jaxcalc.runs.folder import Run, calculator_of, load_run
 from jaxcalc.runs.metrics import read_metrics
@@ -34,24 +34,36 @@ from jaxcalc.trees import count, named_leaves
 MOST_BYTES = 6_000_000
 """The size of the largest page, which still fits into a mail."""
 ENGINE = (
-    "trees",
-    "model",
-    "backprop",
-    "learning",
-    "credit",
-    "moment",
-    "words",
-    "tokenizer",
-    "worker",
-    "teaching",
-    "table",
+    *(
+        "trees",
+        "model",
+        "backprop",
+        "learning",
+        "credit",
+        "moment",
+        "words",
+        "tokenizer",
+        "worker",
+        "teaching",
+        "table",
+    ),
+    *("random", "lessons", "matrices", "training", "optimizers", "live"),
 )
 VIEWS = ("data", "numbers", "dom", "charts", "forward_views", "blame_view", "step_view", "weight_view", "run_views")
 STAGE = ("facts", "layout", "scenes", "stage_network", "stage_numbers", "stage", "transport")
-MODULES = (*ENGINE, *VIEWS, *STAGE, "app", "opening", "main")
+LIVE = ("live_run", "live_charts", "live_settings", "live_question", "live_view", "tabs")
+MODULES = (*ENGINE, *VIEWS, *STAGE, *LIVE, "app", "opening", "main")
 """The JavaScript modules of the page, each before those that import it."""
-STYLES = ("style", "parts", "stage")
+STYLES = ("style", "parts", "stage", "live")
 """The style sheets of the page: the page as a whole, then what its parts draw."""
+FIT_FRAME = """
+addEventListener("message", ({ source, data }) => {
+  for (const frame of document.querySelectorAll("iframe.jaxcalc"))
+    if (frame.contentWindow === source && data.jaxcalcHeight > 0) frame.style.height = `${data.jaxcalcHeight}px`;
+});
+"""
+"""What a notebook runs beside the page's frame, which cannot reach it: the page says its height, and the frame gets it.
+Where a notebook runs no scripts, the frame keeps its height."""
 LARGEST_TABLE = 100_000
 """Cells; the page of a larger task has no table."""
 
@@ -67,13 +79,15 @@ class Explorer:
     left_out: tuple[int, ...]
     """The training steps of the snapshots that did not fit."""
 
-    __repr__ = outline
+    def __repr__(self) -> str:
+        return f"Explorer({len(self.html.encode()) / 1e6:.2f} MB, {len(self.steps)} snapshots)"
 
     def _repr_html_(self) -> str:
-        return (
-            f'<iframe sandbox="allow-scripts" srcdoc="{html.escape(self.html)}" title="jaxcalc explorer" '
-            'width="100%" height="900" style="border: 0"></iframe>'
+        frame = (
+            f'<iframe class="jaxcalc" sandbox="allow-scripts" srcdoc="{html.escape(self.html)}" '
+            'title="jaxcalc explorer" width="100%" height="900" style="border: 0"></iframe>'
         )
+        return f"{frame}<script>{FIT_FRAME}</script>"
 
 
 class Snapshot(TypedDict):
@@ -101,8 +115,8 @@ def explore(run: Run | str | os.PathLike[str]) -> Explorer:
         {"step": step, "weights": _pack_weights(params), "table": _pack(_verdicts(params, task)) if table else None}
         for step, params in _states(run).items()
     ]
-    data = _about(run) | {"membership": _pack(_membership(task)) if table else None}
-    kept = _fitting(snapshots, MOST_BYTES - len(_page(run, data | {"snapshots": []}).encode()))
+    data = _about(run) | {"membership": _pack(_membership(task)) if table else None, "live": live_data()}
+    kept = _fitting(snapshots, MOST_BYTES - len(_page(run.path.name, data | {"snapshots": []}).encode()))
     if not kept:
         raise InputError(
             f"{run.path} has {count(run.params):,} parameters, too many for a page of "
@@ -110,7 +124,15 @@ def explore(run: Run | str | os.PathLike[str]) -> Explorer:
         )
     steps = tuple(snapshot["step"] for snapshot in kept)
     left_out = tuple(snapshot["step"] for snapshot in snapshots if snapshot["step"] not in steps)
-    return Explorer(_page(run, data | {"snapshots": kept}), steps, left_out)
+    return Explorer(_page(run.path.name, data | {"snapshots": kept}), steps, left_out)
+
+
+def explore_live() -> Explorer:
+    """Return the page that trains a small model from nothing. It needs no run."""
+    made = (
+        f"Made by jaxcalc {folder.versions()['jaxcalc']}. Your browser computes everything, and sends nothing anywhere."
+    )
+    return Explorer(_page("train from nothing", {"made": made, "live": live_data()}), (), ())
 
 
 def _states(run: Run) -> dict[int, Params]:
@@ -200,14 +222,17 @@ def _pack(array: np.ndarray) -> str:
     return base64.b64encode(deflate.compress(array.tobytes()) + deflate.flush()).decode()
 
 
-def _page(run: Run, data: dict[str, object]) -> str:
+def _page(title: str, data: dict[str, object]) -> str:
     """Return the HTML of a page that carries these data."""
     style, script = "".join(_source(f"{name}.css") for name in STYLES), _script()
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style)]
-    policy = "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'"
+    policy = (
+        "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; worker-src blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
     return string.Template(_source("page.html")).substitute(
         csp=policy.format(*hashes),
-        title=html.escape(run.path.name),
+        title=html.escape(title),
         style=style,
         script=script,
         data=json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),

@@ -106,6 +106,7 @@ type PageData = {
     checks: { step: number; by_operation: Record<string, number> }[];
   };
   membership: string | null;
+  live: LiveData;
 };
 /** A step that the user has taken. */
 type TakenStep = {
@@ -172,6 +173,72 @@ type GridOptions = {
   onmove?: (row: number, column: number) => void;
   onpick: (row: number, column: number, asks: boolean) => void;
 };
+
+/** A problem of the small table, encoded: the question, the answer and its end. `held`: never trained on. */
+type Lesson = { a: number; operation: string; b: number; tokens: number[]; held: boolean };
+/** What the user chooses for a training. */
+type LiveSettings = {
+  operations: string[];
+  optimizer: string;
+  rate: number;
+  batch: number;
+  seed: number;
+  share: number;
+};
+type LiveModel = { positions: number; width: number; heads: number; hidden: number; blocks: number };
+/** What live.py says of a training in the page. */
+type LiveData = {
+  task: TaskData;
+  model: LiveModel;
+  decays: Record<string, number>;
+  rates: Record<string, number>;
+  steps: number;
+  settings: Omit<LiveSettings, "rate">;
+};
+/** What an optimizer of a training remembers: its count and two running means. */
+type Memory = { count: number; mu: Params; nu: Params };
+type TrainingOptimizer = {
+  init: (params: Params) => Memory;
+  update: (grads: Params, memory: Memory, params: Params) => { update: Params; state: Memory };
+};
+/** Where a training is. */
+type TrainingRun = { params: Params; memory: Memory | null; step: number };
+/** What one step of it measured. */
+type TrainingPoint = { step: number; loss: number; shares: number[] };
+type TrainingReport = { run: TrainingRun; points: TrainingPoint[]; verdicts: Uint8Array | null };
+/** Everything that follows from the settings. */
+type Course = { lessons: Lesson[]; training: Lesson[]; optimizer: TrainingOptimizer; start: () => TrainingRun };
+type Row = Float64Array;
+/** What the layers of a batch keep for the way back. */
+type NormMade = { x: Row; y: Row; factors: Row };
+type MlpMade = { normed: NormMade; hidden: Row; y: Row };
+type MixSizes = { n: number; length: number; from: number; heads: number; k: number };
+type AttentionMade = {
+  normed: NormMade;
+  asking: Row;
+  query: NormMade;
+  key: NormMade;
+  value: Row;
+  shares: Row;
+  mixed: Row;
+  y: Row;
+  sizes: MixSizes;
+};
+type LayersMade = { blocks: { attended: AttentionMade; fed: MlpMade }[]; x: Row; normed: NormMade };
+/** One array of weights at one step, as an optimizer sees it; `pull` is its weight decay. */
+type LeafStep = {
+  shape: number[];
+  g: Row;
+  mu: Row;
+  nu: Row;
+  pull: Row | null;
+  rate: number;
+  t: number;
+  inputs: number;
+};
+/** A part of the tab: made once, drawn anew after each change. */
+type LivePart = { node: HTMLElement; draw: () => void };
+type Watched = { a: number; operation: string; b: number };
 
 // As with an index, nobody checks that an array has a last element, or that the page has an element of this id.
 interface Array<T> {
