@@ -1,3 +1,4 @@
+// @ts-nocheck
 // The state that all parts of the page show, and the ways to change it.
 
 import { credit, finish } from "./credit.mjs";
@@ -12,7 +13,8 @@ const KEPT_LESSONS = 12; // that can be undone: each holds all weights
 const MOST_LESSONS = 100; // of “until it is right”
 
 // A sentence for a step that would leave the numbers behind.
-const NOT_FINITE = "This step would make weights that are not finite numbers, so it is not taken. Choose a smaller rate.";
+const NOT_FINITE =
+  "This step would make weights that are not finite numbers, so it is not taken. Choose a smaller rate.";
 
 export class App {
   constructor(data) {
@@ -233,15 +235,18 @@ export class App {
     return {
       ...moment,
       rate,
-      update: treeMap(elementwise((step) => rate * step), moment.update),
+      update: treeMap(
+        elementwise((step) => rate * step),
+        moment.update,
+      ),
       blame: { nats: scaled, total: rate * total },
     };
   }
 
   #isFinite({ params, loss: after }) {
-    let isFinite = Number.isFinite(after);
-    treeMap(({ data }) => (isFinite &&= data.every(Number.isFinite)), params);
-    return isFinite;
+    let allFinite = Number.isFinite(after);
+    treeMap(({ data }) => (allFinite &&= data.every(Number.isFinite)), params);
+    return allFinite;
   }
 
   #compute() {

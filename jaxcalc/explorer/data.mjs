@@ -2,10 +2,25 @@
 
 import { array, fromLeaves } from "./trees.mjs";
 
+const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;,=>?@^_`{|}~";
+
+// Base 85: five characters are a number of four bytes. The last number may be short; "~" fills it up.
+/** @type {(text: string) => Uint8Array<ArrayBuffer>} */
+export function fromBase85(text) {
+  const values = new Uint8Array(128).map((_, code) => DIGITS.indexOf(String.fromCharCode(code)));
+  const missing = (5 - (text.length % 5)) % 5;
+  const bytes = new DataView(new ArrayBuffer((4 * (text.length + missing)) / 5));
+  for (let i = 0; i < text.length; i += 5) {
+    let number = 0;
+    for (let j = i; j < i + 5; j++) number = 85 * number + (j < text.length ? values[text.charCodeAt(j)] : 84);
+    bytes.setUint32((4 * i) / 5, number);
+  }
+  return new Uint8Array(bytes.buffer, 0, bytes.byteLength - missing);
+}
+
 /** @type {(packed: string) => Promise<Uint8Array>} */
 export async function unpack(packed) {
-  const raw = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
-  const stream = new Blob([raw]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+  const stream = new Blob([fromBase85(packed)]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 

@@ -1,8 +1,8 @@
+// @ts-nocheck
 // The numbers that the stage draws of a moment. Levels go up: the embeddings, each block's attention and feed-forward
 // layer, the output.
 
 import { forward, outputError, rmsNormVjp, select, stages } from "./backprop.mjs";
-import { blame } from "./learning.mjs";
 import { lastRow, output, softmax } from "./model.mjs";
 import { largest } from "./numbers.mjs";
 import { array, inner, namedLeaves, norm, placeOf, rowNorms } from "./trees.mjs";
@@ -80,7 +80,10 @@ function arcsOf(params, { name, input, messageIn }, { attention: made }) {
       shares.forEach((share, from) => {
         const toScore = (share * (toShares[from] - mean)) / Math.sqrt(k);
         const toValue = toMixed.map((value) => share * value);
-        const toKey = rmsNormVjp(asVector(rowOf(made.offered, from, head)), asVector(asked.map((q) => toScore * q))).data;
+        const toKey = rmsNormVjp(
+          asVector(rowOf(made.offered, from, head)),
+          asVector(asked.map((q) => toScore * q)),
+        ).data;
         const normed = toStream(params, head, toValue, toKey);
         const message = norm(rmsNormVjp(asVector(rowOf(input, from, 0)), asVector(normed)));
         arcs.push({ stage: name, head, to, from, share, message });
@@ -135,7 +138,15 @@ function mostMoved({ params, grads, update }, path) {
   const { leaf, shape, index, step } = best;
   const value = values[leaf].data[index];
   const name = `${[...path, leaf].join(".")}[${placeOf(shape, index).join(", ")}]`;
-  return { name, leaf: [...path, leaf].join("."), index, value, gradient: gradients[leaf].data[index], step, next: value + step };
+  return {
+    name,
+    leaf: [...path, leaf].join("."),
+    index,
+    value,
+    gradient: gradients[leaf].data[index],
+    step,
+    next: value + step,
+  };
 }
 
 // The story's four boxes, with the share of the blame of each. The tokenizer has no weights.

@@ -1,3 +1,4 @@
+// @ts-nocheck
 // Where everything stands on the stage: pure geometry, in pixels. Level 0 is the lowest, the embeddings; y grows downwards.
 
 const BOX_HEIGHT = 22, // the height of an attention, embedding or output box
@@ -52,7 +53,14 @@ export function layoutOf({ width, height, names, nColumns, nBars }) {
 function barsLayout(width, isWide) {
   const left = isWide ? 104 : 82,
     end = isWide ? 200 : 64;
-  return { title: isWide ? left : 4, left, width: width - left - end, end: width, y: (row) => 26 + row * BAR_ROW, height: BAR_ROW - 5 };
+  return {
+    title: isWide ? left : 4,
+    left,
+    width: width - left - end,
+    end: width,
+    y: (row) => 26 + row * BAR_ROW,
+    height: BAR_ROW - 5,
+  };
 }
 
 // The height of a wave that has climbed so many levels.

@@ -1,3 +1,4 @@
+// @ts-nocheck
 // The page: the opening, the stage with its transport, and all other numbers inside.
 
 import { App } from "./app.mjs";

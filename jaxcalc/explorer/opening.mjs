@@ -1,3 +1,4 @@
+// @ts-nocheck
 // The opening: what this is in one sentence, a question that the model gets wrong, and the button that teaches it.
 
 import { MEMBERSHIP, verdict } from "./data.mjs";
@@ -29,7 +30,13 @@ export function problemsIn(app, verdicts) {
         const cell = app.cellOf(operation, a, b);
         if (!verdicts[cell]) return null;
         const membership = MEMBERSHIP[app.membership[cell]];
-        return { text: () => `${spell(a)} ${name} ${spell(b)}`, right: verdict(verdicts[cell]).right, membership, size: a + b, isEasy: a > 1 && b > 1 };
+        return {
+          text: () => `${spell(a)} ${name} ${spell(b)}`,
+          right: verdict(verdicts[cell]).right,
+          membership,
+          size: a + b,
+          isEasy: a > 1 && b > 1,
+        };
       }),
     )
     .filter(Boolean)
@@ -48,11 +55,7 @@ export async function chipsOf(app) {
   const others = problems.filter(({ right, membership }) => !right && membership !== "held out");
   const chips = [...wrong.map(chip("held out")), ...others.map(chip("in training"))].slice(0, 1);
   const right = heldOut.filter((problem) => problem.right && problem.isEasy);
-  return [
-    ...(chips.length ? chips : await firstFailures(app)),
-    ...right.slice(0, 1).map(chip("held out")),
-    untrained,
-  ];
+  return [...(chips.length ? chips : await firstFailures(app)), ...right.slice(0, 1).map(chip("held out")), untrained];
 }
 
 // “two plus three” at the newest snapshot that gets it wrong, if there is one.
@@ -103,7 +106,7 @@ export function answerView(app) {
   );
   return () => {
     const { words, p } = app.answer();
-    const { tokens, answer } = app.parsed;
+    const { tokens } = app.parsed;
     const rightWords = app.rightWords(app.parsed);
     const isRight = words.join() === rightWords?.join();
     const text = words.filter((word) => word !== END).join(" ") + (words.at(-1) === END ? "" : " …");
@@ -117,7 +120,11 @@ export function answerView(app) {
       el("strong", { class: isRight ? "good" : "bad" }, text || "nothing"),
       ` ${percent(p)}`,
       help,
-      el("span", { class: "verdict" }, ` ${isRight ? "✓" : "✗"} ${[verdictText, MEMBERSHIP_TEXT[app.membershipOf(app.parsed)]].filter(Boolean).join("; ")}`),
+      el(
+        "span",
+        { class: "verdict" },
+        ` ${isRight ? "✓" : "✗"} ${[verdictText, MEMBERSHIP_TEXT[app.membershipOf(app.parsed)]].filter(Boolean).join("; ")}`,
+      ),
     );
   };
 }

@@ -217,9 +217,9 @@ def _pack_weights(params: Params) -> str:
 
 
 def _pack(array: np.ndarray) -> str:
-    """Return the bytes of an array, deflated, in base64."""
+    """Return the bytes of an array, deflated, in base 85: five characters for four bytes, a comma in place of "<"."""
     deflate = zlib.compressobj(9, wbits=-15)
-    return base64.b64encode(deflate.compress(array.tobytes()) + deflate.flush()).decode()
+    return base64.b85encode(deflate.compress(array.tobytes()) + deflate.flush()).decode().replace("<", ",")
 
 
 def _page(title: str, data: dict[str, object]) -> str:

@@ -1,3 +1,4 @@
+// @ts-nocheck
 // The five scenes of a lesson, as pure functions of the time t within a scene, from 0 to 1.
 
 export const SCENES = [
@@ -23,7 +24,8 @@ export const SCENES = [
     name: "update",
     title: "Update",
     seconds: 1.2,
-    caption: "Every weight moves a little against its gradient. On the right: the weight that moves most at each stage.",
+    caption:
+      "Every weight moves a little against its gradient. On the right: the weight that moves most at each stage.",
   },
   {
     name: "again",
@@ -45,8 +47,20 @@ export function frameOf(scene, t, nLevels) {
     ...{
       forward: () => climb(t),
       surprise: () => ({ gap: ease(clamp01(t / 0.5)), count: ease(clamp01((t - 0.3) / 0.6)) }),
-      backward: () => ({ backward: nLevels * clamp01(t * 1.05), light: 1 - 0.72 * clamp01(t / 0.12), gap: 1, count: 1 }),
-      update: () => ({ backward: nLevels, light: 0.28, gap: 1, count: 1, flash: t, moved: ease(clamp01((t - 0.2) / 0.7)) }),
+      backward: () => ({
+        backward: nLevels * clamp01(t * 1.05),
+        light: 1 - 0.72 * clamp01(t / 0.12),
+        gap: 1,
+        count: 1,
+      }),
+      update: () => ({
+        backward: nLevels,
+        light: 0.28,
+        gap: 1,
+        count: 1,
+        flash: t,
+        moved: ease(clamp01((t - 0.2) / 0.7)),
+      }),
       again: () => ({ ...climb(clamp01(t / 0.85)), ghost: 1 }),
     }[scene](),
     scene,

@@ -1,3 +1,4 @@
+// @ts-nocheck
 // The stage: the network drawn as token columns and levels, and the five scenes played on it.
 
 import { svg } from "./dom.mjs";
@@ -17,7 +18,12 @@ export class Stage {
     this.container = container;
     this.words = words;
     this.id = `stage${++nStages}`;
-    this.root = svg("svg", { class: "stage", role: "group", "aria-label": "The network", "aria-describedby": "caption" });
+    this.root = svg("svg", {
+      class: "stage",
+      role: "group",
+      "aria-label": "The network",
+      "aria-describedby": "caption",
+    });
     container.append(this.root);
     this.root.addEventListener("click", (event) => {
       const node = event.target.closest("[data-pick]");
@@ -50,7 +56,16 @@ export class Stage {
     this.nLevels = facts.names.length;
     this.updates = [];
     this.picks = [];
-    const drawing = { layout, facts, past, rows, words: this.words, id: this.id, on: on(this.updates), pick: pick(this.picks) };
+    const drawing = {
+      layout,
+      facts,
+      past,
+      rows,
+      words: this.words,
+      id: this.id,
+      on: on(this.updates),
+      pick: pick(this.picks),
+    };
     this.root.setAttribute("viewBox", `0 0 ${layout.width} ${layout.height}`);
     this.root.style.setProperty("height", `${layout.height}px`);
     this.root.classList.toggle("narrow", !layout.isWide);
@@ -118,7 +133,9 @@ const pick = (picks) => (what, label) => {
 export function pictureOf(root) {
   const copy = root.cloneNode(true);
   const styles = getComputedStyle(root);
-  const names = new Set(Array.from(document.querySelector("style").textContent.matchAll(/--[\w-]+/g), ([name]) => name));
+  const names = new Set(
+    Array.from(document.querySelector("style").textContent.matchAll(/--[\w-]+/g), ([name]) => name),
+  );
   for (const name of names) copy.style.setProperty(name, styles.getPropertyValue(name));
   copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
   const { width, height } = root.getBoundingClientRect();

@@ -1,3 +1,4 @@
+// @ts-nocheck
 // The network on the stage: bands, rails, arcs and boxes, lit from below by the forward wave and from above by the
 // backward wave. Two rectangles clip the lit parts, so a frame moves two edges and the pulses.
 
@@ -11,8 +12,7 @@ const FAINT = 0.02; // the least share of attention, or part of the widest messa
 const LEVEL_TITLES = { embed: "embeddings", output: "output" };
 
 // "block 0 attention" → "attention"
-export const titleOf = (name) =>
-  LEVEL_TITLES[name] ?? (name.endsWith("mlp") ? "feed-forward" : name.split(" ").at(-1));
+export const titleOf = (name) => LEVEL_TITLES[name] ?? (name.endsWith("mlp") ? "feed-forward" : name.split(" ").at(-1));
 
 export function drawNetwork(drawing) {
   const { layout, id, on } = drawing;
@@ -33,14 +33,28 @@ export function drawNetwork(drawing) {
     svg("clipPath", { id: `${id}-down` }, down),
     bandsOf(layout),
     railsAtRest(drawing),
-    svg("g", { class: "resting arcs" }, arcs.map(({ resting }) => resting)),
+    svg(
+      "g",
+      { class: "resting arcs" },
+      arcs.map(({ resting }) => resting),
+    ),
     on(
-      svg("g", { class: "ahead", "clip-path": `url(#${id}-up)` }, railsLit(drawing), arcs.map(({ lit }) => lit)),
+      svg(
+        "g",
+        { class: "ahead", "clip-path": `url(#${id}-up)` },
+        railsLit(drawing),
+        arcs.map(({ lit }) => lit),
+      ),
       "opacity",
       ({ light }) => light,
     ),
     on(
-      svg("g", { class: "back", "clip-path": `url(#${id}-down)` }, railsBack(drawing), arcs.map(({ back }) => back)),
+      svg(
+        "g",
+        { class: "back", "clip-path": `url(#${id}-down)` },
+        railsBack(drawing),
+        arcs.map(({ back }) => back),
+      ),
       "opacity",
       ({ scene }) => (scene === "update" ? 0.35 : 1),
     ),
@@ -57,12 +71,24 @@ function bandsOf({ bands, width, left, isWide }) {
     bands.map(({ name, top, bottom }) => {
       const block = name.match(/block \d+/)?.[0];
       const label = [
-        svg("text", { class: "level", x: isWide ? left - 12 : 2, y: top + (isWide ? 21 : 13), "text-anchor": isWide ? "end" : "start" }, titleOf(name)),
+        svg(
+          "text",
+          {
+            class: "level",
+            x: isWide ? left - 12 : 2,
+            y: top + (isWide ? 21 : 13),
+            "text-anchor": isWide ? "end" : "start",
+          },
+          titleOf(name),
+        ),
         block && isWide && bottom - top > 60
           ? svg("text", { class: "block", x: left - 12, y: top + 36, "text-anchor": "end" }, block)
           : null,
       ];
-      return [svg("rect", { class: `band ${name.split(" ").at(-1)}`, x: 0, y: top, width, height: bottom - top }), label];
+      return [
+        svg("rect", { class: `band ${name.split(" ").at(-1)}`, x: 0, y: top, width, height: bottom - top }),
+        label,
+      ];
     }),
   );
 }
@@ -81,12 +107,20 @@ const rail = (drawing, column, attributes) => {
 };
 
 const railsAtRest = (drawing) =>
-  svg("g", { class: "resting rails" }, columnsOf(drawing).map((column) => rail(drawing, column)));
+  svg(
+    "g",
+    { class: "resting rails" },
+    columnsOf(drawing).map((column) => rail(drawing, column)),
+  );
 
-const railsLit = (drawing) => svg("g", { class: "rails" }, columnsOf(drawing).map((column) => rail(drawing, column)));
+const railsLit = (drawing) =>
+  svg(
+    "g",
+    { class: "rails" },
+    columnsOf(drawing).map((column) => rail(drawing, column)),
+  );
 
-const widestMessage = ({ messages, arcs }) =>
-  Math.max(...messages.flat(), ...arcs.map(({ message }) => message)) || 1;
+const widestMessage = ({ messages, arcs }) => Math.max(...messages.flat(), ...arcs.map(({ message }) => message)) || 1;
 
 // In each band a rail is as wide as the message that arrives from above, which a residual layer passes on unchanged.
 function railsBack(drawing) {
@@ -140,7 +174,8 @@ function pulses(drawing, arcs) {
   const n = layout.bands.length;
   const most = widestMessage(facts);
   const frontOf = ({ scene, forward, backward }) => (scene === "backward" ? n - backward : forward);
-  const runs = (frame) => frame.scene !== "surprise" && frame.scene !== "update" && frontOf(frame) > 0 && frontOf(frame) < n;
+  const runs = (frame) =>
+    frame.scene !== "surprise" && frame.scene !== "update" && frontOf(frame) > 0 && frontOf(frame) < n;
   const dot = (place, ahead, back) => {
     const node = svg("circle", {});
     on(node, "r", ({ scene }) => (scene === "backward" ? back : ahead).toFixed(1));
@@ -158,15 +193,17 @@ function pulses(drawing, arcs) {
     const strength = Math.max(...facts.messages.map((row) => row[column] ?? 0)) / most;
     return dot(place, 4.5, strength > FAINT ? 3 + 6 * strength : 0);
   });
-  const onArcs = arcs.filter(({ lit, back }) => lit || back).map(({ x, top, bottom, level, share, message, asks }) => {
-    const place = (frame) => {
-      const front = frontOf(frame);
-      if (front <= level || front >= level + 1 || !runs(frame)) return hidden;
-      const y = heightAt(layout, front);
-      return y < top ? hidden : `translate(${x((bottom - y) / (bottom - top)).toFixed(1)} ${y.toFixed(1)})`;
-    };
-    return dot(place, asks ? 1.5 + 4 * share : 1 + 2 * share, message > FAINT ? 1.5 + 6 * message : 0);
-  });
+  const onArcs = arcs
+    .filter(({ lit, back }) => lit || back)
+    .map(({ x, top, bottom, level, share, message, asks }) => {
+      const place = (frame) => {
+        const front = frontOf(frame);
+        if (front <= level || front >= level + 1 || !runs(frame)) return hidden;
+        const y = heightAt(layout, front);
+        return y < top ? hidden : `translate(${x((bottom - y) / (bottom - top)).toFixed(1)} ${y.toFixed(1)})`;
+      };
+      return dot(place, asks ? 1.5 + 4 * share : 1 + 2 * share, message > FAINT ? 1.5 + 6 * message : 0);
+    });
   return on(svg("g", { "aria-hidden": "true" }, onRails, onArcs), "class", ({ scene }) =>
     scene === "backward" ? "pulses descending" : "pulses",
   );
@@ -178,12 +215,21 @@ function boxes({ layout, facts, on, pick, words, past }) {
   const mostStep = Math.max(...facts.steps, 1e-300);
   const box = (level, column) => {
     const { name, box: place } = layout.bands[level];
-    const frame = { x: layout.x(column) - layout.boxWidth / 2, y: place.top, width: layout.boxWidth, height: place.height };
+    const frame = {
+      x: layout.x(column) - layout.boxWidth / 2,
+      y: place.top,
+      width: layout.boxWidth,
+      height: place.height,
+    };
     const share = facts.cells[level][column];
     const full = Math.max(share, 0) / mostBlame;
     const word = words[facts.tokens[column]];
     const what = { kind: "node", stage: name, position: column, word: facts.tokens[column] };
-    const outline = svg("rect", { ...frame, rx: 5, ...pick(what, `${name} at ${word}: ${shareText(share)} of the blame`) });
+    const outline = svg("rect", {
+      ...frame,
+      rx: 5,
+      ...pick(what, `${name} at ${word}: ${shareText(share)} of the blame`),
+    });
     on(outline, "class", (at) => `box pickable ${reached(at, level) > 0 ? "on" : ""}`);
     const fill = svg("rect", { ...frame, rx: 5, class: "blame" });
     const height = (at) => (frame.height * full * (past ? 0 : filled(at, level, n))).toFixed(1);
@@ -192,7 +238,11 @@ function boxes({ layout, facts, on, pick, words, past }) {
     const flash = svg("rect", { ...frame, rx: 5, class: "flash" });
     const strength = 0.15 + (0.75 * facts.steps[level]) / mostStep;
     on(flash, "opacity", (at) => (strength * flashOf(at, level, n)).toFixed(2));
-    const text = svg("text", { class: "share", x: layout.x(column), y: place.top + place.height / 2 + 4 }, shareText(share));
+    const text = svg(
+      "text",
+      { class: "share", x: layout.x(column), y: place.top + place.height / 2 + 4 },
+      shareText(share),
+    );
     on(text, "opacity", (at) => (!past && Math.abs(share) >= 0.005 ? filled(at, level, n) : 0).toFixed(2));
     return [outline, fill, flash, text];
   };
@@ -200,7 +250,9 @@ function boxes({ layout, facts, on, pick, words, past }) {
     "g",
     {},
     facts.names.map((name, level) =>
-      facts.tokens.map((_, column) => (name !== "output" || column === facts.tokens.length - 1 ? box(level, column) : null)),
+      facts.tokens.map((_, column) =>
+        name !== "output" || column === facts.tokens.length - 1 ? box(level, column) : null,
+      ),
     ),
   );
 }
@@ -216,6 +268,10 @@ function tokenLabels({ layout, facts, words }) {
   return facts.tokens.map((token, column) => {
     const word = words[token];
     const kind = word === "<pad>" ? "padding" : column === asks ? "asks" : "";
-    return svg("text", { class: `token ${kind}`, x: layout.x(column), y: layout.labelY(column) }, word === "<pad>" ? "pad" : word);
+    return svg(
+      "text",
+      { class: `token ${kind}`, x: layout.x(column), y: layout.labelY(column) },
+      word === "<pad>" ? "pad" : word,
+    );
   });
 }

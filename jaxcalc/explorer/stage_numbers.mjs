@@ -1,3 +1,4 @@
+// @ts-nocheck
 // The numbers around the network on the stage: what each level says, its blame and its step at the right; the bars of
 // the next word and the surprise on top; the story's four boxes below.
 
@@ -13,7 +14,12 @@ export function drawMargin({ layout, facts, words, on }) {
   const x = layout.width - layout.right + (layout.isWide ? 14 : 0);
   const end = layout.isWide ? { x } : { x: layout.width - 2, "text-anchor": "end" };
   const two = (kind, y, first, second, shown) => {
-    const node = svg("g", { class: `says ${kind}` }, svg("text", { ...end, y: y - 2 }, first), svg("text", { ...end, class: "small", y: y + 11 }, second));
+    const node = svg(
+      "g",
+      { class: `says ${kind}` },
+      svg("text", { ...end, y: y - 2 }, first),
+      svg("text", { ...end, class: "small", y: y + 11 }, second),
+    );
     return on(node, "opacity", (frame) => shown(frame).toFixed(2));
   };
   return svg(
@@ -25,8 +31,12 @@ export function drawMargin({ layout, facts, words, on }) {
       const said = two(words[word] === words[facts.target] ? "right" : "", y, words[word], percent(p), (frame) =>
         frame.scene === "backward" || frame.scene === "update" ? 0 : reached(frame, level),
       );
-      const blamed = two("blamed", y, shareText(facts.shares[level]), layout.isWide ? "of the blame" : "blame", (frame) =>
-        frame.scene === "backward" ? filled(frame, level, n) : 0,
+      const blamed = two(
+        "blamed",
+        y,
+        shareText(facts.shares[level]),
+        layout.isWide ? "of the blame" : "blame",
+        (frame) => (frame.scene === "backward" ? filled(frame, level, n) : 0),
       );
       return [said, blamed, drawMove(facts, layout, level, y, end, on)];
     }),
@@ -49,7 +59,14 @@ function drawMove(facts, layout, level, y, end, on) {
     : `${sign}${significant(Math.abs(step), 2)}`;
   const bottom = svg("text", { ...end, class: "small", y: y + 11 }, sum);
   const line = layout.isWide ? numberLine(end.x + 88, y - 6, step / mostStep, on) : null;
-  const node = svg("g", { class: "says moved" }, svg("title", {}, `${name}: ${show(value)} becomes ${show(next)}`), top, bottom, line);
+  const node = svg(
+    "g",
+    { class: "says moved" },
+    svg("title", {}, `${name}: ${show(value)} becomes ${show(next)}`),
+    top,
+    bottom,
+    line,
+  );
   return on(node, "opacity", (frame) => Math.min(1, 3 * flashOf(frame, level, layout.bands.length)).toFixed(2));
 }
 
@@ -79,14 +96,27 @@ function drawScale({ layout, facts, on }) {
     note(
       ["forward", "surprise", "again"],
       text(x, wide ? "width: share of attention · colour: head" : "arcs: attention by head"),
-      heads.map((head) => svg("circle", { class: `head-${head % 8}`, cx: x + (wide ? 232 : 132) + 13 * head, cy: y - 4, r: 4 })),
+      heads.map((head) =>
+        svg("circle", { class: `head-${head % 8}`, cx: x + (wide ? 232 : 132) + 13 * head, cy: y - 4, r: 4 }),
+      ),
     ),
     note(
       ["backward"],
       svg("line", { class: "sample", x1: x, x2: x + 22, y1: y - 4, y2: y - 4, "stroke-width": 15 }),
-      text(x + 30, `${wide ? "width: length of the message ∂loss/∂x; this is" : "message of length"} ${significant(most, 3)}`),
+      text(
+        x + 30,
+        `${wide ? "width: length of the message ∂loss/∂x; this is" : "message of length"} ${significant(most, 3)}`,
+      ),
     ),
-    note(["update"], text(x, wide ? `light: length of the step, up to ${significant(Math.max(...facts.steps), 2)}` : "light: length of the step")),
+    note(
+      ["update"],
+      text(
+        x,
+        wide
+          ? `light: length of the step, up to ${significant(Math.max(...facts.steps), 2)}`
+          : "light: length of the step",
+      ),
+    ),
   ];
 }
 
@@ -108,7 +138,10 @@ export function drawOutput({ layout, facts, past, rows, words, on, pick }) {
       const bar = on(svg("rect", { class: "bar", x: bars.left, y, height: bars.height, rx: 3 }), "width", (frame) =>
         (bars.width * p * frame.bars).toFixed(1),
       );
-      const labelled = pick({ kind: "bar", stage: "output", position: facts.tokens.length - 1, word }, `${words[word]}: ${percent(p)}`);
+      const labelled = pick(
+        { kind: "bar", stage: "output", position: facts.tokens.length - 1, word },
+        `${words[word]}: ${percent(p)}`,
+      );
       const text = past ? `${shortPercent(before)} → ${shortPercent(p)}` : percent(p);
       return svg(
         "g",
@@ -116,9 +149,26 @@ export function drawOutput({ layout, facts, past, rows, words, on, pick }) {
         svg("rect", { class: "track", x: bars.left, y, width: bars.width, height: bars.height, rx: 3 }),
         isRight ? gap({ bars, p, y, on }) : null,
         bar,
-        past ? svg("rect", { class: "ghost", x: bars.left, y: y - 1, width: Math.max(bars.width * before, 1), height: bars.height + 2, rx: 3 }) : null,
-        svg("text", { x: bars.left - 8, y: y + bars.height - 2, "text-anchor": "end" }, `${isRight ? "✓ " : isWrong ? "✗ " : ""}${words[word]}`),
-        on(svg("text", { class: "p", x: bars.left + bars.width + 8, y: y + bars.height - 2 }, text), "opacity", (frame) => frame.bars.toFixed(2)),
+        past
+          ? svg("rect", {
+              class: "ghost",
+              x: bars.left,
+              y: y - 1,
+              width: Math.max(bars.width * before, 1),
+              height: bars.height + 2,
+              rx: 3,
+            })
+          : null,
+        svg(
+          "text",
+          { x: bars.left - 8, y: y + bars.height - 2, "text-anchor": "end" },
+          `${isRight ? "✓ " : isWrong ? "✗ " : ""}${words[word]}`,
+        ),
+        on(
+          svg("text", { class: "p", x: bars.left + bars.width + 8, y: y + bars.height - 2 }, text),
+          "opacity",
+          (frame) => frame.bars.toFixed(2),
+        ),
       );
     }),
   );
@@ -140,7 +190,8 @@ function surpriseLine({ bars, facts, past, words, on }) {
   return on(node, "text", ({ scene, count, bars: grown }) => {
     if (scene === "backward") return `p − 1 = ${significant(facts.error, 3)}: the error at “${right}” goes back`;
     if (count) return `surprise at “${right}”: −ln ${significant(p, 3)} = ${(facts.loss * count).toFixed(2)} nats`;
-    if (past && grown > 0.5) return `surprise at “${right}”: ${significant(past.loss, 3)} → ${significant(facts.loss, 3)} nats`;
+    if (past && grown > 0.5)
+      return `surprise at “${right}”: ${significant(past.loss, 3)} → ${significant(facts.loss, 3)} nats`;
     return grown > 0.5 || scene === "surprise" ? `The right word is “${right}”` : "The next word";
   });
 }
@@ -163,7 +214,9 @@ export function drawSummary({ layout, facts, past, on, pick }) {
       const done = (frame) => (past ? 0 : filled(frame, lastLevel[i], n));
       on(fill, "width", (frame) => (width * Math.max(share ?? 0, 0) * done(frame)).toFixed(1));
       const number = svg("text", { class: "share", x: left + width / 2, y: top + 32 });
-      on(number, "text", (frame) => (share === null ? "no weights" : done(frame) ? `${(100 * share * done(frame)).toFixed(1)} %` : "–"));
+      on(number, "text", (frame) =>
+        share === null ? "no weights" : done(frame) ? `${(100 * share * done(frame)).toFixed(1)} %` : "–",
+      );
       return svg(
         "g",
         pick({ kind: "cell", stage: name, position: null, word: null }, name),

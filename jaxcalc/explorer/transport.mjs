@@ -1,3 +1,4 @@
+// @ts-nocheck
 // The transport bar: a clock over the five scenes, with its buttons, its scrubber and the arrow keys.
 
 import { el, svg } from "./dom.mjs";
@@ -17,7 +18,8 @@ const SIGNS = {
   step: "M3 5L9 10L3 15ZM11 4H17V16H11Z",
   forward: "M3 3L13 10L3 17ZM13.5 3H16V17H13.5Z",
 };
-const sign = (name) => svg("svg", { viewBox: "0 0 20 20", class: "sign", "aria-hidden": "true" }, svg("path", { d: SIGNS[name] }));
+const sign = (name) =>
+  svg("svg", { viewBox: "0 0 20 20", class: "sign", "aria-hidden": "true" }, svg("path", { d: SIGNS[name] }));
 
 // The scene and the time in it, {scene, t}, at so many seconds. The end of a scene belongs to it, not to the next one.
 export function sceneAt(seconds) {
@@ -62,7 +64,12 @@ export class Transport {
         button("step", "Play one scene", () => this.playScene()),
         button("forward", "One scene forward", () => this.showEnd(Math.min(this.index + 1, SCENES.length - 1))),
       ),
-      el("div", { class: "track-of-scenes" }, el("div", { class: "scenes", role: "group", "aria-label": "Scenes" }, this.scenes), this.scrubber),
+      el(
+        "div",
+        { class: "track-of-scenes" },
+        el("div", { class: "scenes", role: "group", "aria-label": "Scenes" }, this.scenes),
+        this.scrubber,
+      ),
       this.caption,
     );
     document.addEventListener("keydown", (event) => this.#key(event));

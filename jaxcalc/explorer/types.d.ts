@@ -115,7 +115,7 @@ type TakenStep = {
   target: number;
   loss: number;
   blame: Account;
-  credit: Account;
+  credit: Account & { drop: number; remainder: number };
   actual: number;
   before: number;
   after: number;

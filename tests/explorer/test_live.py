@@ -325,7 +325,7 @@ def test_one_question_is_watched(tab: Page) -> None:
     box = tab.page.locator(".live-grids svg").nth(0).bounding_box()
     tab.page.mouse.click(box["x"] + box["width"] * 3.5 / 21, box["y"] + box["height"] * 2.5 / 21)
     tab.wait("() => document.getElementById('live-question').value === 'two plus three'")
-    tab.wait("() => document.querySelector('.is-target span').textContent.startsWith('five')")
+    tab.wait("() => document.querySelector('.live-stage .word.right')?.textContent.includes('five')")
 
 
 @pytest.mark.slow
