@@ -1,31 +1,26 @@
 // @ts-nocheck
 // The state that all parts of the page show, and the ways to change it.
 
-import { credit, finish } from "./credit.mjs";
 import { MEMBERSHIP, unpack, unpackWeights } from "./data.mjs";
-import { along, loss } from "./learning.mjs";
+import { along, blame, loss } from "./learning.mjs";
 import { lastRow, softmax, trace } from "./model.mjs";
 import { momentOf } from "./moment.mjs";
+import { halvingRate, History, optimizerOf } from "./teaching.mjs";
 import { END, InputError, Tokenizer } from "./tokenizer.mjs";
-import { elementwise, treeMap } from "./trees.mjs";
 
-const KEPT_LESSONS = 12; // that can be undone: each holds all weights
-const MOST_LESSONS = 100; // of “until it is right”
-
-// A sentence for a step that would leave the numbers behind.
-const NOT_FINITE =
-  "This step would make weights that are not finite numbers, so it is not taken. Choose a smaller rate.";
+const MOST_STEPS = 100; // of “until right”
 
 export class App {
-  constructor(data) {
+  constructor(data, engine) {
     this.data = data;
+    this.engine = engine;
     this.tokenizer = new Tokenizer(data.task);
     this.words = data.task.vocabulary;
     this.unpacked = [];
     this.kind = "sgd";
     this.chosenRate = null; // null: the rate that promises half of the loss
     this.optimizerState = null;
-    this.history = [];
+    this.history = new History();
     this.stepped = 0;
     this.weight = { name: "blocks.0.attention.query", index: 0 };
     this.onchange = () => {};
@@ -92,34 +87,49 @@ export class App {
     this.#changed("rate");
   }
 
-  step() {
-    return this.teach(1);
-  }
-
-  // Takes so many steps, or fewer if the right word becomes the likeliest: {before, after}, or a sentence why not.
-  teach(times, untilRight = false) {
+  // Takes so many steps, or fewer if the right word becomes the likeliest: the lesson, {before, after, taken}. Null if the
+  // user has gone on meanwhile; an InputError says why no step could be taken.
+  async teach(times, untilRight = false) {
     const before = this.moment;
     const kept = this.#remember();
-    let taken = 0;
-    while (taken < times && !(untilRight && taken && this.isRightWord())) {
-      if (!this.#isFinite(this.after)) {
-        if (!taken) return { problem: NOT_FINITE };
+    const lesson = { before, after: before, taken: 0 };
+    this.teaching = lesson;
+    while (lesson.taken < times && !(untilRight && lesson.taken && this.isRightWord())) {
+      try {
+        const { params, state } = await this.#stepInWorker(lesson);
+        if (this.teaching !== lesson) return null;
+        Object.assign(this, { params, optimizerState: state });
+      } catch (error) {
+        if (!lesson.taken) throw error;
         break;
       }
-      Object.assign(this, { params: this.after.params, optimizerState: this.moment.next });
-      taken++;
-      this.#take(this.after);
+      lesson.taken++;
+      this.#take(this.#momentAt(this.params, this.optimizerState));
     }
-    this.history = [...this.history, kept].slice(-KEPT_LESSONS);
-    this.stepped += taken;
-    this.last = this.#account(before);
-    this.lesson = { before, after: this.moment, taken };
+    this.history.push({ ...kept, state: kept.optimizerState });
+    this.stepped += lesson.taken;
+    lesson.after = this.moment;
+    this.lesson = lesson;
+    this.last = this.#account(lesson);
     this.onchange("lesson");
-    return this.lesson;
+    return lesson;
   }
 
   untilRight() {
-    return this.teach(MOST_LESSONS, true);
+    return this.teach(MOST_STEPS, true);
+  }
+
+  // One step. Its credit takes longer and comes after it.
+  #stepInWorker(lesson) {
+    const { params, optimizerState: state, tokens, target, kind, chosenRate: rate } = this;
+    const input = { params, state, tokens, target, kind, rate, betas: this.data.adam_betas };
+    return new Promise((resolve, reject) => {
+      this.engine.run("teach", input, resolve).then((result) => {
+        if (!result || this.lesson !== lesson || lesson.taken > 1) return;
+        this.last.credit = { ...result.credit, remainder: result.remainder };
+        this.onchange("credit");
+      }, reject);
+    });
   }
 
   isRightWord() {
@@ -127,7 +137,7 @@ export class App {
   }
 
   undo() {
-    this.#goBack(this.history.pop());
+    this.#goBack(this.history.undo());
   }
 
   async reset() {
@@ -185,8 +195,8 @@ export class App {
   }
 
   #remember() {
-    const { params, optimizerState, last, kind, stepped, snapshot, history, lesson } = this;
-    return { params, optimizerState, last, kind, stepped, snapshot, history, lesson };
+    const { params, optimizerState, last, kind, stepped, snapshot, history } = this;
+    return { params, optimizerState, last, kind, stepped, snapshot, history };
   }
 
   #goBack({ params, optimizerState = null, last = null, kind, stepped }) {
@@ -197,6 +207,7 @@ export class App {
   // The last lesson is shown until the question, the weights or the rate change.
   #changed(what) {
     this.lesson = null;
+    this.teaching = null;
     this.#compute();
     this.onchange(what);
   }
@@ -208,7 +219,7 @@ export class App {
     const verdicts = await this.verdictsOf(index);
     if (this.loading !== index) return false;
     Object.assign(this, { snapshot: index, params, verdicts });
-    Object.assign(this, { history: [], stepped: 0, last: null, optimizerState: null });
+    Object.assign(this, { history: new History(), stepped: 0, last: null, optimizerState: null });
     return true;
   }
 
@@ -223,30 +234,21 @@ export class App {
     return table ? unpack(table) : null;
   }
 
-  // Both optimizers' steps grow in proportion to the rate, so the moment is computed at rate 1 and scaled.
   #momentAt(params, state) {
-    const { tokens, target, kind, chosenRate } = this;
-    const optimizer = kind === "sgd" ? sgd(1) : adam(1, ...this.data.adam_betas);
-    const moment = momentOf({ params, tokens, target, optimizer, state: state ?? undefined });
-    const half = moment.loss / (2 * moment.blame.total);
-    const rate = chosenRate ?? (half > 0 && Number.isFinite(half) ? half : 1e-3);
-    const { nats, total } = moment.blame;
-    const scaled = Object.fromEntries(Object.entries(nats).map(([name, value]) => [name, rate * value]));
-    return {
-      ...moment,
-      rate,
-      update: treeMap(
-        elementwise((step) => rate * step),
-        moment.update,
-      ),
-      blame: { nats: scaled, total: rate * total },
-    };
-  }
-
-  #isFinite({ params, loss: after }) {
-    let allFinite = Number.isFinite(after);
-    treeMap(({ data }) => (allFinite &&= data.every(Number.isFinite)), params);
-    return allFinite;
+    const { tokens, target, kind } = this;
+    const betas = this.data.adam_betas;
+    const probe = momentOf({
+      params,
+      tokens,
+      target,
+      optimizer: optimizerOf(kind, 1, betas),
+      state: state ?? undefined,
+    });
+    const half = halvingRate(kind, probe.loss, probe.grads, state, betas);
+    const rate = this.chosenRate ?? (Number.isFinite(half) ? half : 1e-3);
+    const optimizer = optimizerOf(kind, rate, betas);
+    const { update, state: next } = optimizer.update(probe.grads, state ?? optimizer.init(params));
+    return { ...probe, rate, update, next, blame: blame(probe.grads, update) };
   }
 
   #compute() {
@@ -268,36 +270,28 @@ export class App {
   // The step that the optimizer would take. The curve along it is computed when it is first shown.
   #pendingStep({ params, tokens, target, update, next, blame, loss: now }) {
     const lossAt = (t) => loss(along(params, update, t), tokens, target);
-    return lazily(
-      { update, state: next, blame },
-      { losses: () => Array.from({ length: 13 }, (_, i) => [i / 6, lossAt(i / 6)]), actual: () => now - lossAt(1) },
-    );
-  }
-
-  // Blame and credit of the step from one moment to the one now.
-  #account(before) {
-    const { update, tokens, target, params } = before;
-    return lazily(
-      {
-        kind: this.kind === "sgd" ? "SGD" : "Adam",
-        rate: before.rate,
-        target,
-        loss: before.loss,
-        blame: before.blame,
-        actual: before.loss - this.loss,
-        before: before.probabilities[target],
-        after: this.probabilities[target],
+    return {
+      ...{ update, state: next, blame },
+      get losses() {
+        const value = Array.from({ length: 13 }, (_, i) => [i / 6, lossAt(i / 6)]);
+        Object.defineProperty(this, "losses", { value });
+        return value;
       },
-      { credit: () => finish(credit(params, update, tokens, target)) },
-    );
+      get actual() {
+        return now - this.losses[6][1];
+      },
+    };
   }
-}
 
-// Adds values that are computed when they are first read.
-function lazily(made, values) {
-  for (const [name, compute] of Object.entries(values)) {
-    let value;
-    Object.defineProperty(made, name, { get: () => (value ??= compute()), enumerable: true });
+  // The blame of a lesson's first step, and what the lesson brought.
+  #account({ before, after, taken }) {
+    const { target, rate, loss, blame } = before;
+    return {
+      kind: this.kind === "sgd" ? "SGD" : "Adam",
+      ...{ rate, target, loss, blame, taken, credit: null },
+      actual: loss - after.loss,
+      before: before.probabilities[target],
+      after: after.probabilities[target],
+    };
   }
-  return made;
 }

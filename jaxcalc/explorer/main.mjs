@@ -4,6 +4,7 @@
 import { App } from "./app.mjs";
 import { collect, walk } from "./backprop.mjs";
 import { backwardView } from "./blame_view.mjs";
+import { brokenView } from "./broken.mjs";
 import { credit, finish } from "./credit.mjs";
 import { el } from "./dom.mjs";
 import { attentionView, lossView, outputView, stagesView, tokensView } from "./forward_views.mjs";
@@ -12,11 +13,11 @@ import { trace } from "./model.mjs";
 import { momentOf } from "./moment.mjs";
 import { answerView, askView, chipsOf, drawChips, sentenceOf, teachView, upToTheMistake } from "./opening.mjs";
 import { replayView, tableView } from "./run_views.mjs";
-import { indexOfScene } from "./transport.mjs";
 import { Stage } from "./stage.mjs";
 import { stepView } from "./step_view.mjs";
 import { addTabs, tellHeight } from "./tabs.mjs";
-import { Transport } from "./transport.mjs";
+import { indexOfScene, Transport } from "./transport.mjs";
+import { InputError } from "./tokenizer.mjs";
 import { namedLeaves, treeMap } from "./trees.mjs";
 import { weightView } from "./weight_view.mjs";
 import { Engine, serve } from "./worker.mjs";
@@ -80,15 +81,19 @@ async function build(app) {
     const canCompare = scene === "again" && Number.isFinite(after.loss);
     stage.show(canCompare ? after : before, { scene, t, before: canCompare ? before : null });
   });
+  const endOf = (name) => transport.endOf(indexOfScene(name));
   const ask = (text) => {
     app.setPrompt(text);
-    transport.play(0, transport.endOf(indexOfScene("surprise")));
+    transport.play(0, endOf("surprise"));
   };
-  const teach = (times) => {
-    const result = times === null ? app.untilRight() : app.teach(times);
-    if (result.problem) return showTeach(result.problem);
-    if (times === 1) transport.play(transport.endOf(indexOfScene("surprise")));
-    else transport.play(transport.endOf(indexOfScene("update")));
+  const teach = async (times) => {
+    try {
+      const lesson = times === null ? await app.untilRight() : await app.teach(times);
+      if (lesson) transport.play(endOf(lesson.taken === 1 ? "surprise" : "update"));
+    } catch (error) {
+      if (!(error instanceof InputError)) throw error;
+      showTeach(error.message);
+    }
   };
   const chips = await chipsOf(app);
   const pick = async ({ text, snapshot }) => {
@@ -96,24 +101,23 @@ async function build(app) {
     ask(upToTheMistake(app, text));
   };
   const showTeach = teachView(app, teach);
+  const inside = insideView(app);
   const views = [
-    answerView(app),
-    askView(app, ask),
-    drawChips(app, chips, pick),
-    showTeach,
-    ageView(app),
-    insideView(app),
+    ...[answerView(app), askView(app, ask), drawChips(app, chips, pick), showTeach, ageView(app)],
+    ...[brokenView(app, ask), inside],
   ];
   app.onchange = (what) => {
+    if (what === "credit") return inside();
     views.forEach((update) => update());
-    if (what !== "lesson" || !app.lesson) transport.seek(transport.seconds);
+    if (!app.lesson) transport.seek(transport.seconds);
   };
   return { stage, transport, chips, pick };
 }
 
 async function open() {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const live = addTabs(data, new Engine(document.querySelector("script[type=module]").textContent));
+  const engine = new Engine(document.querySelector("script[type=module]").textContent);
+  const live = addTabs(data, engine);
   tellHeight();
   document.getElementById("theme").addEventListener("click", () => {
     const root = document.documentElement;
@@ -122,15 +126,15 @@ async function open() {
       : matchMedia("(prefers-color-scheme: dark)").matches;
     root.dataset.theme = dark ? "light" : "dark";
   });
+  document.getElementById("made").textContent = data.made;
   if (!data.snapshots) {
-    document.getElementById("made").textContent = data.made;
     globalThis.jaxcalc = { live };
     return;
   }
   document.getElementById("sentence").textContent = sentenceOf(data.leaves);
   document.getElementById("about").textContent = data.about;
   document.getElementById("made").textContent = `${data.about}. ${data.made}`;
-  const app = new App(data);
+  const app = new App(data, engine);
   await app.start();
   const { stage, transport, chips, pick } = await build(app);
   await pick(chips[0]);

@@ -4,7 +4,8 @@
 import { MEMBERSHIP, verdict } from "./data.mjs";
 import { el, helpButton } from "./dom.mjs";
 import { percent, significant } from "./numbers.mjs";
-import { END, InputError, numberToWords } from "./tokenizer.mjs";
+import { END, InputError } from "./tokenizer.mjs";
+import { numberToWords } from "./words.mjs";
 
 const MEMBERSHIP_TEXT = {
   training: "this problem was in training",
@@ -187,7 +188,7 @@ export function teachView(app, teach) {
     said,
   );
   return (problem) => {
-    undo.disabled = !app.history.length;
+    undo.disabled = !app.history.depth;
     said.classList.toggle("error", Boolean(problem));
     said.replaceChildren(...(problem ? [problem] : lessonText(app)));
   };

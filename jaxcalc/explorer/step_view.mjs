@@ -37,7 +37,7 @@ export function stepView(app) {
       { type: "button", onclick: () => app.setOptimizer(kind.value, Number((app.rate * factor).toPrecision(2))) },
       factor > 1 ? `× ${factor}` : `÷ ${1 / factor}`,
     );
-  const step = el("button", { type: "button", class: "primary", id: "do-step", onclick: () => app.step() }, "Step");
+  const step = el("button", { type: "button", class: "primary", id: "do-step", onclick: () => app.teach(1) }, "Step");
   const undo = el("button", { type: "button", id: "undo", onclick: () => app.undo() }, "Undo");
   const reset = el("button", { type: "button", id: "reset", onclick: () => app.reset() }, "Reset");
   const counter = el("span", { class: "faint", id: "stepped" });
@@ -146,6 +146,24 @@ export function stepView(app) {
 
 /** @type {(app: { last: TakenStep, words: string[] }) => HTMLElement} */
 function lastStep({ last, words }) {
+  return el(
+    "div",
+    { id: "credit" },
+    el(
+      "p",
+      { class: "readout" },
+      `${last.taken === 1 ? "Your last step" : `Your last ${last.taken} steps`} (${last.kind}, rate ${significant(last.rate, 3)}): p(${words[last.target]}) went from ${percent(last.before)} to `,
+      el("strong", {}, percent(last.after)),
+      `, the surprise from ${significant(last.loss)} to ${significant(last.loss - last.actual)} nats.`,
+    ),
+    creditTable(last),
+  );
+}
+
+/** @type {(last: TakenStep) => HTMLElement | null} */
+function creditTable({ taken, blame, credit, actual }) {
+  if (taken > 1) return null;
+  if (!credit) return el("p", { class: "faint" }, "The credit is being computed.");
   /** @type {(name: string, a: number, b: number) => HTMLElement} */
   const row = (name, a, b) =>
     el(
@@ -156,56 +174,45 @@ function lastStep({ last, words }) {
       el("td", { class: "number" }, significant(b)),
     );
   return el(
-    "div",
-    { id: "credit" },
+    "table",
+    { "aria-label": "Blame and credit of the last step" },
     el(
-      "p",
-      { class: "readout" },
-      `Your last step (${last.kind}, rate ${last.rate}): p(${words[last.target]}) went from ${percent(last.before)} to `,
-      el("strong", {}, percent(last.after)),
-      `, the surprise from ${significant(last.loss)} to ${significant(last.loss - last.actual)} nats.`,
-    ),
-    el(
-      "table",
-      { "aria-label": "Blame and credit of the last step" },
+      "thead",
+      {},
       el(
-        "thead",
+        "tr",
         {},
+        el("th", { scope: "col" }, "nats"),
+        el("th", { scope: "col", class: "number" }, "blame before"),
         el(
-          "tr",
-          {},
-          el("th", { scope: "col" }, "nats"),
-          el("th", { scope: "col", class: "number" }, "blame before"),
-          el(
-            "th",
-            { scope: "col", class: "number" },
-            "credit after",
-            helpButton(
-              "Credit",
-              "A stage's part of the actual drop: −∫⟨gradient, step⟩ along the step, with the gradient computed at points on the way (loss change allocation, Lan et al. 2019): at more of them until the sum of the credits is within 1 % of the actual drop, but at no more than are bearable. The remainder is what they leave.",
-            ),
+          "th",
+          { scope: "col", class: "number" },
+          "credit after",
+          helpButton(
+            "Credit",
+            "A stage's part of the actual drop: −∫⟨gradient, step⟩ along the step, with the gradient computed at points on the way (loss change allocation, Lan et al. 2019): at more of them until the sum of the credits is within 1 % of the actual drop, but at no more than are bearable. The remainder is what they leave.",
           ),
         ),
       ),
+    ),
+    el(
+      "tbody",
+      {},
+      Object.keys(blame.nats).map((name) => row(name, blame.nats[name], credit.nats[name])),
+      row("sum", blame.total, credit.total),
       el(
-        "tbody",
+        "tr",
         {},
-        Object.keys(last.blame.nats).map((name) => row(name, last.blame.nats[name], last.credit.nats[name])),
-        row("sum", last.blame.total, last.credit.total),
-        el(
-          "tr",
-          {},
-          el("th", { scope: "row" }, "remainder"),
-          el("td"),
-          el("td", { class: "number" }, significant(last.credit.remainder)),
-        ),
-        el(
-          "tr",
-          {},
-          el("th", { scope: "row" }, "actual drop"),
-          el("td"),
-          el("td", { class: `number ${last.actual < 0 ? "bad" : "good"}` }, significant(last.actual)),
-        ),
+        el("th", { scope: "row" }, "remainder"),
+        el("td"),
+        el("td", { class: "number" }, significant(credit.remainder)),
+      ),
+      el(
+        "tr",
+        {},
+        el("th", { scope: "row" }, "actual drop"),
+        el("td"),
+        el("td", { class: `number ${actual < 0 ? "bad" : "good"}` }, significant(actual)),
       ),
     ),
   );

@@ -115,7 +115,8 @@ type TakenStep = {
   target: number;
   loss: number;
   blame: Account;
-  credit: Account & { drop: number; remainder: number };
+  credit: (Account & { remainder: number }) | null;
+  taken: number;
   actual: number;
   before: number;
   after: number;
@@ -143,7 +144,7 @@ interface App extends Omit<Moment, "update" | "next" | "blame"> {
   setTarget(id: number): void;
   setSnapshot(index: number): Promise<void>;
   setOptimizer(kind: string, rate: number): void;
-  step(): void;
+  teach(times: number): Promise<unknown>;
   undo(): void;
   reset(): void;
 }

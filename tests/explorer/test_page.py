@@ -98,6 +98,11 @@ class Tab:
         self.page.evaluate("document.getElementById('inside').open = true")
         self.wait("document.querySelectorAll('#main section').length === 10")
 
+    def step(self, n: int) -> None:
+        """Take one step, the n-th. The worker computes it, and then its credit."""
+        self.page.click("#do-step")
+        self.wait(f"jaxcalc.app.stepped === {n} && jaxcalc.app.last.credit !== null")
+
     def state(self, expression: str) -> Any:
         return self.page.evaluate(f"(() => {{ const {{ app }} = jaxcalc; return {expression}; }})()")
 
@@ -265,7 +270,7 @@ def test_a_step_can_be_taken_and_taken_back(tab: Tab) -> None:
     before = tab.state("[app.loss, app.probabilities[app.target]]")
     promised = tab.state("app.pending.actual")
     assert promised > 0
-    tab.page.click("#do-step")
+    tab.step(1)
     after = tab.state("[app.loss, app.probabilities[app.target]]")
     assert before[0] - after[0] == pytest.approx(promised, rel=1e-9)
     assert after[1] > before[1]
@@ -273,12 +278,13 @@ def test_a_step_can_be_taken_and_taken_back(tab: Tab) -> None:
     assert abs(remainder) <= 0.01 * promised
     assert credit + remainder == pytest.approx(promised, rel=1e-9)
     assert "actual drop" in tab.text("#credit")
-    tab.page.click("#do-step")
+    tab.step(2)
     assert "2 taken" in tab.text("#stepped")
     tab.page.click("#undo")
     assert tab.state("[app.loss, app.probabilities[app.target]]") == after
-    tab.page.click("#do-step")
+    tab.step(2)
     tab.page.click("#reset")
+    tab.wait("jaxcalc.app.stepped === 0")
     assert tab.state("[app.loss, app.probabilities[app.target]]") == before
     assert tab.page.is_disabled("#undo")
 
@@ -294,7 +300,7 @@ def test_too_large_a_rate_makes_it_worse_and_says_so(tab: Tab) -> None:
     assert tab.state("app.pending.blame.total") > 0 > tab.state("app.pending.actual")
     assert "Too large: the loss would rise by" in tab.text("#promise")
     before = tab.state("app.loss")
-    tab.page.click("#do-step")
+    tab.step(1)
     assert tab.state("app.loss") > before
     tab.page.fill("#rate", "-1")
     assert "must be a number above 0" in tab.text("#rate-error")
@@ -304,9 +310,9 @@ def test_too_large_a_rate_makes_it_worse_and_says_so(tab: Tab) -> None:
 def test_adam_goes_on_from_its_moments(tab: Tab) -> None:
     tab.look_inside()
     tab.page.select_option("#optimizer", "adam")
-    tab.page.click("#do-step")
+    tab.step(1)
     assert tab.state("app.optimizerState.count") == 1
-    tab.page.click("#do-step")
+    tab.step(2)
     assert tab.state("app.optimizerState.count") == 2
     tab.page.click("#undo")
     assert tab.state("app.optimizerState.count") == 1

@@ -1,0 +1,96 @@
+// @ts-nocheck
+// What the user's lessons changed elsewhere: the whole table is answered again in the worker, a sample first.
+
+import { verdict } from "./data.mjs";
+import { el } from "./dom.mjs";
+import { numberToWords } from "./words.mjs";
+
+const EXAMPLES = 3;
+
+// Which problems were right and are wrong now, which the other way round, and how many have been asked.
+export function changesOf(before, now) {
+  const changes = { broken: [], mended: [], asked: 0 };
+  now.forEach((byte, cell) => {
+    if (!byte) return;
+    changes.asked++;
+    const was = verdict(before[cell]).right,
+      is = verdict(byte).right;
+    if (was && !is) changes.broken.push(cell);
+    if (!was && is) changes.mended.push(cell);
+  });
+  return changes;
+}
+
+// The text of a problem, from its cell.
+export function textOf({ operations, max_number: most }, cell) {
+  const n = most + 1;
+  const spell = (number) => numberToWords(number).join(" ");
+  return `${spell(Math.floor(cell / n) % n)} ${operations[Math.floor(cell / (n * n))]} ${spell(cell % n)}`;
+}
+
+export function brokenView(app, ask) {
+  const node = document.getElementById("broken");
+  const said = el("p", { "aria-live": "polite" });
+  const maps = el("div", { class: "maps" });
+  const examples = el("div", { class: "examples" });
+  node.append(el("h2", {}, "Answers broken by your lessons"), said, maps, examples);
+  node.hidden = true;
+  let asked = null;
+  const show = ({ verdicts, done, all }) => {
+    const changes = changesOf(app.verdicts, verdicts);
+    const count = (cells) => cells.length.toLocaleString("en-US");
+    const of = done < all ? `${done.toLocaleString("en-US")} of ${all.toLocaleString("en-US")} asked so far: ` : "";
+    said.replaceChildren(
+      of,
+      el("b", { class: "bad" }, `✗ ${count(changes.broken)}`),
+      ` of ${changes.asked.toLocaleString("en-US")} answers were right and are wrong now; `,
+      el("b", { class: "good" }, `✓ ${count(changes.mended)}`),
+      " the other way round.",
+    );
+    maps.replaceChildren(...app.tokenizer.operations.map((name, i) => mapOf(app, name, i, verdicts, changes)));
+    const step = Math.max(1, Math.floor(changes.broken.length / EXAMPLES));
+    examples.replaceChildren(
+      ...changes.broken
+        .filter((_, i) => i % step === 0)
+        .slice(0, EXAMPLES)
+        .map((cell) => textOf(app.tokenizer, cell))
+        .map((text) => el("button", { type: "button", class: "chip", onclick: () => ask(text) }, text)),
+    );
+  };
+  return async () => {
+    node.hidden = !app.stepped || !app.verdicts;
+    if (node.hidden || asked === app.params) return;
+    asked = app.params;
+    const result = await app.engine.run("table", { params: app.params, task: app.data.task }, (progress) => {
+      if (asked === app.params) show(progress);
+    });
+    if (result && asked === app.params) show(result);
+  };
+}
+
+// A small picture of one operation's problems: broken, mended, and asked.
+function mapOf(app, name, operation, verdicts, { broken, mended }) {
+  const n = app.tokenizer.max_number + 1,
+    first = operation * n * n;
+  const canvas = el("canvas", { width: n, height: n, role: "img", "aria-label": `${name}: broken and mended answers` });
+  const pen = canvas.getContext("2d");
+  const paint = (cells, colour, size) => {
+    pen.fillStyle = colour;
+    for (const cell of cells) {
+      const place = cell - first;
+      if (place >= 0 && place < n * n) pen.fillRect(place % n, Math.floor(place / n), size, size);
+    }
+  };
+  const probe = el("i");
+  document.body.append(probe);
+  const colourOf = (variable) => {
+    probe.style.setProperty("color", `var(${variable})`);
+    return getComputedStyle(probe).color;
+  };
+  const all = Array.from({ length: n * n }, (_, i) => first + i).filter((cell) => verdicts[cell]);
+  paint(all, colourOf("--rail"), 1);
+  paint(mended, colourOf("--ahead"), 2);
+  paint(broken, colourOf("--back"), 2);
+  probe.remove();
+  return el("figure", {}, canvas, el("figcaption", {}, name));
+}
