@@ -65,7 +65,7 @@ export function watchedView(live, ask) {
     const target = tokenizer.ids[tokenizer.spell(Number(parsed.answer))[0]];
     const tokens = tokenizer.encode({ ...parsed, begun: [] });
     const moment = momentOf({ params: live.run.params, tokens, target, optimizer: sgd(1) });
-    stage.show(moment, { scene: "backward", t: 1 });
+    setTimeout(() => stage.show(moment, { scene: "backward", t: 1 })); // a task of its own, as it takes its time
     const lesson = live.lessons.find((other) => questionOf(other) === text);
     answer.textContent = `${lesson ? MEMBERSHIP[lesson.held ? 2 : 1] : "not in this training"}; surprise ${significant(moment.loss, 3)} nats`;
   };
