@@ -162,7 +162,7 @@ export function replayView(app) {
     trail.textContent = "";
     if (app.stepped)
       trail.append(
-        `You have taken ${app.stepped} step${app.stepped > 1 ? "s" : ""} from this snapshot. Choosing another snapshot discards them.`,
+        `You have taken ${app.stepped} step${app.stepped > 1 ? "s" : ""} from this snapshot. They are kept if you choose another: a button at the top goes back to them.`,
       );
   };
 }
@@ -185,9 +185,9 @@ export function tableView(app) {
   const readout = el("p", { class: "readout", "aria-live": "polite" });
   const grids = el("div", { class: "heads" });
   const legend = [
-    ["29, 122, 70", "right, was in training"],
-    ["48, 116, 214", "right, was held out"],
-    ["220, 62, 54", "wrong"],
+    ["116, 160, 220", "✓ right, was in training"],
+    ["24, 78, 168", "✓ right, was held out"],
+    ["206, 92, 0", "✗ wrong"],
   ];
   const scoreHelp = helpButton(
     "Right",

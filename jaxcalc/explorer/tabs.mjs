@@ -25,7 +25,7 @@ export function addTabs(data, engine) {
     if (name === "live") live ??= liveView(root, data.live, engine);
     else live?.pause();
   };
-  if (data.snapshots) document.querySelector(".bar")?.after(el("nav", { id: "tabs", "aria-label": "Tabs" }, buttons));
+  if (data.snapshots) document.getElementById("theme").before(el("nav", { id: "tabs", "aria-label": "Tabs" }, buttons));
   open(data.snapshots ? "run" : "live");
   return () => live;
 }
