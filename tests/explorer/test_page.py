@@ -3,9 +3,6 @@
 import base64
 import json
 import re
-import shutil
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from browsers import Tab
 from scripts import run_script
 
 import jaxcalc
@@ -23,97 +21,6 @@ from jaxcalc.runs.text import percent
 from jaxcalc.trees import named_leaves
 
 pytestmark = pytest.mark.slow
-
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'")
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="module")
-def run(default_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of the default model, cut short, under a name that HTML must escape."""
-    path = tmp_path_factory.mktemp("runs") / "a run & <more>"
-    shutil.copytree(default_run, path)
-    return jaxcalc.load_run(path)
-
-
-@pytest.fixture(scope="module")
-def explorer(run: Run) -> Explorer:
-    return jaxcalc.explore(run)
-
-
-@pytest.fixture(scope="module")
-def file(explorer: Explorer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("page") / "explorer.html"
-    path.write_text(explorer.html, encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed, such as by: apt-get install chromium")
-    with playwright.sync_playwright() as running:
-        started = running.chromium.launch(executable_path=found, args=QUIET)
-        yield started
-        started.close()
-
-
-class Tab:
-    """The page in a browser without a network, and every message of its console."""
-
-    def __init__(self, browser: Any, file: Path, **options: Any) -> None:
-        self.messages: list[str] = []
-        context = browser.new_context(offline=True, **options)
-        self.page = context.new_page()
-        self.page.on("console", lambda message: self.messages.append(message.text))
-        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
-        self.page.goto(file.as_uri())
-        self.wait("globalThis.jaxcalc !== undefined")
-
-    def wait(self, condition: str) -> None:
-        """Wait until an expression is true. Playwright's own way uses `eval`, which the policy of the page forbids."""
-        deadline = time.monotonic() + 20
-        while not self.page.evaluate(condition):
-            assert time.monotonic() < deadline, (condition, self.messages)
-            time.sleep(0.02)
-
-    def text(self, selector: str) -> str:
-        return self.page.inner_text(selector)
-
-    def ask(self, text: str) -> str:
-        self.page.fill("#prompt", text)
-        self.page.press("#prompt", "Enter")
-        return self.text("#answer").replace("\n", " ")
-
-    def look_inside(self) -> None:
-        self.page.evaluate("document.getElementById('inside').open = true")
-        self.wait("document.querySelectorAll('#main section').length === 10")
-
-    def step(self, n: int) -> None:
-        """Take one step, the n-th. The worker computes it, and then its credit."""
-        self.page.click("#do-step")
-        self.wait(f"jaxcalc.app.stepped === {n} && jaxcalc.app.last.credit !== null")
-
-    def state(self, expression: str) -> Any:
-        return self.page.evaluate(f"(() => {{ const {{ app }} = jaxcalc; return {expression}; }})()")
-
-
-@pytest.fixture
-def tab(browser: Any, file: Path) -> Iterator[Tab]:
-    opened = Tab(browser, file)
-    yield opened
-    assert not opened.messages
-    opened.page.context.close()
-
 
 # The file.
 

@@ -1,0 +1,54 @@
+"""A run, its page, and a browser that shows it."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsers import CHROMIUM, QUIET, Tab
+
+import jaxcalc
+from jaxcalc import Explorer, Run
+
+
+@pytest.fixture(scope="module")
+def run(default_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of the default model, cut short, under a name that HTML must escape."""
+    path = tmp_path_factory.mktemp("runs") / "a run & <more>"
+    shutil.copytree(default_run, path)
+    return jaxcalc.load_run(path)
+
+
+@pytest.fixture(scope="module")
+def explorer(run: Run) -> Explorer:
+    return jaxcalc.explore(run)
+
+
+@pytest.fixture(scope="module")
+def file(explorer: Explorer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "explorer.html"
+    path.write_text(explorer.html, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'"
+    )
+    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if found is None:
+        pytest.skip(f"none of {', '.join(CHROMIUM)} is installed, such as by: apt-get install chromium")
+    with playwright.sync_playwright() as running:
+        started = running.chromium.launch(executable_path=found, args=QUIET)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def tab(browser: Any, file: Path) -> Iterator[Tab]:
+    opened = Tab(browser, file)
+    yield opened
+    assert not opened.messages
+    opened.page.context.close()

@@ -1,0 +1,104 @@
+"""The opening of the page and its stage: five scenes of one step of learning, in a real browser."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from browsers import Tab
+
+import jaxcalc
+from jaxcalc import Run
+
+pytestmark = pytest.mark.slow
+SCENES = ("forward", "surprise", "backward", "update", "again")
+
+
+def at_the_end_of(tab: Tab, scene: str) -> None:
+    tab.page.evaluate(
+        f"jaxcalc.transport.pause(), jaxcalc.transport.seek(jaxcalc.transport.endOf({SCENES.index(scene)}) - 0.01)"
+    )
+    tab.wait(f"document.querySelector('svg.stage').dataset.scene === {scene!r}")
+
+
+def texts(tab: Tab, selector: str) -> list[str]:
+    return tab.page.evaluate(
+        "(selector) => [...document.querySelectorAll(selector)].map((node) => node.textContent)", selector
+    )
+
+
+def test_it_opens_on_a_held_out_problem_that_is_wrong(tab: Tab, run: Run) -> None:
+    assert "A network of 103,616 numbers that learned arithmetic" in tab.text("#sentence")
+    question = tab.page.input_value("#prompt")
+    (evaluation,) = [jaxcalc.evaluate(run.params, run.task, np.array([run.task.row(question)]))]
+    assert not evaluation.correct[0]
+    assert run.task.membership(run.task.parse(question)) == "held out"
+    chips = texts(tab, "#chips button")
+    assert [("wrong, held out" in chip, "right" in chip, "untrained" in chip) for chip in chips] == [
+        (True, False, False),
+        (False, True, False),
+        (False, False, True),
+    ]
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (1920, 1080)])
+def test_all_of_it_is_seen_without_scrolling(browser: Any, file: Any, width: int, height: int) -> None:
+    tab = Tab(browser, file, viewport={"width": width, "height": height})
+    for seen in ("#sentence", "#chips", "#stage svg", "#transport"):
+        box = tab.page.locator(seen).first.bounding_box()
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= height, seen
+    button = tab.page.get_by_role("button", name="Teach it").bounding_box()
+    assert button["y"] + button["height"] <= height
+    tab.page.context.close()
+
+
+def test_the_five_scenes_show_the_numbers_of_the_moment(tab: Tab) -> None:
+    tab.page.evaluate("jaxcalc.app.setSnapshot(0)")
+    tab.ask("two plus three")
+    p = tab.state("app.moment.probabilities[app.target]")
+    at_the_end_of(tab, "surprise")
+    assert f"−ln {p:.3g}" in texts(tab, ".stage .surprise")[0]
+    at_the_end_of(tab, "backward")
+    assert texts(tab, ".stage .surprise")[0].startswith(f"p − 1 = −{1 - p:.3f}")
+    shares = [float(text.split()[0]) for text in texts(tab, ".stage .summary .share") if "%" in text]
+    assert len(shares) == 3
+    assert sum(shares) == pytest.approx(100, abs=0.2)
+    blame = tab.state("app.moment.blame")
+    assert shares[0] == pytest.approx(100 * blame["nats"]["embed"] / blame["total"], abs=0.06)
+    at_the_end_of(tab, "again")
+    after = tab.state("app.after.probabilities[app.target]")
+    assert after > p
+    assert f"→ {100 * after:.0f}" in "".join(texts(tab, ".stage .word.right .p"))
+
+
+def test_a_lesson_promises_half_of_the_loss_and_is_taken_back(tab: Tab) -> None:
+    before = tab.state("app.loss")
+    assert tab.state("app.moment.blame.total") == pytest.approx(before / 2, rel=1e-9)
+    tab.page.get_by_role("button", name="until right").click()
+    tab.wait("jaxcalc.app.stepped > 0 && jaxcalc.app.isRightWord()")
+    assert tab.state("app.loss") < before
+    tab.wait("/answers were right and are wrong now/.test(document.getElementById('broken').textContent)")
+    tab.page.click("#undo-lesson")
+    tab.wait("jaxcalc.app.stepped === 0")
+    assert tab.state("app.loss") == before
+
+
+def test_own_steps_are_kept_when_another_snapshot_is_chosen(tab: Tab) -> None:
+    tab.page.get_by_role("button", name="Teach it").click()
+    tab.wait("jaxcalc.app.stepped === 1")
+    taught = tab.state("app.loss")
+    tab.page.evaluate("jaxcalc.app.setSnapshot(0)")
+    tab.wait("jaxcalc.app.snapshot === 0 && jaxcalc.app.stepped === 0")
+    tab.page.click("#branch")
+    tab.wait("jaxcalc.app.stepped === 1")
+    assert tab.state("app.loss") == taught
+
+
+def test_the_keys_and_reduced_motion(browser: Any, file: Any) -> None:
+    tab = Tab(browser, file, reduced_motion="reduce")
+    at_the_end_of(tab, "forward")
+    before = tab.state("jaxcalc.transport.seconds")
+    tab.page.focus("#transport input")
+    tab.page.keyboard.press("ArrowRight")
+    assert tab.state("jaxcalc.transport.seconds") > before
+    tab.page.context.close()
