@@ -22,7 +22,7 @@ export function heatTable(label, columns, rows, format = (/** @type {number} */ 
     );
   return el(
     "div",
-    { class: "scroll" },
+    { class: "scroll", tabindex: 0, role: "group", "aria-label": `${label}, a table that may scroll` },
     el(
       "table",
       { "aria-label": label },
@@ -32,7 +32,7 @@ export function heatTable(label, columns, rows, format = (/** @type {number} */ 
         el(
           "tr",
           {},
-          el("th", {}, ""),
+          el("th", { scope: "col" }, "stage"),
           columns.map((name) => el("th", { class: "number", scope: "col" }, name)),
         ),
       ),

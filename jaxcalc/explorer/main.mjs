@@ -35,6 +35,35 @@ const INSIDE = [
   replayView,
 ];
 
+// Where the numbers behind a thing on the stage are.
+const PART_OF = { bar: "output", arc: "attention", node: "weight", cell: "backward" };
+
+// Opens the part with the numbers of what was picked; for a box of the network, its weight with the most blame.
+function openInside(app, what, fill) {
+  if (what.kind === "node") app.weight = mostBlamed(app.moment, what.stage);
+  document.getElementById("inside").open = true;
+  fill();
+  const node = document.getElementById(PART_OF[what.kind]);
+  node.scrollIntoView();
+  node.setAttribute("tabindex", -1);
+  node.focus({ preventScroll: true });
+}
+
+// The weight of a stage, such as "block 0 mlp", that promises the largest part of the drop: {name, index}.
+export function mostBlamed({ grads, update }, stage) {
+  const inStage = `${stage.replace(/^block (\d+) /, "blocks.$1.")}.`;
+  const updates = namedLeaves(update);
+  let found = { blame: -Infinity };
+  for (const [name, { data }] of Object.entries(namedLeaves(grads))) {
+    if (!name.startsWith(inStage)) continue;
+    data.forEach((gradient, index) => {
+      const blame = -gradient * updates[name].data[index];
+      if (blame > found.blame) found = { name, index, blame };
+    });
+  }
+  return { name: found.name, index: found.index };
+}
+
 // Fills the parts inside when they are open, and only then.
 function insideView(app) {
   const node = document.getElementById("inside");
@@ -75,7 +104,11 @@ function ageView(app) {
 
 // Everything on the page that follows the app.
 async function build(app) {
-  const stage = new Stage(document.getElementById("stage"), { words: app.words });
+  const inside = insideView(app);
+  const stage = new Stage(document.getElementById("stage"), {
+    words: app.words,
+    onpick: (what) => openInside(app, what, inside),
+  });
   const transport = new Transport(document.getElementById("transport"), ({ scene, t }) => {
     const { before, after } = app.lesson ?? { before: app.moment, after: scene === "again" ? app.after : null };
     const canCompare = scene === "again" && Number.isFinite(after.loss);
@@ -101,7 +134,6 @@ async function build(app) {
     ask(upToTheMistake(app, text));
   };
   const showTeach = teachView(app, teach);
-  const inside = insideView(app);
   const views = [
     ...[answerView(app), askView(app, ask), drawChips(app, chips, pick), showTeach, ageView(app)],
     ...[brokenView(app, ask), inside],

@@ -138,11 +138,12 @@ export function drawOutput({ layout, facts, past, rows, words, on, pick }) {
       const bar = on(svg("rect", { class: "bar", x: bars.left, y, height: bars.height, rx: 3 }), "width", (frame) =>
         (bars.width * p * frame.bars).toFixed(1),
       );
+      const mark = isRight ? "✓ " : isWrong ? "✗ " : "";
+      const text = past ? `${shortPercent(before)} → ${shortPercent(p)}` : percent(p);
       const labelled = pick(
         { kind: "bar", stage: "output", position: facts.tokens.length - 1, word },
-        `${words[word]}: ${percent(p)}`,
+        `${mark}${words[word]} ${text}`,
       );
-      const text = past ? `${shortPercent(before)} → ${shortPercent(p)}` : percent(p);
       return svg(
         "g",
         { ...labelled, class: `word pickable ${kind}` },
@@ -159,11 +160,7 @@ export function drawOutput({ layout, facts, past, rows, words, on, pick }) {
               rx: 3,
             })
           : null,
-        svg(
-          "text",
-          { x: bars.left - 8, y: y + bars.height - 2, "text-anchor": "end" },
-          `${isRight ? "✓ " : isWrong ? "✗ " : ""}${words[word]}`,
-        ),
+        svg("text", { x: bars.left - 8, y: y + bars.height - 2, "text-anchor": "end" }, `${mark}${words[word]} `),
         on(
           svg("text", { class: "p", x: bars.left + bars.width + 8, y: y + bars.height - 2 }, text),
           "opacity",
@@ -219,10 +216,10 @@ export function drawSummary({ layout, facts, past, on, pick }) {
       );
       return svg(
         "g",
-        pick({ kind: "cell", stage: name, position: null, word: null }, name),
+        pick({ kind: "cell", stage: name, position: null, word: null }, null), // its name is what it shows
         svg("rect", { class: "box on", x: left, y: top, width, height, rx: 6 }),
         fill,
-        svg("text", { class: "name", x: left + width / 2, y: top + 15 }, name),
+        svg("text", { class: "name", x: left + width / 2, y: top + 15 }, `${name} `),
         number,
       );
     }),

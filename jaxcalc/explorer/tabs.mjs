@@ -6,7 +6,7 @@ import { liveView } from "./live_view.mjs";
 // Adds the tabs below the title. The training starts when its tab is first opened; live() returns it.
 /** @type {(data: PageData, engine: import("./worker.mjs").Engine) => () => import("./live_run.mjs").LiveRun | null} */
 export function addTabs(data, engine) {
-  const root = el("div", { id: "live", role: "region", "aria-label": "Train from nothing" });
+  const root = el("main", { id: "live", "aria-label": "Train from nothing" });
   document.querySelector("footer")?.before(root);
   const names = [
     ["run", "What it learned"],

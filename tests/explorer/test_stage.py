@@ -1,5 +1,7 @@
 """The opening of the page and its stage: five scenes of one step of learning, in a real browser."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +43,7 @@ def test_it_opens_on_a_held_out_problem_that_is_wrong(tab: Tab, run: Run) -> Non
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (1920, 1080)])
-def test_all_of_it_is_seen_without_scrolling(browser: Any, file: Any, width: int, height: int) -> None:
+def test_all_of_it_is_seen_without_scrolling(browser: Any, file: Path, width: int, height: int) -> None:
     tab = Tab(browser, file, viewport={"width": width, "height": height})
     for seen in ("#sentence", "#chips", "#stage svg", "#transport"):
         box = tab.page.locator(seen).first.bounding_box()
@@ -94,11 +96,44 @@ def test_own_steps_are_kept_when_another_snapshot_is_chosen(tab: Tab) -> None:
     assert tab.state("app.loss") == taught
 
 
-def test_the_keys_and_reduced_motion(browser: Any, file: Any) -> None:
+def test_a_click_opens_the_numbers_behind_it(tab: Tab) -> None:
+    tab.page.locator(".stage .word.pickable").first.click()
+    assert tab.page.evaluate("document.activeElement.id") == "output"
+    tab.page.get_by_role("button", name="block 0 mlp at equals").click()
+    assert tab.page.evaluate("document.activeElement.id") == "weight"
+    assert re.match(r"blocks\.0\.mlp\.\w+\[", tab.text("#story h3"))
+    (blame,) = re.findall(r"^blame\?\t(\S+)", tab.text("#story"), re.MULTILINE)
+    mlp = "(tree) => Object.entries(jaxcalc.namedLeaves(tree)).filter(([name]) => name.startsWith('blocks.0.mlp.'))"
+    flat = f"((tree) => ({mlp})(tree).flatMap(([, leaf]) => Array.from(leaf.data)))"
+    grads, update = (np.array(tab.state(f"{flat}({tree})")) for tree in ("app.grads", "app.pending.update"))
+    assert float(blame) == pytest.approx((-grads * update).max(), rel=1e-3)
+
+
+def test_the_keys_and_reduced_motion(browser: Any, file: Path) -> None:
     tab = Tab(browser, file, reduced_motion="reduce")
     at_the_end_of(tab, "forward")
     before = tab.state("jaxcalc.transport.seconds")
     tab.page.focus("#transport input")
     tab.page.keyboard.press("ArrowRight")
     assert tab.state("jaxcalc.transport.seconds") > before
+    tab.page.context.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(browser: Any, file: Path, width: int, scheme: Any) -> None:
+    """With the numbers inside open, in the third scene, and in the tab that trains."""
+    source = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
+    if not source.exists():
+        pytest.skip("axe-core is not installed: npm ci --prefix tests/explorer")
+    tab = Tab(browser, file, viewport={"width": width, "height": 800}, color_scheme=scheme, bypass_csp=True)
+    tab.look_inside()
+    at_the_end_of(tab, "backward")
+    tab.page.evaluate(source.read_text(encoding="utf-8"))
+    for name in ("run", "live"):
+        tab.page.click(f"#tab-{name}")
+        if name == "live":
+            tab.wait("Boolean(jaxcalc.live()?.verdicts)")
+        found = tab.page.evaluate("axe.run().then(({ violations }) => violations)")
+        assert [(each["id"], [node["html"][:120] for node in each["nodes"]]) for each in found] == []
     tab.page.context.close()
