@@ -79,10 +79,7 @@ export class App {
 
   // A rate of null is the one that promises half of the loss.
   setOptimizer(kind, rate) {
-    if (kind !== this.kind) {
-      this.optimizerState = null;
-      rate = null;
-    }
+    if (kind !== this.kind) this.optimizerState = null;
     Object.assign(this, { kind, chosenRate: rate });
     this.#changed("rate");
   }

@@ -1,6 +1,7 @@
 // @ts-nocheck
 // The page: the opening, the stage with its transport, and all other numbers inside.
 
+import { follow, keepAddress, readAddress } from "./address.mjs";
 import { App } from "./app.mjs";
 import { collect, walk } from "./backprop.mjs";
 import { backwardView } from "./blame_view.mjs";
@@ -13,7 +14,8 @@ import { trace } from "./model.mjs";
 import { momentOf } from "./moment.mjs";
 import { answerView, askView, chipsOf, drawChips, sentenceOf, teachView, upToTheMistake } from "./opening.mjs";
 import { replayView, tableView } from "./run_views.mjs";
-import { Stage } from "./stage.mjs";
+import { pictureOf, Stage } from "./stage.mjs";
+import { SCENES } from "./scenes.mjs";
 import { stepView } from "./step_view.mjs";
 import { addTabs, tellHeight } from "./tabs.mjs";
 import { indexOfScene, Transport } from "./transport.mjs";
@@ -21,6 +23,8 @@ import { InputError } from "./tokenizer.mjs";
 import { namedLeaves, treeMap } from "./trees.mjs";
 import { weightView } from "./weight_view.mjs";
 import { Engine, serve } from "./worker.mjs";
+
+const ADDRESS_AFTER = 300; // ms of rest, after which the address is written
 
 // The parts inside: each makes its part once and returns a function that fills it anew.
 const INSIDE = [
@@ -113,7 +117,21 @@ async function build(app) {
     const { before, after } = app.lesson ?? { before: app.moment, after: scene === "again" ? app.after : null };
     const canCompare = scene === "again" && Number.isFinite(after.loss);
     stage.show(canCompare ? after : before, { scene, t, before: canCompare ? before : null });
+    keepSoon();
   });
+  let timer;
+  const keepSoon = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => keepAddress(app, transport), ADDRESS_AFTER);
+  };
+  const save = () => {
+    const url = URL.createObjectURL(new Blob([pictureOf(stage.root)], { type: "image/svg+xml" }));
+    el("a", { href: url, download: `${app.prompt} ${SCENES[transport.index].name}.svg` }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 1000);
+  };
+  document
+    .getElementById("theatre")
+    .append(el("button", { type: "button", id: "save", onclick: save }, "Save picture"));
   const endOf = (name) => transport.endOf(indexOfScene(name));
   const ask = (text) => {
     app.setPrompt(text);
@@ -142,6 +160,7 @@ async function build(app) {
     if (what === "credit") return inside();
     views.forEach((update) => update());
     if (!app.lesson) transport.seek(transport.seconds);
+    keepSoon();
   };
   return { stage, transport, chips, pick };
 }
@@ -169,7 +188,15 @@ async function open() {
   const app = new App(data, engine);
   await app.start();
   const { stage, transport, chips, pick } = await build(app);
-  await pick(chips[0]);
+  let asked = null;
+  let problem = "";
+  try {
+    asked = location.hash.length > 1 ? readAddress(app, location.hash) : null;
+  } catch (error) {
+    problem = error.message;
+  }
+  await (asked ? follow(app, transport, asked) : pick(chips[0]));
+  if (problem) document.getElementById("problem").textContent = problem;
   // For the console: jaxcalc.app.params is a plain tree of arrays, as in Python.
   globalThis.jaxcalc = {
     ...{ app, live, stage, transport, momentOf, trace, walk, collect, gradient, loss, sgd, adam, along, blame },

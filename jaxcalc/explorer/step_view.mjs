@@ -14,7 +14,7 @@ export function stepView(app) {
   );
   const kind = el(
     "select",
-    { id: "optimizer", onchange: () => app.setOptimizer(kind.value, Number(rate.value)) },
+    { id: "optimizer", onchange: () => app.setOptimizer(kind.value, null) },
     el("option", { value: "sgd" }, "SGD"),
     el("option", { value: "adam" }, "Adam"),
   );

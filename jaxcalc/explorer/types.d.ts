@@ -143,7 +143,7 @@ interface App extends Omit<Moment, "update" | "next" | "blame"> {
   setPrompt(text: string): void;
   setTarget(id: number): void;
   setSnapshot(index: number): Promise<void>;
-  setOptimizer(kind: string, rate: number): void;
+  setOptimizer(kind: string, rate: number | null): void;
   teach(times: number): Promise<unknown>;
   undo(): void;
   reset(): void;

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -137,3 +138,42 @@ def test_axe_finds_nothing(browser: Any, file: Path, width: int, scheme: Any) ->
         found = tab.page.evaluate("axe.run().then(({ violations }) => violations)")
         assert [(each["id"], [node["html"][:120] for node in each["nodes"]]) for each in found] == []
     tab.page.context.close()
+
+
+SHOWN = "[app.prompt, app.snapshot, app.target, app.kind, app.rate, app.loss, jaxcalc.transport.index]"
+
+
+def test_a_copied_link_shows_the_same(tab: Tab, browser: Any, file: Path) -> None:
+    tab.page.evaluate("jaxcalc.app.setSnapshot(1)")
+    tab.ask("seven times eight equals fifty")
+    tab.page.evaluate("jaxcalc.app.setOptimizer('adam', 0.002)")
+    tab.page.evaluate("jaxcalc.app.setTarget(jaxcalc.app.words.indexOf('seven'))")
+    at_the_end_of(tab, "backward")
+    tab.wait("location.hash.endsWith('scene=backward')")
+    address = tab.page.evaluate("location.href")
+    assert "question=seven+times+eight+equals+fifty&step=10&target=seven&optimizer=adam&rate=0.002" in address
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    page.goto(address)
+    again = Tab.__new__(Tab)
+    again.page, again.messages = page, []
+    again.wait("globalThis.jaxcalc !== undefined")
+    assert again.state(SHOWN) == tab.state(SHOWN)
+    page.goto("about:blank")
+    page.goto(address.replace("step=10", "step=11"))
+    again.wait("globalThis.jaxcalc !== undefined")
+    assert again.text("#problem") == (
+        "The link's step “11” is not a snapshot of this page, so the page opens as it does without the link."
+    )
+    context.close()
+
+
+def test_a_scene_is_saved_as_a_picture(tab: Tab, tmp_path: Path) -> None:
+    at_the_end_of(tab, "backward")
+    with tab.page.expect_download() as download:
+        tab.page.click("#save")
+    assert download.value.suggested_filename.endswith(" backward.svg")
+    download.value.save_as(tmp_path / "scene.svg")
+    root = ElementTree.parse(tmp_path / "scene.svg").getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "attention" in "".join(root.itertext())
