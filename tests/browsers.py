@@ -43,7 +43,7 @@ class Tab:
 
     def look_inside(self) -> None:
         self.page.evaluate("document.getElementById('inside').open = true")
-        self.wait("document.querySelectorAll('#main section').length === 10")
+        self.wait("document.querySelectorAll('#main section').length === 11")
 
     def step(self, n: int) -> None:
         """Take one step, the n-th. The worker computes it, and then its credit."""

@@ -8,6 +8,7 @@ import { backwardView } from "./blame_view.mjs";
 import { brokenView } from "./broken.mjs";
 import { credit, finish } from "./credit.mjs";
 import { el } from "./dom.mjs";
+import { mapView } from "./embedding_view.mjs";
 import { attentionView, lossView, outputView, stagesView, tokensView } from "./forward_views.mjs";
 import { adam, along, blame, finiteDifference, gradient, loss, sgd } from "./learning.mjs";
 import { trace } from "./model.mjs";
@@ -37,6 +38,7 @@ const INSIDE = [
   stepView,
   weightView,
   replayView,
+  mapView,
 ];
 
 // Where the numbers behind a thing on the stage are.

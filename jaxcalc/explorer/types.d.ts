@@ -143,11 +143,20 @@ interface App extends Omit<Moment, "update" | "next" | "blame"> {
   setPrompt(text: string): void;
   setTarget(id: number): void;
   setSnapshot(index: number): Promise<void>;
+  paramsOf(index: number): Promise<Params>;
   setOptimizer(kind: string, rate: number | null): void;
   teach(times: number): Promise<unknown>;
   undo(): void;
   reset(): void;
 }
+/** A word on the map of embeddings; only a number word has a value. */
+type MapWord = { id: number; text: string; value: number | null; kind: "ones" | "teens" | "tens" | "acting" };
+/** The centre of the map, and its directions of length 1. */
+type MapAxes = { centre: Float64Array; directions: Float64Array[] };
+/** How far words are in order on each axis: correlations, and what chance alone brings. */
+type MapOrder = { name: string; on: number[]; byChance: number };
+/** What the map shows: where each word is, each axis's share of the variance, and what has to fit into the drawing. */
+type MapState = { places: [number, number][]; shares: number[]; inView: [number, number][] };
 /** Makes its part of the page once, and returns a function that fills it anew. */
 type View = (app: App) => () => void;
 
