@@ -7,14 +7,24 @@ export const FEWEST_ON_MAP = 3; // two words are in order on every axis
 const MOST_SWEEPS = 40; // of Jacobi's method, which needs fewer than ten
 const CLEAR_DIFFERENCE = 0.1; // of two correlations
 
-// The words of the map: each word that states a number, with its value, and the words that act on numbers.
+// The words of the map: each word that states a number, by value, and then the words that act on numbers.
 /** @type {(task: TaskData) => MapWord[]} */
-export const wordsOnMap = ({ vocabulary, operations }) =>
-  vocabulary.flatMap((text, id) => {
-    const value = numberOf([text]);
-    if (value !== null) return { id, text, value, kind: value < 10 ? "ones" : value < 20 ? "teens" : "tens" };
-    return operations.includes(text) || NUMBER_WORDS.includes(text) ? { id, text, value, kind: "acting" } : [];
-  });
+export function wordsOnMap({ vocabulary, operations }) {
+  const words = vocabulary.map((text, id) => ({ id, text, value: numberOf([text]) }));
+  const numbers = words.flatMap(({ id, text, value }) =>
+    value === null ? [] : /** @type {MapWord} */ ({ id, text, value, kind: kindOf(value) }),
+  );
+  const acts = (/** @type {string} */ text) => operations.includes(text) || NUMBER_WORDS.includes(text);
+  return [
+    ...numbers.sort((a, b) => Number(a.value) - Number(b.value)),
+    ...words.flatMap(({ id, text, value }) =>
+      value === null && acts(text) ? /** @type {MapWord} */ ({ id, text, value, kind: "acting" }) : [],
+    ),
+  ];
+}
+
+/** @type {(value: number) => string} */
+const kindOf = (value) => (value < 10 ? "ones" : value < 20 ? "teens" : "tens");
 
 // Number words that follow each other: each line of the map goes through one of these rows.
 /** @type {(words: MapWord[]) => { kind: string, name: string, words: MapWord[] }[]} */
@@ -157,9 +167,9 @@ export function orderOnMap(words, places) {
   };
   const numbers = words.filter(({ value }) => value !== null);
   return [
-    order(`all ${numbers.length}, in proportion`, pearson, numbers),
-    order(`all ${numbers.length}, in order`, spearman, numbers),
-    ...rowsOnMap(words).map(({ name, words: among }) => order(`${name}, in order`, spearman, among)),
+    order(`all ${numbers.length}, proportion`, pearson, numbers),
+    order(`all ${numbers.length}`, spearman, numbers),
+    ...rowsOnMap(words).map(({ name, words: among }) => order(name, spearman, among)),
   ];
 }
 

@@ -14,6 +14,7 @@ import {
   wordsOnMap,
 } from "./embedding_map.mjs";
 
+const AXES = ["first", "second"];
 const TWEEN_MS = 500;
 const SNAPSHOT_MS = 1200; // while playing, of which the words move for less than half
 const MARGIN = 36; // pixels between the words and the edge
@@ -26,7 +27,7 @@ const MARKS = {
   acting: "M-5 -5L5 5M-5 5L5 -5",
 };
 const HELP =
-  "The map is a principal component analysis (PCA): its two axes are the directions in which the number words of the last snapshot differ most, and around the same centre all snapshots are drawn. So a word that moves here has moved in the model. The words that act on numbers had no part in choosing the axes.\nProportion is Pearson’s correlation of a word’s value with its place on an axis, order is Spearman’s, which only asks which is larger: 1 is perfect order, 0 none, −1 the reverse. Each axis points to where the larger of all numbers are.\nWords in random order stay within the last column nineteen times of twenty. The untrained words can exceed it, since these axes fit the last snapshot, whose weights still hold what the untrained ones were.";
+  "The map is a principal component analysis (PCA): its two axes are the directions in which the number words of the last snapshot differ most, and around the same centre all snapshots are drawn. So a word that moves here has moved in the model. The words that act on numbers had no part in choosing the axes.\nOrder is Spearman’s correlation of the words’ values with their places on an axis: 1 is perfect order, 0 none, −1 the reverse. Proportion is Pearson’s, which also asks by how much one is larger. Each axis points to where the larger of all numbers are.\nWords in random order stay below the last column nineteen times of twenty. The untrained words can exceed it, since these axes fit the last snapshot, whose weights still hold what the untrained ones were.";
 
 /** @type {(value: number, digits: number) => string} */
 const fixed = (value, digits) =>
@@ -160,21 +161,22 @@ function playerOf(app) {
 /** @type {(now: MapOrder[], before: MapOrder[], first: string) => HTMLElement[]} */
 function orderNodes(now, before, first) {
   const [all, allBefore] = [now[1].on[0], before[1].on[0]];
-  const changes = now
-    .slice(1)
-    .flatMap(({ name, on }, row) =>
-      on.map((value, axis) => ({ name: name.split(",")[0], axis, value, was: before[row + 1].on[axis] })),
-    );
-  const most = changes.reduce((a, b) => (Math.abs(b.value - b.was) > Math.abs(a.value - a.was) ? b : a));
-  const told =
-    most.value === most.was
-      ? `These are the words ${first}: on the first axis their order is ${fixed(all, 2)}.`
-      : `On the first axis all words are ${comparedOrder(all, allBefore)} in order ${first === "untrained" ? "than" : "than they were"} ${first}: ${fixed(all, 2)} against ${fixed(allBefore, 2)}. ` +
-        `The largest change is in ${most.name}, on the ${["first", "second"][most.axis]} axis: from ${fixed(most.was, 2)} to ${fixed(most.value, 2)}.`;
+  const isFirst = now.every(({ on }, row) => on.every((value, axis) => value === before[row].on[axis]));
+  const than = first === "untrained" ? "than" : "than they were";
+  const ordered = now.slice(2).flatMap(({ name, on, byChance }) =>
+    on.flatMap((value, axis) => {
+      const reverse = value < 0 ? ", in reverse" : "";
+      return Math.abs(value) > byChance ? `${name} on the ${AXES[axis]} axis (${fixed(value, 2)}${reverse})` : [];
+    }),
+  );
+  const told = isFirst
+    ? `The order of all words on the first axis is ${fixed(all, 2)} ${first}.`
+    : `On the first axis all words are ${comparedOrder(all, allBefore)} in order ${than} ${first}: ${fixed(all, 2)} against ${fixed(allBefore, 2)}.`;
+  const lines = `Of the lines, these are in better order than chance: ${ordered.join(", ") || "none"}.`;
   const cell = (/** @type {string} */ text) => el("td", { class: "number" }, text);
   const heading = (/** @type {string} */ text) => el("th", { scope: "col", class: "number" }, text);
   return [
-    el("p", { id: "map-told" }, told),
+    el("p", { id: "map-told" }, `${told} ${lines}`),
     el(
       "div",
       {
@@ -192,9 +194,14 @@ function orderNodes(now, before, first) {
           el(
             "tr",
             {},
-            el("th", { scope: "col" }, "correlation with the value"),
-            ["first axis", "second axis"].flatMap((axis) => [heading(`${axis}, ${first}`), heading(`${axis}, here`)]),
-            heading("random order within"),
+            el("th", { scope: "col", rowspan: 2 }, "order by value of"),
+            AXES.map((axis) => el("th", { scope: "colgroup", colspan: 2, class: "number" }, `${axis} axis`)),
+            el("th", { scope: "col", rowspan: 2, class: "number" }, "chance"),
+          ),
+          el(
+            "tr",
+            {},
+            AXES.map(() => [heading(first), heading("here")]),
           ),
         ),
         el(
@@ -382,7 +389,7 @@ function drawingOf(figure, words, operations) {
           svg("text", { x: at + 3, y: height - 4 }, fixed(tick, digits)),
         );
       }),
-      ...ticks(y, height).map((tick) => {
+      ...ticks(y, height - 40).map((tick) => {
         const at = height / 2 - (tick - y) * perUnit;
         return svg(
           "g",
@@ -416,10 +423,12 @@ function drawingOf(figure, words, operations) {
   };
   const tween = (/** @type {Float64Array} */ from, /** @type {Float64Array} */ to) => {
     cancelAnimationFrame(request);
-    let start = NaN;
+    let last = NaN;
+    let passed = 0;
     const tick = (/** @type {number} */ now) => {
-      if (Number.isNaN(start)) start = now;
-      const t = Math.min((now - start) / TWEEN_MS, 1);
+      passed += Math.min(now - last || 0, 50); // after a hitch the words go on from where they were seen last
+      last = now;
+      const t = Math.min(passed / TWEEN_MS, 1);
       const eased = t * t * (3 - 2 * t);
       paint(t < 1 ? from.map((value, i) => value + eased * (to[i] - value)) : to);
       if (t < 1) request = requestAnimationFrame(tick);
