@@ -49,10 +49,10 @@ ENGINE = (
     ),
     *("random", "lessons", "matrices", "training", "optimizers", "live", "embedding_map"),
 )
-VIEWS = ("data", "numbers", "dom", "charts", "forward_views", "blame_view", "step_view", "weight_view", "run_views", "embedding_view")
+VIEWS = ("data", "numbers", "dom", "charts", "forward_views", "blame_view", "step_view", "weight_view", "run_views")
 STAGE = ("facts", "layout", "scenes", "stage_network", "stage_numbers", "stage", "transport")
 LIVE = ("live_run", "live_charts", "live_settings", "live_question", "live_view", "tabs")
-MODULES = (*ENGINE, *VIEWS, *STAGE, *LIVE, "app", "address", "opening", "broken", "main")
+MODULES = (*ENGINE, *VIEWS, "embedding_view", *STAGE, *LIVE, "app", "address", "opening", "broken", "main")
 """The JavaScript modules of the page, each before those that import it."""
 STYLES = ("style", "parts", "stage", "live", "map")
 """The style sheets of the page: the page as a whole, then what its parts draw."""

@@ -206,7 +206,7 @@ def test_the_slider_is_that_of_the_page_and_the_words_move(map_tab: Tab, run: Ru
     # The table says what scipy says, untrained and now.
     ids = run.task.tokenizer.ids
     words = {word: value for word in ids if (value := value_of(word)) is not None}
-    index, values = [ids[word] for word in words], list(words.values())
+    index, values = [ids[word] for word in words], np.array(list(words.values()))
     end = tables[max(tables)][index]
     first = np.linalg.svd(end - end.mean(axis=0))[2][0]
     sign = np.sign((values - np.mean(values)) @ (end - end.mean(axis=0)) @ first)
@@ -343,12 +343,12 @@ def test_on_a_phone_nothing_is_cut_off(browser: Any, file: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("output", "largest", "drawn"), [("words", 1, 0), ("digits", 20, 21)])
 def test_runs_of_other_tasks(browser: Any, tmp_path: Path, output: str, largest: int, drawn: int) -> None:
-    options = ["--ops", "plus", "--held-out", "0", "--output", output, "--max-number", str(largest)]
+    options = ["--ops", "plus", "--split", "none", "--output", output, "--max-number", str(largest)]
     size = ["--model.d-model", "16", "--model.n-heads", "2", "--model.d-ff", "16", "--steps", "4", "--batch-size", "2"]
     trained = run_script("train", "--run-dir", tmp_path / "run", "--snapshots", "2", *options, *size)
     assert trained.status == 0, trained.err
     page = tmp_path / "page.html"
-    page.write_text(jaxcalc.explorer(jaxcalc.load_run(tmp_path / "run")).html, encoding="utf-8")
+    page.write_text(jaxcalc.explore(jaxcalc.load_run(tmp_path / "run")).html, encoding="utf-8")
     tab = Tab(browser, page)
     tab.look_inside()
     if drawn:
