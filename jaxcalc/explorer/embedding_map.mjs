@@ -180,8 +180,8 @@ const chanceOf = (n) => Math.min(1.96 / Math.sqrt(n - 1), 1);
 // Whether the words are more in order now than before, in a word.
 /** @type {(now: number, before: number) => string} */
 export function comparedOrder(now, before) {
-  if (Math.abs(now - before) < CLEAR_DIFFERENCE) return "about as much";
-  return now > before ? "more" : "less";
+  if (Math.abs(now - before) < CLEAR_DIFFERENCE) return "about as much in order as";
+  return now > before ? "more in order than" : "less in order than";
 }
 
 // Where labels of these widths go, as [dx, dy] from their points: to the side where they cover least.

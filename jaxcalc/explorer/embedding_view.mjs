@@ -162,7 +162,6 @@ function playerOf(app) {
 function orderNodes(now, before, first) {
   const [all, allBefore] = [now[1].on[0], before[1].on[0]];
   const isFirst = now.every(({ on }, row) => on.every((value, axis) => value === before[row].on[axis]));
-  const than = first === "untrained" ? "than" : "than they were";
   const ordered = now.slice(2).flatMap(({ name, on, byChance }) =>
     on.flatMap((value, axis) => {
       const reverse = value < 0 ? ", in reverse" : "";
@@ -170,8 +169,8 @@ function orderNodes(now, before, first) {
     }),
   );
   const told = isFirst
-    ? `The order of all words on the first axis is ${fixed(all, 2)} ${first}.`
-    : `On the first axis all words are ${comparedOrder(all, allBefore)} in order ${than} ${first}: ${fixed(all, 2)} against ${fixed(allBefore, 2)}.`;
+    ? `The words ${first}: their order on the first axis is ${fixed(all, 2)}.`
+    : `On the first axis the words are ${comparedOrder(all, allBefore)} they were ${first}: ${fixed(all, 2)} against ${fixed(allBefore, 2)}.`;
   const lines = `Of the lines, these are in better order than chance: ${ordered.join(", ") || "none"}.`;
   const cell = (/** @type {string} */ text) => el("td", { class: "number" }, text);
   const heading = (/** @type {string} */ text) => el("th", { scope: "col", class: "number" }, text);

@@ -131,7 +131,7 @@ def test_correlations_are_those_of_scipy(make_map: Map, run: Run) -> None:
     expected = [[scipy.stats.pearsonr(a, b)[0], scipy.stats.spearmanr(a, b)[0]] for a, b in pairs]
     np.testing.assert_allclose(made["correlations"][:-1], expected, atol=1e-12)
     assert made["correlations"][-1] == [0, 0]
-    assert made["compared"] == ["about as much", "more", "less"]
+    assert made["compared"] == ["about as much in order as", "more in order than", "less in order than"]
 
 
 @pytest.mark.parametrize("output", ["words", "digits", "digits-reversed"])
