@@ -71,6 +71,110 @@ type Moment = {
   blame: Account;
 };
 
+/** A stage that has weights. On the stage it is a level. */
+type Level = Walked & { path: (string | number)[] };
+/** How one column looks at an earlier one: its share of the attention, and the length of the message that goes back. */
+type Arc = { stage: string; head: number; to: number; from: number; share: number; message: number };
+/** The weight of a level that a step moves most. */
+type Move = { name: string; value: number; gradient: number; step: number; next: number };
+/** The numbers that the stage draws of a moment. Lists of levels go up, from the embeddings to the output. */
+type Facts = {
+  tokens: number[];
+  target: number;
+  probabilities: number[];
+  loss: number;
+  /** p − 1 of the right word. */
+  error: number;
+  names: string[];
+  /** What the model would say after each level. */
+  says: { word: number; p: number }[];
+  arcs: Arc[];
+  /** The length of the message above each level, by column. */
+  messages: number[][];
+  /** Each level's share of the blame. */
+  shares: number[];
+  /** The same by level and column. */
+  cells: number[][];
+  /** The length of each level's step. */
+  steps: number[];
+  moved: Move[];
+};
+
+/** The height of a level on the stage, in pixels, and of the boxes in it. */
+type Band = { name: string; top: number; bottom: number; box: { top: number; height: number } };
+/** Where the bars of the next word stand. */
+type Bars = {
+  title: number;
+  left: number;
+  width: number;
+  y: (row: number) => number;
+  height: number;
+};
+/** Where everything stands on the stage. */
+type Layout = {
+  width: number;
+  height: number;
+  isWide: boolean;
+  left: number;
+  right: number;
+  pitch: number;
+  bands: Band[];
+  bottom: number;
+  boxWidth: number;
+  x: (column: number) => number;
+  bars: Bars;
+  labelY: (column: number) => number;
+  summary: { top: number; height: number };
+};
+
+type SceneName = "forward" | "surprise" | "backward" | "update" | "again";
+type Scene = { name: SceneName; title: string; seconds: number; caption: string };
+/** A time within a scene, from 0 to 1. */
+type SceneTime = { scene: SceneName; t: number };
+/** How far everything is: forward and backward count levels; all else goes from 0 to 1. */
+type Frame = { scene: SceneName } & Record<
+  "forward" | "backward" | "bars" | "light" | "gap" | "count" | "flash" | "moved",
+  number
+>;
+
+/** What can be picked on the stage; a cell of the summary has neither position nor word, only an arc head and from. */
+type Picked = {
+  kind: "node" | "arc" | "bar" | "cell";
+  stage: string;
+  position: number | null;
+  word: number | null;
+  head?: number;
+  from?: number;
+};
+/** What every part of the stage draws with. */
+type Drawing = {
+  layout: Layout;
+  facts: Facts;
+  /** The facts of before the step, where both are compared. */
+  past: Facts | null;
+  /** The words whose bars are shown. */
+  rows: number[];
+  words: string[];
+  id: string;
+  /** In every frame the attribute (or the "text") of the node is what f makes of it. Returns the node. */
+  on: (node: SVGElement, attribute: string, f: (frame: Frame) => string | number) => SVGElement;
+  /** The attributes of a node that can be picked. */
+  pick: (what: Picked, label: string | null) => Record<string, string | number | null>;
+};
+/** What Stage.show draws of a moment; `before` is the moment to compare it with. */
+type Shown = Partial<SceneTime> & { before?: Moment | null };
+/** An arc as it is drawn: at rest, lit by the forward and by the backward wave, and what its pulse needs. */
+type DrawnArc = Record<"lit" | "back" | "resting", SVGElement | null> & {
+  x: (s: number) => number;
+  top: number;
+  bottom: number;
+  level: number;
+  share: number;
+  /** A part of the widest message. */
+  message: number;
+  asks: boolean;
+};
+
 /** A long computation in the worker: yields its progress, returns its result. */
 type Task = (input: any) => AsyncGenerator<any, any, void>;
 
