@@ -50,6 +50,7 @@ type PlaceOnStep = { t: number; loss: number };
 type Piece = { from: PlaceOnStep; to: PlaceOnStep; nats: Record<string, number>; missed: number };
 /** What an optimizer remembers: SGD nothing, Adam its count and both running means. */
 type OptimizerState = null | { count: number; mu: Params; nu: Params };
+type OptimizerKind = "sgd" | "adam";
 type Optimizer = {
   init: (params: Params) => OptimizerState;
   update: (grads: Params, state: any) => { update: Params; state: OptimizerState };
@@ -179,7 +180,7 @@ type DrawnArc = Record<"lit" | "back" | "resting", SVGElement | null> & {
 type Task = (input: any) => AsyncGenerator<any, any, void>;
 
 /** What the page keeps of the time before an own step. */
-type HistoryEntry = { params: Params; state: OptimizerState; [what: string]: unknown };
+type HistoryEntry = Branch & { state: OptimizerState };
 /** A problem of the table: its cell, its prompt and its right answer as token ids. */
 type Problem = { cell: number; prompt: number[]; answer: number[] };
 
@@ -225,33 +226,41 @@ type TakenStep = {
   before: number;
   after: number;
 };
-/** The state that all views show, as main.mjs keeps it: the moment, and what the user has chosen. */
-interface App extends Omit<Moment, "update" | "next" | "blame"> {
-  data: PageData;
-  tokenizer: import("./tokenizer.mjs").Tokenizer;
-  words: string[];
-  parsed: Question;
-  snapshot: number;
-  verdicts: Uint8Array;
-  membership: Uint8Array;
-  kind: "sgd" | "adam";
-  rate: number;
-  weight: { name: string; index: number };
-  pending: { update: Params; state: OptimizerState; blame: Account; losses: [number, number][]; actual: number };
+/** A moment, and the rate of its step. */
+type RatedMoment = Moment & { rate: number };
+/** The step that the optimizer would take; the losses along it, [t, loss], are computed when they are first read. */
+type PendingStep = {
+  update: Params;
+  state: OptimizerState;
+  blame: Account;
+  readonly losses: [number, number][];
+  readonly actual: number;
+};
+/** What the user has taught: the moments before and after so many steps. */
+type Taught = { before: RatedMoment; after: RatedMoment; taken: number };
+/** The user's own steps, as the page can go back to them. */
+type Branch = {
+  params: Params;
+  optimizerState: OptimizerState;
   last: TakenStep | null;
+  kind: OptimizerKind;
   stepped: number;
-  scores(): Float64Array;
-  streams(): [string, Leaf][];
-  answer(): { words: string[]; p: number };
-  membershipOf(question: Question): string | null;
-  setPrompt(text: string): void;
-  setTarget(id: number): void;
-  setSnapshot(index: number): Promise<void>;
-  setOptimizer(kind: string, rate: number | null): void;
-  teach(times: number): Promise<unknown>;
-  undo(): void;
-  reset(): void;
+  snapshot: number;
+  history: import("./teaching.mjs").History;
+};
+/** What has changed when the page is drawn anew. */
+type Change = "question" | "snapshot" | "rate" | "lesson" | "credit";
+/** What app.mjs knows from the first snapshot and the first question on. */
+interface AppState extends Omit<Moment, "update" | "next" | "blame"> {
+  snapshot: number;
+  prompt: string;
+  parsed: Question;
+  moment: RatedMoment;
+  rate: number;
+  pending: PendingStep;
 }
+/** The state that all views show: the moment, and what the user has chosen. */
+type App = import("./app.mjs").App;
 /** Makes its part of the page once, and returns a function that fills it anew. */
 type View = (app: App) => () => void;
 
