@@ -181,6 +181,23 @@ type Task = (input: any) => AsyncGenerator<any, any, void>;
 
 /** What the page keeps of the time before an own step. */
 type HistoryEntry = Branch & { state: OptimizerState };
+/** What the task that answers the whole table reports. */
+type TableProgress = { verdicts: Uint8Array; done: number; all: number };
+/** The cells that were right and are wrong now, and the other way round; and how many have been asked. */
+type TableChanges = { broken: number[]; mended: number[]; asked: number };
+/** A problem of the table as a question that could open the page. */
+type TableProblem = { text: () => string; right: boolean; membership: string; size: number; isEasy: boolean };
+/** A question at a snapshot, which the opening offers. */
+type Chip = { text: string; note: string; right: boolean; snapshot: number };
+/** What a link asks for; a rate of null is the one that promises half of the loss. */
+type Address = {
+  question: string;
+  snapshot: number;
+  target: number;
+  optimizer: OptimizerKind;
+  rate: number | null;
+  scene: number;
+};
 /** A problem of the table: its cell, its prompt and its right answer as token ids. */
 type Problem = { cell: number; prompt: number[]; answer: number[] };
 
