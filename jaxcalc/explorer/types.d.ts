@@ -230,6 +230,8 @@ type PageData = {
   membership: string | null;
   live: LiveData;
 };
+/** What a page without a run carries. */
+type LivePageData = { made: string; live: LiveData; snapshots?: undefined };
 /** A step that the user has taken. */
 type TakenStep = {
   kind: string;
@@ -370,6 +372,9 @@ type LeafStep = {
 /** A part of the tab: made once, drawn anew after each change. */
 type LivePart = { node: HTMLElement; draw: () => void };
 type Watched = { a: number; operation: string; b: number };
+
+// What the console finds.
+declare var jaxcalc: Record<string, unknown>;
 
 // As with an index, nobody checks that an array has a last element, or that the page has an element of this id.
 interface Array<T> {
