@@ -224,7 +224,7 @@ type PageData = {
   snapshots: { step: number; weights: string; table: string | null }[];
   curve: {
     loss: [number, number][];
-    watched: number;
+    watched: "held-out" | "training";
     checks: { step: number; by_operation: Record<string, number> }[];
   };
   membership: string | null;
