@@ -1,45 +1,49 @@
-// @ts-nocheck
 // What the page shows, in its address: a link that was copied shows the same again.
 
 import { SCENES } from "./scenes.mjs";
-import { indexOfScene, sceneAt } from "./transport.mjs";
+import { sceneAt } from "./transport.mjs";
 
 // "#question=two+plus+three&step=290&target=five&optimizer=sgd&scene=backward"; a rate only where one was chosen.
-export function addressOf(app, seconds) {
+/** @type {(app: App, seconds: number) => string} */
+function addressOf(app, seconds) {
   const { step } = app.data.snapshots[app.snapshot];
-  const fields = { question: app.prompt, step, target: app.words[app.target], optimizer: app.kind };
-  if (app.chosenRate !== null) fields.rate = app.chosenRate;
+  /** @type {Record<string, string>} */
+  const fields = { question: app.prompt, step: String(step), target: app.words[app.target], optimizer: app.kind };
+  if (app.chosenRate !== null) fields.rate = String(app.chosenRate);
   return `#${new URLSearchParams({ ...fields, scene: sceneAt(seconds).scene })}`;
 }
 
 // What an address asks for: {question, snapshot, target, optimizer, rate, scene}. Throws an Error that names what is
 // not on this page.
+/** @type {(app: App, hash: string) => Address} */
 export function readAddress(app, hash) {
   const fields = new URLSearchParams(hash.slice(1));
-  const given = (name) => fields.get(name);
+  const given = (/** @type {string} */ name) => fields.get(name);
+  /** @type {(name: string, why: string) => never} */
   const refuse = (name, why) => {
     throw new Error(`The link's ${name} “${given(name)}” ${why}, so the page opens as it does without the link.`);
   };
+  const question = given("question") ?? "";
   try {
-    app.read(given("question") ?? "");
+    app.read(question);
   } catch {
     refuse("question", "cannot be read");
   }
   const snapshot = app.data.snapshots.findIndex(({ step }) => String(step) === given("step"));
   if (snapshot < 0) refuse("step", "is not a snapshot of this page");
-  const target = app.words.indexOf(given("target"));
+  const target = app.words.indexOf(given("target") ?? "");
   if (target < 0) refuse("target", "is not a word of this model");
-  if (!["sgd", "adam"].includes(given("optimizer"))) refuse("optimizer", "is neither sgd nor adam");
+  const optimizer = given("optimizer");
+  if (optimizer !== "sgd" && optimizer !== "adam") return refuse("optimizer", "is neither sgd nor adam");
   const rate = given("rate") === null ? null : Number(given("rate"));
   if (rate !== null && !(rate > 0 && Number.isFinite(rate))) refuse("rate", "is not a number above 0");
-  if (!SCENES.some(({ name }) => name === given("scene"))) refuse("scene", "is none of the five");
-  return {
-    ...{ question: given("question"), snapshot, target, optimizer: given("optimizer"), rate },
-    scene: indexOfScene(given("scene")),
-  };
+  const scene = SCENES.findIndex(({ name }) => name === given("scene"));
+  if (scene < 0) refuse("scene", "is none of the five");
+  return { question, snapshot, target, optimizer, rate, scene };
 }
 
 // Shows what an address asks for.
+/** @type {(app: App, transport: import("./transport.mjs").Transport, address: Address) => Promise<void>} */
 export async function follow(app, transport, { question, snapshot, target, optimizer, rate, scene }) {
   await app.load(snapshot);
   app.setPrompt(question);
@@ -49,6 +53,7 @@ export async function follow(app, transport, { question, snapshot, target, optim
 }
 
 // Writes the address after each change, but not within an animation. In a notebook's frame there is no address.
+/** @type {(app: App, transport: import("./transport.mjs").Transport) => void} */
 export function keepAddress(app, transport) {
   if (location.protocol === "about:") return;
   const address = addressOf(app, transport.seconds);

@@ -1,4 +1,3 @@
-// @ts-nocheck
 // The state that all parts of the page show, and the ways to change it.
 
 import { MEMBERSHIP, unpack, unpackWeights } from "./data.mjs";
@@ -10,27 +9,56 @@ import { END, InputError, Tokenizer } from "./tokenizer.mjs";
 
 const MOST_STEPS = 100; // of “until right”
 
-export class App {
+// What is known from the first snapshot and the first question on, and always read after them.
+const Known = /** @type {new () => AppState} */ (class {});
+
+export class App extends Known {
+  /**
+   * @param {PageData} data
+   * @param {import("./worker.mjs").Engine} engine
+   */
   constructor(data, engine) {
+    super();
     this.data = data;
     this.engine = engine;
     this.tokenizer = new Tokenizer(data.task);
     this.words = data.task.vocabulary;
+    /** @type {Promise<Params>[]} */
     this.unpacked = [];
+    /** @type {OptimizerKind} */
     this.kind = "sgd";
+    /** @type {number | null} */
     this.chosenRate = null; // null: the rate that promises half of the loss
+    /** @type {OptimizerState} */
     this.optimizerState = null;
     this.history = new History();
     this.stepped = 0;
+    /** @type {TakenStep | null} */
+    this.last = null;
+    /** @type {Taught | null} */
+    this.lesson = null;
+    /** @type {Taught | null} */
+    this.teaching = null; // the lesson that is being taken
+    /** @type {Branch | null} */
+    this.branch = null;
+    /** @type {Uint8Array | null} */
+    this.membership = null;
+    /** @type {Uint8Array | null} */
+    this.verdicts = null;
+    /** @type {RatedMoment | null} */
+    this.preview = null;
+    this.loading = -1; // the snapshot that was chosen last
     this.weight = { name: "blocks.0.attention.query", index: 0 };
+    /** @type {(what: Change) => void} */
     this.onchange = () => {};
   }
 
   async start() {
-    this.membership = this.data.membership && (await unpack(this.data.membership));
+    this.membership = this.data.membership ? await unpack(this.data.membership) : null;
   }
 
   // A question, or a question and the beginning of its answer: {parsed, tokens, target}. Throws an InputError.
+  /** @type {(text: string) => { parsed: Question, tokens: number[], target: number | null }} */
   read(text) {
     const parsed = this.tokenizer.parse(text);
     const longest = this.data.task.answer_length - 1;
@@ -43,21 +71,26 @@ export class App {
   }
 
   // The words of the right answer and its end, or null if it is not a number of the vocabulary.
+  /** @type {(question: Question) => string[] | null} */
   rightWords({ answer }) {
     return answer === null ? null : [...this.tokenizer.spell(answer), END];
   }
 
+  /** @type {(text: string) => void} */
   setPrompt(text) {
     this.prompt = text;
-    Object.assign(this, this.read(text));
+    const { parsed, tokens, target } = this.read(text);
+    Object.assign(this, { parsed, tokens, target: target ?? this.#likeliest(tokens) });
     this.#changed("question");
   }
 
+  /** @type {(index: number) => Promise<void>} */
   async setSnapshot(index) {
     if (await this.load(index)) this.#changed("snapshot");
   }
 
   // The weights of a snapshot, without an answer yet. The user's own steps are kept as a branch.
+  /** @type {(index: number) => Promise<boolean>} */
   load(index) {
     if (this.stepped) this.branch = this.#remember();
     return this.#load(index);
@@ -67,17 +100,19 @@ export class App {
   async returnToBranch() {
     const { branch } = this;
     this.branch = null;
-    if (!(await this.#load(branch.snapshot))) return;
+    if (!branch || !(await this.#load(branch.snapshot))) return;
     Object.assign(this, branch);
     this.#changed("snapshot");
   }
 
+  /** @type {(id: number) => void} */
   setTarget(id) {
     this.target = id;
     this.#changed("question");
   }
 
   // A rate of null is the one that promises half of the loss.
+  /** @type {(kind: OptimizerKind, rate: number | null) => void} */
   setOptimizer(kind, rate) {
     if (kind !== this.kind) this.optimizerState = null;
     Object.assign(this, { kind, chosenRate: rate });
@@ -86,6 +121,7 @@ export class App {
 
   // Takes so many steps, or fewer if the right word becomes the likeliest: the lesson, {before, after, taken}. Null if the
   // user has gone on meanwhile; an InputError says why no step could be taken.
+  /** @type {(times: number, untilRight?: boolean) => Promise<Taught | null>} */
   async teach(times, untilRight = false) {
     const before = this.moment;
     const kept = this.#remember();
@@ -117,12 +153,13 @@ export class App {
   }
 
   // One step. Its credit takes longer and comes after it.
+  /** @type {(lesson: Taught) => Promise<{ params: Params, state: OptimizerState }>} */
   #stepInWorker(lesson) {
     const { params, optimizerState: state, tokens, target, kind, chosenRate: rate } = this;
     const input = { params, state, tokens, target, kind, rate, betas: this.data.adam_betas };
     return new Promise((resolve, reject) => {
       this.engine.run("teach", input, resolve).then((result) => {
-        if (!result || this.lesson !== lesson || lesson.taken > 1) return;
+        if (!result || !this.last || this.lesson !== lesson || lesson.taken > 1) return;
         this.last.credit = { ...result.credit, remainder: result.remainder };
         this.onchange("credit");
       }, reject);
@@ -134,7 +171,8 @@ export class App {
   }
 
   undo() {
-    this.#goBack(this.history.undo());
+    const entry = this.history.undo(); // null where there is no step, or too many came after it
+    if (entry) this.#goBack(entry);
   }
 
   async reset() {
@@ -143,6 +181,7 @@ export class App {
   }
 
   // What a lesson would do: the moment after the step. It is computed when it is first shown.
+  /** @type {RatedMoment} */
   get after() {
     this.preview ??= this.#momentAt(along(this.params, this.moment.update), this.moment.next);
     return this.preview;
@@ -153,20 +192,26 @@ export class App {
   }
 
   // The stream after each stage.
+  /** @type {() => [string, Leaf][]} */
   streams() {
     return [
       ["embed", this.activations.embed.residual],
-      ...this.activations.blocks.flatMap((block, i) => [
-        [`block ${i} attention`, block.attention.residual],
-        [`block ${i} mlp`, block.mlp.residual],
-      ]),
+      ...this.activations.blocks.flatMap(
+        (block, i) =>
+          /** @type {[string, Leaf][]} */ ([
+            [`block ${i} attention`, block.attention.residual],
+            [`block ${i} mlp`, block.mlp.residual],
+          ]),
+      ),
     ];
   }
 
   // The answer of the model, always taking the likeliest next word: {words, p}.
+  /** @type {(parsed?: Question, params?: Params) => { words: string[], p: number }} */
   answer(parsed = this.parsed, params = this.params) {
-    const tokens = this.tokenizer.encode({ ...parsed, begun: [] }),
-      words = [];
+    const tokens = this.tokenizer.encode({ ...parsed, begun: [] });
+    /** @type {string[]} */
+    const words = [];
     let p = 1;
     while (words.length < this.data.task.answer_length) {
       const shares = softmax(lastRow(trace(params, tokens).logits));
@@ -180,36 +225,42 @@ export class App {
   }
 
   // "training", "held out" or "outside" (not a problem of the table); null if the page has no table.
+  /** @type {(question: Question) => string | null} */
   membershipOf({ a, operation, b }) {
     if (!this.membership) return null;
     return MEMBERSHIP[this.membership[this.cellOf(this.tokenizer.operations.indexOf(operation), a, b)]];
   }
 
   // The place of a problem in the tables.
+  /** @type {(operation: number, a: number, b: number) => number} */
   cellOf(operation, a, b) {
     const n = this.tokenizer.max_number + 1;
     return (operation * n + a) * n + b;
   }
 
+  /** @type {() => Branch} */
   #remember() {
     const { params, optimizerState, last, kind, stepped, snapshot, history } = this;
     return { params, optimizerState, last, kind, stepped, snapshot, history };
   }
 
+  /** @type {(to: Pick<Branch, "params" | "kind" | "stepped"> & Partial<Branch>) => void} */
   #goBack({ params, optimizerState = null, last = null, kind, stepped }) {
     Object.assign(this, { params, optimizerState: kind === this.kind ? optimizerState : null, last, stepped });
     this.#changed("lesson");
   }
 
   // The last lesson is shown until the question, the weights or the rate change.
+  /** @type {(what: Change) => void} */
   #changed(what) {
     this.lesson = null;
     this.teaching = null;
-    this.#compute();
+    this.#take(this.#momentAt(this.params, this.optimizerState));
     this.onchange(what);
   }
 
   // Whether the weights could be loaded before another choice was made.
+  /** @type {(index: number) => Promise<boolean>} */
   async #load(index) {
     this.loading = index;
     const params = await this.paramsOf(index);
@@ -220,17 +271,20 @@ export class App {
     return true;
   }
 
+  /** @type {(index: number) => Promise<Params>} */
   paramsOf(index) {
     this.unpacked[index] ??= unpackWeights(this.data.snapshots[index].weights, this.data.leaves);
     return this.unpacked[index];
   }
 
   // A byte for each problem of the table; null if the page has no table.
+  /** @type {(index: number) => Promise<Uint8Array | null>} */
   async verdictsOf(index) {
     const { table } = this.data.snapshots[index];
     return table ? unpack(table) : null;
   }
 
+  /** @type {(params: Params, state: OptimizerState) => RatedMoment} */
   #momentAt(params, state) {
     const { tokens, target, kind } = this;
     const betas = this.data.adam_betas;
@@ -248,15 +302,14 @@ export class App {
     return { ...probe, rate, update, next, blame: blame(probe.grads, update) };
   }
 
-  #compute() {
-    const { params, tokens } = this;
-    if (this.target === null) {
-      const scores = lastRow(trace(params, tokens).logits);
-      this.target = scores.indexOf(Math.max(...scores)); // if no word is right, the likeliest
-    }
-    this.#take(this.#momentAt(params, this.optimizerState));
+  // The target where no word is right.
+  /** @type {(tokens: number[]) => number} */
+  #likeliest(tokens) {
+    const scores = lastRow(trace(this.params, tokens).logits);
+    return scores.indexOf(Math.max(...scores));
   }
 
+  /** @type {(moment: RatedMoment) => void} */
   #take(moment) {
     const { logits, activations, probabilities, walked, grads, rate } = moment;
     Object.assign(this, { moment, logits, activations, probabilities, walked, grads, rate, loss: moment.loss });
@@ -265,11 +318,13 @@ export class App {
   }
 
   // The step that the optimizer would take. The curve along it is computed when it is first shown.
+  /** @type {(moment: Moment) => PendingStep} */
   #pendingStep({ params, tokens, target, update, next, blame, loss: now }) {
-    const lossAt = (t) => loss(along(params, update, t), tokens, target);
+    const lossAt = (/** @type {number} */ t) => loss(along(params, update, t), tokens, target);
     return {
       ...{ update, state: next, blame },
       get losses() {
+        /** @type {[number, number][]} */
         const value = Array.from({ length: 13 }, (_, i) => [i / 6, lossAt(i / 6)]);
         Object.defineProperty(this, "losses", { value });
         return value;
@@ -281,6 +336,7 @@ export class App {
   }
 
   // The blame of a lesson's first step, and what the lesson brought.
+  /** @type {(lesson: Taught) => TakenStep} */
   #account({ before, after, taken }) {
     const { target, rate, loss, blame } = before;
     return {

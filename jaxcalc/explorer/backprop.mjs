@@ -38,7 +38,7 @@ export function forward(params, tokens, network) {
 
 // Walks back from the loss and keeps the incoming message, the outgoing message and the gradients of each stage.
 /** @type {(walked: Passed[]) => Walked[]} */
-export function backward(walked) {
+function backward(walked) {
   /** @type {any} */
   let message = array([], Float64Array.of(1)); // ∂L/∂L
   return walked.toReversed().map(({ stage, input, output, vjp }) => {

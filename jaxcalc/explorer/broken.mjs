@@ -1,4 +1,3 @@
-// @ts-nocheck
 // What the user's lessons changed elsewhere: the whole table is answered again in the worker, a sample first.
 
 import { verdict } from "./data.mjs";
@@ -8,26 +7,30 @@ import { numberToWords } from "./words.mjs";
 const EXAMPLES = 3;
 
 // Which problems were right and are wrong now, which the other way round, and how many have been asked.
-export function changesOf(before, now) {
+/** @type {(before: Uint8Array, now: Uint8Array) => TableChanges} */
+function changesOf(before, now) {
+  /** @type {TableChanges} */
   const changes = { broken: [], mended: [], asked: 0 };
   now.forEach((byte, cell) => {
-    if (!byte) return;
+    const was = verdict(before[cell]),
+      is = verdict(byte);
+    if (!is) return;
     changes.asked++;
-    const was = verdict(before[cell]).right,
-      is = verdict(byte).right;
-    if (was && !is) changes.broken.push(cell);
-    if (!was && is) changes.mended.push(cell);
+    if (was?.right && !is.right) changes.broken.push(cell);
+    if (!was?.right && is.right) changes.mended.push(cell);
   });
   return changes;
 }
 
 // The text of a problem, from its cell.
-export function textOf({ operations, max_number: most }, cell) {
+/** @type {(task: Pick<TaskData, "operations" | "max_number">, cell: number) => string} */
+function textOf({ operations, max_number: most }, cell) {
   const n = most + 1;
-  const spell = (number) => numberToWords(number).join(" ");
+  const spell = (/** @type {number} */ number) => numberToWords(number).join(" ");
   return `${spell(Math.floor(cell / n) % n)} ${operations[Math.floor(cell / (n * n))]} ${spell(cell % n)}`;
 }
 
+/** @type {(app: App, ask: (text: string) => void) => () => Promise<void>} */
 export function brokenView(app, ask) {
   const node = document.getElementById("broken");
   const said = el("p", { "aria-live": "polite" });
@@ -35,10 +38,13 @@ export function brokenView(app, ask) {
   const examples = el("div", { class: "examples" });
   node.append(el("h2", {}, "Answers broken by your lessons"), said, maps, examples);
   node.hidden = true;
+  /** @type {Params | null} */
   let asked = null;
+  /** @type {(progress: TableProgress) => void} */
   const show = ({ verdicts, done, all }) => {
+    if (!app.verdicts) return;
     const changes = changesOf(app.verdicts, verdicts);
-    const count = (cells) => cells.length.toLocaleString("en-US");
+    const count = (/** @type {number[]} */ cells) => cells.length.toLocaleString("en-US");
     const of = done < all ? `${done.toLocaleString("en-US")} of ${all.toLocaleString("en-US")} asked so far: ` : "";
     said.replaceChildren(
       of,
@@ -69,11 +75,15 @@ export function brokenView(app, ask) {
 }
 
 // A small picture of one operation's problems: broken, mended, and asked.
+/** @type {(app: App, name: string, operation: number, verdicts: Uint8Array, changes: TableChanges) => HTMLElement} */
 function mapOf(app, name, operation, verdicts, { broken, mended }) {
   const n = app.tokenizer.max_number + 1,
     first = operation * n * n;
+  /** @type {HTMLCanvasElement} */
   const canvas = el("canvas", { width: n, height: n, role: "img", "aria-label": `${name}: broken and mended answers` });
   const pen = canvas.getContext("2d");
+  if (!pen) throw new Error("this browser cannot draw");
+  /** @type {(cells: number[], colour: string, size: number) => void} */
   const paint = (cells, colour, size) => {
     pen.fillStyle = colour;
     for (const cell of cells) {
@@ -83,7 +93,7 @@ function mapOf(app, name, operation, verdicts, { broken, mended }) {
   };
   const probe = el("i");
   document.body.append(probe);
-  const colourOf = (variable) => {
+  const colourOf = (/** @type {string} */ variable) => {
     probe.style.setProperty("color", `var(${variable})`);
     return getComputedStyle(probe).color;
   };

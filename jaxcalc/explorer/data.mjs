@@ -6,7 +6,7 @@ const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#
 
 // Base 85: five characters are a number of four bytes. The last number may be short; "~" fills it up.
 /** @type {(text: string) => Uint8Array<ArrayBuffer>} */
-export function fromBase85(text) {
+function fromBase85(text) {
   const values = new Uint8Array(128).map((_, code) => DIGITS.indexOf(String.fromCharCode(code)));
   const missing = (5 - (text.length % 5)) % 5;
   const bytes = new DataView(new ArrayBuffer((4 * (text.length + missing)) / 5));

@@ -1,4 +1,3 @@
-// @ts-nocheck
 // The numbers that the stage draws of a moment. Levels go up: the embeddings, each block's attention and feed-forward
 // layer, the output.
 
@@ -7,17 +6,21 @@ import { lastRow, output, softmax } from "./model.mjs";
 import { largest } from "./numbers.mjs";
 import { array, inner, namedLeaves, norm, placeOf, rowNorms } from "./trees.mjs";
 
+/** @type {WeakMap<Moment, Facts>} */
 const factsKnown = new WeakMap();
 
 // A moment never changes, so its facts are computed once.
+/** @type {(moment: Moment) => Facts} */
 export function factsOf(moment) {
-  if (!factsKnown.has(moment)) factsKnown.set(moment, computeFacts(moment));
-  return factsKnown.get(moment);
+  const known = factsKnown.get(moment) ?? computeFacts(moment);
+  factsKnown.set(moment, known);
+  return known;
 }
 
+/** @type {(moment: Moment) => Facts} */
 function computeFacts(moment) {
   const { params, tokens, target, logits, probabilities, loss, walked, update } = moment;
-  const levels = walked.filter(({ path }) => path).toReversed();
+  const levels = walked.filter(hasWeights).toReversed();
   const byColumn = blameByColumn(moment, levels);
   const total = moment.blame.total;
   return {
@@ -32,13 +35,16 @@ function computeFacts(moment) {
     messages: levels.map(({ messageIn }, i) => (i < levels.length - 1 ? rowNorms(messageIn) : [])), // above each level
     shares: levels.map(({ name }) => (total ? moment.blame.nats[name] / total : 0)),
     cells: byColumn.map((row) => row.map((nats) => (total ? nats / total : 0))),
-    total,
     steps: levels.map(({ path }) => norm(select(update, path))),
     moved: levels.map(({ path }) => mostMoved(moment, path)),
   };
 }
 
+/** @param {Walked} stage @returns {stage is Level} */
+const hasWeights = (stage) => stage.path !== null;
+
 // The word that the output stage would say if it came right after this level.
+/** @type {(params: Params, level: Level) => Facts["says"][number]} */
 function lensWord(params, { name, output: stream }) {
   const q = softmax(lastRow(name === "output" ? stream : output(params.output, stream).logits));
   const [word] = largest(q, 1);
@@ -46,6 +52,7 @@ function lensWord(params, { name, output: stream }) {
 }
 
 // The blame of what each level wrote in each column. All of it adds up to the blame of the whole network.
+/** @type {(moment: Moment, levels: Level[]) => number[][]} */
 function blameByColumn({ params, tokens, target, update }, levels) {
   const made = forward(params, tokens, stages(params, target));
   return levels.map(({ path, messageIn }, i) =>
@@ -62,13 +69,16 @@ function blameByColumn({ params, tokens, target, update }, levels) {
   );
 }
 
+/** @type {(array: Leaf, rows: number) => Leaf} */
 const firstRows = ({ shape: [, d], data }, rows) => array([rows, d], data.subarray(0, rows * d));
 
 // Every arc of one attention layer: column `to` looks at column `from`. Its message is the length of what goes back over
 // the arc into the stream of `from`, through the value and through the key. All arcs into a column, its own query and
 // its rail add up to the message below the layer.
+/** @type {(params: AttentionParams, level: Level, made: { attention: AttentionActivations }) => Arc[]} */
 function arcsOf(params, { name, input, messageIn }, { attention: made }) {
   const [t, heads, k] = made.query.shape;
+  /** @type {Arc[]} */
   const arcs = [];
   for (let head = 0; head < heads; head++) {
     for (let to = 0; to < t; to++) {
@@ -93,10 +103,18 @@ function arcsOf(params, { name, input, messageIn }, { attention: made }) {
   return arcs;
 }
 
+/** @type {(data: Float64Array) => Leaf} */
 const asVector = (data) => array([data.length], data);
-const dotProduct = (a, b) => a.reduce((total, value, i) => total + value * b[i], 0);
+
+/** @type {(a: ArrayLike<number>, b: ArrayLike<number>) => number} */
+function dotProduct(a, b) {
+  let total = 0;
+  for (let i = 0; i < a.length; i++) total += a[i] * b[i];
+  return total;
+}
 
 // Row [t, head] of an array [T, H, K], or row t of an array [T, D].
+/** @type {(rows: Leaf, t: number, head: number) => Float64Array} */
 function rowOf({ shape, data }, t, head) {
   const d = shape.at(-1),
     heads = shape.length > 2 ? shape[1] : 1;
@@ -105,6 +123,7 @@ function rowOf({ shape, data }, t, head) {
 }
 
 // ∂loss/∂mixed of one head in one column: the message times the head's part of the output matrix.
+/** @type {(out: Leaf, message: Leaf, column: number, head: number) => Float64Array} */
 function messageToMixed({ shape: [, k, d], data }, message, column, head) {
   const row = rowOf(message, column, 0);
   return Float64Array.from({ length: k }, (_, c) => {
@@ -114,6 +133,7 @@ function messageToMixed({ shape: [, k, d], data }, message, column, head) {
 }
 
 // Back through a head's value and key matrices and the gain of the norm before them.
+/** @type {(params: AttentionParams, head: number, toValue: Float64Array, toKey: Float64Array) => Float64Array} */
 function toStream({ value, key, norm: gain }, head, toValue, toKey) {
   const [d, heads, k] = value.shape;
   return Float64Array.from({ length: d }, (_, i) => {
@@ -125,32 +145,27 @@ function toStream({ value, key, norm: gain }, head, toValue, toKey) {
 }
 
 // The weight of a level that the step moves most.
+/** @type {(moment: Moment, path: Level["path"]) => Move} */
 function mostMoved({ params, grads, update }, path) {
-  let best = null;
-  const values = namedLeaves(select(params, path)),
-    gradients = namedLeaves(select(grads, path));
-  for (const [leaf, { shape, data }] of Object.entries(namedLeaves(select(update, path)))) {
-    data.forEach((step, index) => {
-      if (best && Math.abs(step) <= Math.abs(best.step)) return;
-      best = { leaf, shape, index, step };
+  const steps = namedLeaves(select(update, path));
+  let [leaf] = Object.keys(steps),
+    index = 0,
+    step = steps[leaf].data[0];
+  for (const [name, { data }] of Object.entries(steps)) {
+    data.forEach((other, i) => {
+      if (Math.abs(other) > Math.abs(step)) [leaf, index, step] = [name, i, other];
     });
   }
-  const { leaf, shape, index, step } = best;
-  const value = values[leaf].data[index];
-  const name = `${[...path, leaf].join(".")}[${placeOf(shape, index).join(", ")}]`;
-  return {
-    name,
-    leaf: [...path, leaf].join("."),
-    index,
-    value,
-    gradient: gradients[leaf].data[index],
-    step,
-    next: value + step,
-  };
+  const name = `${[...path, leaf].join(".")}[${placeOf(steps[leaf].shape, index).join(", ")}]`;
+  const value = namedLeaves(select(params, path))[leaf].data[index],
+    gradient = namedLeaves(select(grads, path))[leaf].data[index];
+  return { name, value, gradient, step, next: value + step };
 }
 
 // The story's four boxes, with the share of the blame of each. The tokenizer has no weights.
+/** @type {(facts: Facts) => { name: string, share: number | null }[]} */
 export function fourBoxes({ names, shares }) {
+  /** @type {(isIn: (name: string) => boolean) => number} */
   const share = (isIn) => names.reduce((total, name, i) => total + (isIn(name) ? shares[i] : 0), 0);
   return [
     { name: "tokenizer", share: null },
@@ -161,6 +176,7 @@ export function fourBoxes({ names, shares }) {
 }
 
 // The words whose bars are shown: the likeliest ones, and the right one. A lesson keeps the words of the moment before.
+/** @type {(facts: Facts, n?: number) => number[]} */
 export function shownWords({ probabilities, target }, n = 5) {
   const words = largest(probabilities, n);
   if (!words.includes(target)) words[n - 1] = target;

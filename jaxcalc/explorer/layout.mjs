@@ -1,4 +1,3 @@
-// @ts-nocheck
 // Where everything stands on the stage: pure geometry, in pixels. Level 0 is the lowest, the embeddings; y grows downwards.
 
 const BOX_HEIGHT = 22, // the height of an attention, embedding or output box
@@ -9,6 +8,7 @@ const BOX_HEIGHT = 22, // the height of an attention, embedding or output box
   SHARE_OF_ATTENTION = 0.66;
 
 // names: the levels from the bottom up; nColumns: the tokens; nBars: the words shown at the top.
+/** @type {(stage: { width: number, height: number, names: string[], nColumns: number, nBars: number }) => Layout} */
 export function layoutOf({ width, height, names, nColumns, nBars }) {
   const isWide = width >= 620;
   const left = isWide ? 104 : 0;
@@ -21,6 +21,7 @@ export function layoutOf({ width, height, names, nColumns, nBars }) {
   const end = BOX_HEIGHT + 16 + title;
   const ends = 2 * end + labels + SUMMARY_HEIGHT + 12;
   const block = Math.max((height - top - ends) / nBlocks, LEAST_HEIGHT + 2 * title);
+  /** @type {(name: string) => number} */
   const heightOf = (name) => {
     if (name.endsWith("attention")) return block * SHARE_OF_ATTENTION;
     return name.endsWith("mlp") ? block * (1 - SHARE_OF_ATTENTION) : end;
@@ -50,6 +51,7 @@ export function layoutOf({ width, height, names, nColumns, nBars }) {
   };
 }
 
+/** @type {(width: number, isWide: boolean) => Bars} */
 function barsLayout(width, isWide) {
   const left = isWide ? 104 : 82,
     end = isWide ? 200 : 64;
@@ -57,13 +59,13 @@ function barsLayout(width, isWide) {
     title: isWide ? left : 4,
     left,
     width: width - left - end,
-    end: width,
     y: (row) => 26 + row * BAR_ROW,
     height: BAR_ROW - 5,
   };
 }
 
 // The height of a wave that has climbed so many levels.
+/** @type {(layout: Layout, climbed: number) => number} */
 export function heightAt({ bands }, climbed) {
   const level = Math.min(Math.floor(climbed), bands.length - 1);
   const { top, bottom } = bands[level];
@@ -72,6 +74,14 @@ export function heightAt({ bands }, climbed) {
 
 // An arc of attention leaves its column at the bottom of the band and arrives at the box at its top. Its y is linear in
 // s, from 0 to 1, so a wave at one height meets every arc at the same s. A look at oneself bulges to the right.
+/**
+ * @param {Layout} layout
+ * @param {number} level
+ * @param {number} from
+ * @param {number} to
+ * @param {number} head
+ * @param {number} heads
+ */
 export function arcOf(layout, level, from, to, head, heads) {
   const { bottom, box } = layout.bands[level];
   const top = box.top + box.height;
@@ -79,8 +89,8 @@ export function arcOf(layout, level, from, to, head, heads) {
   const x0 = layout.x(from) + shift,
     x1 = layout.x(to) + shift;
   const bulge = from === to ? layout.pitch * 0.3 : 0;
-  const y = (s) => bottom + s * (top - bottom);
+  const y = (/** @type {number} */ s) => bottom + s * (top - bottom);
   const path = `M${x0} ${y(0)}C${x0 + bulge} ${y(1 / 3)} ${x1 + bulge} ${y(2 / 3)} ${x1} ${y(1)}`;
-  const x = (s) => x0 + (x1 - x0) * s * s * (3 - 2 * s) + bulge * 3 * s * (1 - s);
+  const x = (/** @type {number} */ s) => x0 + (x1 - x0) * s * s * (3 - 2 * s) + bulge * 3 * s * (1 - s);
   return { path, x, top, bottom };
 }

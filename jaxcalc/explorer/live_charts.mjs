@@ -11,7 +11,7 @@ export const BLAMED = ["Embeddings", "Attention", "Feed-forward", "Output"];
 
 // The means of a value over equal ranges of steps: [[x from 0 to 1, mean]].
 /** @type {(points: TrainingPoint[], steps: number, read: (point: TrainingPoint) => number) => [number, number][]} */
-export function bucketed(points, steps, read) {
+function bucketed(points, steps, read) {
   const size = Math.ceil(steps / BUCKETS);
   /** @type {[number, number][]} */
   const means = [];

@@ -1,4 +1,3 @@
-// @ts-nocheck
 // The page: the opening, the stage with its transport, and all other numbers inside.
 
 import { follow, keepAddress, readAddress } from "./address.mjs";
@@ -28,6 +27,7 @@ import { Engine, serve } from "./worker.mjs";
 const ADDRESS_AFTER = 300; // ms of rest, after which the address is written
 
 // The parts inside: each makes its part once and returns a function that fills it anew.
+/** @type {View[]} */
 const INSIDE = [
   tokensView,
   stagesView,
@@ -45,6 +45,7 @@ const INSIDE = [
 const PART_OF = { bar: "output", arc: "attention", node: "weight", cell: "backward" };
 
 // Opens the part with the numbers of what was picked; for a box of the network, its weight with the most blame.
+/** @type {(app: App, what: Picked, fill: () => void) => void} */
 function openInside(app, what, fill) {
   if (what.kind === "node") app.weight = mostBlamed(app.moment, what.stage);
   document.getElementById("inside").open = true;
@@ -56,10 +57,11 @@ function openInside(app, what, fill) {
 }
 
 // The weight of a stage, such as "block 0 mlp", that promises the largest part of the drop: {name, index}.
-export function mostBlamed({ grads, update }, stage) {
+/** @type {(moment: Moment, stage: string) => { name: string, index: number }} */
+function mostBlamed({ grads, update }, stage) {
   const inStage = `${stage.replace(/^block (\d+) /, "blocks.$1.")}.`;
   const updates = namedLeaves(update);
-  let found = { blame: -Infinity };
+  let found = { name: "", index: 0, blame: -Infinity };
   for (const [name, { data }] of Object.entries(namedLeaves(grads))) {
     if (!name.startsWith(inStage)) continue;
     data.forEach((gradient, index) => {
@@ -71,10 +73,14 @@ export function mostBlamed({ grads, update }, stage) {
 }
 
 // Fills the parts inside when they are open, and only then.
+/** @type {View} */
 function insideView(app) {
   const node = document.getElementById("inside");
-  let show = null;
-  let showTable = null;
+  /** @type {(() => void)[] | undefined} */
+  let show;
+  /** @type {(() => void) | undefined} */
+  let showTable;
+  /** @type {Uint8Array | null} */
   let shownVerdicts = null;
   const fill = () => {
     if (!node.open) return;
@@ -89,12 +95,13 @@ function insideView(app) {
 }
 
 // The model's age and the way back to the user's own steps.
+/** @type {View} */
 function ageView(app) {
   const node = document.getElementById("age");
   return () => {
     const { step } = app.data.snapshots[app.snapshot];
     const age = step ? `trained for ${step.toLocaleString("en-US")} steps` : "untrained";
-    const lessons = (n) => `${n} lesson${n > 1 ? "s" : ""} of yours`;
+    const lessons = (/** @type {number} */ n) => `${n} lesson${n > 1 ? "s" : ""} of yours`;
     node.replaceChildren(
       app.stepped ? `The model: ${age}, and ${lessons(app.stepped)}` : `The model: ${age}`,
       app.branch
@@ -109,6 +116,7 @@ function ageView(app) {
 }
 
 // Everything on the page that follows the app.
+/** @param {App} app */
 async function build(app) {
   const inside = insideView(app);
   const stage = new Stage(document.getElementById("stage"), {
@@ -117,11 +125,11 @@ async function build(app) {
   });
   const transport = new Transport(document.getElementById("transport"), ({ scene, t }) => {
     const { before, after } = app.lesson ?? { before: app.moment, after: scene === "again" ? app.after : null };
-    const canCompare = scene === "again" && Number.isFinite(after.loss);
-    stage.show(canCompare ? after : before, { scene, t, before: canCompare ? before : null });
+    const compared = scene === "again" && after && Number.isFinite(after.loss) ? after : null;
+    stage.show(compared ?? before, { scene, t, before: compared && before });
     keepSoon();
   });
-  let timer;
+  let timer = 0;
   const keepSoon = () => {
     clearTimeout(timer);
     timer = setTimeout(() => keepAddress(app, transport), ADDRESS_AFTER);
@@ -134,12 +142,12 @@ async function build(app) {
   document
     .getElementById("theatre")
     .append(el("button", { type: "button", id: "save", onclick: save }, "Save picture"));
-  const endOf = (name) => transport.endOf(indexOfScene(name));
-  const ask = (text) => {
+  const endOf = (/** @type {SceneName} */ name) => transport.endOf(indexOfScene(name));
+  const ask = (/** @type {string} */ text) => {
     app.setPrompt(text);
     transport.play(0, endOf("surprise"));
   };
-  const teach = async (times) => {
+  const teach = async (/** @type {number | null} */ times) => {
     try {
       const lesson = times === null ? await app.untilRight() : await app.teach(times);
       if (lesson) transport.play(endOf(lesson.taken === 1 ? "surprise" : "update"));
@@ -149,7 +157,7 @@ async function build(app) {
     }
   };
   const chips = await chipsOf(app);
-  const pick = async ({ text, snapshot }) => {
+  const pick = async (/** @type {Chip} */ { text, snapshot }) => {
     if (app.snapshot !== snapshot || app.stepped) await app.load(snapshot);
     ask(upToTheMistake(app, text));
   };
@@ -168,8 +176,9 @@ async function build(app) {
 }
 
 async function open() {
+  /** @type {PageData | LivePageData} */
   const data = JSON.parse(document.getElementById("data").textContent);
-  const engine = new Engine(document.querySelector("script[type=module]").textContent);
+  const engine = new Engine(document.querySelector("script[type=module]")?.textContent ?? "");
   const live = addTabs(data, engine);
   tellHeight();
   document.getElementById("theme").addEventListener("click", () => {
@@ -195,14 +204,19 @@ async function open() {
   try {
     asked = location.hash.length > 1 ? readAddress(app, location.hash) : null;
   } catch (error) {
-    problem = error.message;
+    problem = error instanceof Error ? error.message : String(error);
   }
   await (asked ? follow(app, transport, asked) : pick(chips[0]));
   if (problem) document.getElementById("problem").textContent = problem;
   // For the console: jaxcalc.app.params is a plain tree of arrays, as in Python.
   globalThis.jaxcalc = {
     ...{ app, live, stage, transport, momentOf, trace, walk, collect, gradient, loss, sgd, adam, along, blame },
-    ...{ finiteDifference, namedLeaves, treeMap, credit: (...args) => finish(credit(...args)) },
+    ...{
+      finiteDifference,
+      namedLeaves,
+      treeMap,
+      credit: (/** @type {Parameters<typeof credit>} */ ...args) => finish(credit(...args)),
+    },
   };
 }
 

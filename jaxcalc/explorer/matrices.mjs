@@ -2,7 +2,6 @@
 
 // x · y, with x [n, k] and y [k, m]. It sums two rows and four columns at a time, so that each number that is read is
 // used several times.
-/** @type {(x: Float64Array, y: Float64Array, n: number, k: number, m: number) => Float64Array} */
 /** @type {(x: Float64Array, y: Float64Array, n: number, k: number, m: number) => Float64Array<ArrayBuffer>} */
 export function times(x, y, n, k, m) {
   const product = new Float64Array(n * m);
@@ -68,7 +67,6 @@ function twoByFour(x, y, row, col, k, m, product) {
 }
 
 // The transpose of x [n, m].
-/** @type {(x: Float64Array, n: number, m: number) => Float64Array} */
 /** @type {(x: Float64Array, n: number, m: number) => Float64Array<ArrayBuffer>} */
 export function transposed(x, n, m) {
   const result = new Float64Array(n * m);

@@ -84,7 +84,7 @@ export function output(params, x) {
 
 // x times weights, summed over the last `nAxes` axes of x and the first `nAxes` axes of the weights.
 /** @type {(x: Leaf, weights: Leaf, nAxes?: number) => Leaf} */
-export function project(x, weights, nAxes = 1) {
+function project(x, weights, nAxes = 1) {
   const shape = [...x.shape.slice(0, x.shape.length - nAxes), ...weights.shape.slice(nAxes)];
   const n = x.shape[0],
     m = weights.shape.slice(nAxes).reduce((a, b) => a * b, 1),
@@ -124,7 +124,7 @@ export function meanSquare(data, start, d) {
 }
 
 /** @type {(x: Leaf, gain: Leaf) => Leaf} */
-export function scale(x, gain) {
+function scale(x, gain) {
   const d = gain.data.length;
   return array(
     x.shape,

@@ -1,4 +1,3 @@
-// @ts-nocheck
 // The opening: what this is in one sentence, a question that the model gets wrong, and the button that teaches it.
 
 import { MEMBERSHIP, verdict } from "./data.mjs";
@@ -7,6 +6,7 @@ import { percent, significant } from "./numbers.mjs";
 import { END, InputError } from "./tokenizer.mjs";
 import { numberToWords } from "./words.mjs";
 
+/** @type {Record<string, string>} */
 const MEMBERSHIP_TEXT = {
   training: "this problem was in training",
   "held out": "this problem was held out, so the model never trained on it",
@@ -15,42 +15,47 @@ const MEMBERSHIP_TEXT = {
 const FIRST_QUESTION = "two plus three";
 const ERROR_AFTER = 900; // milliseconds without a key
 
+/** @type {(leaves: [string, number[]][]) => string} */
 export const sentenceOf = (leaves) => {
   const n = leaves.reduce((total, [, shape]) => total + shape.reduce((a, b) => a * b, 1), 0);
   return `A network of ${n.toLocaleString("en-US")} numbers that learned arithmetic in English words. Watch it be wrong, find the blame, and learn.`;
 };
 
 // Every problem of a table, the small ones first: {text, right, membership}.
-export function problemsIn(app, verdicts) {
+/** @type {(app: App, verdicts: Uint8Array, membership: Uint8Array) => TableProblem[]} */
+function problemsIn(app, verdicts, membership) {
   const n = app.tokenizer.max_number + 1;
-  const spell = (number) => numberToWords(number).join(" ");
+  const spell = (/** @type {number} */ number) => numberToWords(number).join(" ");
   return app.tokenizer.operations
     .flatMap((name, operation) =>
       Array.from({ length: n * n }, (_, i) => {
         const [a, b] = [Math.floor(i / n), i % n];
         const cell = app.cellOf(operation, a, b);
-        if (!verdicts[cell]) return null;
-        const membership = MEMBERSHIP[app.membership[cell]];
+        const found = verdict(verdicts[cell]);
+        if (!found) return null;
         return {
           text: () => `${spell(a)} ${name} ${spell(b)}`,
-          right: verdict(verdicts[cell]).right,
-          membership,
+          right: found.right,
+          membership: MEMBERSHIP[membership[cell]],
           size: a + b,
           isEasy: a > 1 && b > 1,
         };
       }),
     )
-    .filter(Boolean)
+    .filter((problem) => problem !== null)
     .sort((a, b) => a.size - b.size);
 }
 
 // The chips, and with which of them the page opens: [{text, note, right, snapshot}].
+/** @type {(app: App) => Promise<Chip[]>} */
 export async function chipsOf(app) {
   const newest = app.data.snapshots.length - 1;
   const untrained = { text: FIRST_QUESTION, note: "untrained", right: false, snapshot: 0 };
-  if (!app.membership) return [...(await firstFailures(app)), untrained];
-  const problems = problemsIn(app, await app.verdictsOf(newest));
+  const verdicts = await app.verdictsOf(newest);
+  if (!app.membership || !verdicts) return [...(await firstFailures(app)), untrained];
+  const problems = problemsIn(app, verdicts, app.membership);
   const heldOut = problems.filter(({ membership }) => membership === "held out");
+  /** @type {(note: string) => (problem: TableProblem) => Chip} */
   const chip = (note) => (problem) => ({ text: problem.text(), note, right: problem.right, snapshot: newest });
   const wrong = heldOut.filter(({ right }) => !right);
   const others = problems.filter(({ right, membership }) => !right && membership !== "held out");
@@ -60,17 +65,21 @@ export async function chipsOf(app) {
 }
 
 // “two plus three” at the newest snapshot that gets it wrong, if there is one.
+/** @type {(app: App) => Promise<Chip[]>} */
 async function firstFailures(app) {
   const parsed = app.tokenizer.parse(FIRST_QUESTION);
+  const right = app.rightWords(parsed);
+  if (!right) return [];
   for (let snapshot = app.data.snapshots.length - 1; snapshot > 0; snapshot--) {
     const { words } = app.answer(parsed, await app.paramsOf(snapshot));
-    if (words.join() === app.rightWords(parsed).join()) continue;
+    if (words.join() === right.join()) continue;
     return [{ text: FIRST_QUESTION, note: `after ${app.data.snapshots[snapshot].step} steps`, right: false, snapshot }];
   }
   return [];
 }
 
 // A question that is answered wrong at a later word is asked with the right words before it.
+/** @type {(app: App, text: string) => string} */
 export function upToTheMistake(app, text) {
   const { parsed } = app.read(text);
   const right = app.rightWords(parsed);
@@ -81,24 +90,28 @@ export function upToTheMistake(app, text) {
 }
 
 // The chips below the sentence. pick(chip) asks its question.
+/** @type {(app: App, chips: Chip[], pick: (chip: Chip) => void) => () => void} */
 export function drawChips(app, chips, pick) {
   const node = document.getElementById("chips");
-  const buttons = chips.map((chip) =>
+  /** @type {(chip: Chip) => HTMLButtonElement} */
+  const button = (chip) =>
     el(
       "button",
       { type: "button", class: `chip ${chip.right ? "right" : "wrong"}`, onclick: () => pick(chip) },
       el("b", {}, chip.text),
       el("small", {}, `${chip.right ? "✓ right" : "✗ wrong"}, ${chip.note}`),
-    ),
-  );
+    );
+  const buttons = chips.map(button);
   node.replaceChildren(...buttons);
   return () =>
-    buttons.forEach((button, i) =>
-      button.setAttribute("aria-pressed", app.prompt.startsWith(chips[i].text) && app.snapshot === chips[i].snapshot),
-    );
+    buttons.forEach((node, i) => {
+      const isShown = app.prompt.startsWith(chips[i].text) && app.snapshot === chips[i].snapshot;
+      node.setAttribute("aria-pressed", String(isShown));
+    });
 }
 
 // What the model answers, and whether that is right.
+/** @type {View} */
 export function answerView(app) {
   const line = document.getElementById("answer");
   const help = helpButton(
@@ -124,24 +137,25 @@ export function answerView(app) {
       el(
         "span",
         { class: "verdict" },
-        ` ${isRight ? "✓" : "✗"} ${[verdictText, MEMBERSHIP_TEXT[app.membershipOf(app.parsed)]].filter(Boolean).join("; ")}`,
+        ` ${isRight ? "✓" : "✗"} ${[verdictText, MEMBERSHIP_TEXT[app.membershipOf(app.parsed) ?? ""]].filter(Boolean).join("; ")}`,
       ),
     );
   };
 }
 
 // The field for a question. While text cannot be read, the page dims and waits; the error comes after a pause or Enter.
+/** @type {(app: App, onask: (text: string) => void) => () => void} */
 export function askView(app, onask) {
   const input = document.getElementById("prompt");
   const error = document.getElementById("problem");
-  let timer = null;
-  const tell = (message) => {
+  let timer = 0;
+  const tell = (/** @type {string} */ message) => {
     error.textContent = message;
     document.body.classList.toggle("failed", Boolean(message));
     if (message) input.setAttribute("aria-invalid", "true");
     else input.removeAttribute("aria-invalid");
   };
-  const read = (tellsNow) => {
+  const read = (/** @type {boolean} */ tellsNow) => {
     clearTimeout(timer);
     if (!tellsNow) tell("");
     try {
@@ -158,7 +172,7 @@ export function askView(app, onask) {
     if (input.value !== app.prompt) onask(input.value);
   };
   input.addEventListener("input", () => read(false));
-  document.getElementById("ask").addEventListener("submit", (event) => {
+  document.getElementById("ask").addEventListener("submit", (/** @type {SubmitEvent} */ event) => {
     event.preventDefault();
     read(true);
   });
@@ -171,7 +185,9 @@ export function askView(app, onask) {
 }
 
 // Teach it, ten times, until it is right; and what came of it. teach(times, untilRight) takes the steps and plays them.
+/** @type {(app: App, teach: (times: number | null) => void) => (problem?: string) => void} */
 export function teachView(app, teach) {
+  /** @type {(id: string, text: string, onclick: () => void, isPrimary?: boolean) => HTMLButtonElement} */
   const button = (id, text, onclick, isPrimary) =>
     el("button", { type: "button", id, class: isPrimary ? "primary" : null, onclick }, text);
   const undo = button("undo-lesson", "Undo", () => app.undo());
@@ -194,6 +210,7 @@ export function teachView(app, teach) {
   };
 }
 
+/** @type {(app: App) => (string | HTMLElement)[]} */
 function lessonText(app) {
   const word = app.words[app.target];
   const { lesson, moment, rate } = app;

@@ -176,7 +176,8 @@ export function tableView(app) {
     "All problems of the task: the first number goes down, the second to the right. Point at a cell to read it; click it to ask it. The colours show the chosen snapshot; your own steps do not change them.",
     "Each cell is one problem, as the model of this snapshot answered it when the page was made. The stronger the colour, the more probable the model found its answer. Problems in empty cells have no answer in the vocabulary.",
   );
-  if (!app.data.membership) {
+  const { membership } = app;
+  if (!membership) {
     body.append(el("p", {}, "The table of this task is too large for this page."));
     return () => {};
   }
@@ -207,21 +208,22 @@ export function tableView(app) {
   const chosen = { operation: null, a: 0, b: 0 };
   /** @type {(operation: number, a: number, b: number) => number} */
   const cellIndex = (operation, a, b) => operation * cells + a * n + b;
+  const verdictAt = (/** @type {number} */ cell) => verdict(app.verdicts?.[cell] ?? 0);
   /** @type {(operation: number, a: number, b: number) => string | null} */
   const describe = (operation, a, b) => {
-    const result = verdict(app.verdicts[cellIndex(operation, a, b)]);
+    const result = verdictAt(cellIndex(operation, a, b));
     const text = `${numberToWords(a).join(" ")} ${app.tokenizer.operations[operation]} ${numberToWords(b).join(" ")}`;
     readout.textContent = result
-      ? `${text}: ${result.right ? "right" : "wrong"}, with probability ${Math.round(100 * result.p)} %; ${result.right ? "" : "it "}was ${MEMBERSHIP[app.membership[cellIndex(operation, a, b)]] === "held out" ? "held out" : "in training"}`
+      ? `${text}: ${result.right ? "right" : "wrong"}, with probability ${Math.round(100 * result.p)} %; ${result.right ? "" : "it "}was ${MEMBERSHIP[membership[cellIndex(operation, a, b)]] === "held out" ? "held out" : "in training"}`
       : `${text} has no answer in the vocabulary`;
     return result ? text : null;
   };
   return () => {
     const size = Math.max(1, Math.floor(Math.min(body.clientWidth - 4, 500) / n));
     const counts = { right: 0, all: 0, heldRight: 0, held: 0 };
-    app.verdicts.forEach((byte, i) => {
+    app.verdicts?.forEach((byte, i) => {
       if (!byte) return;
-      const held = MEMBERSHIP[app.membership[i]] === "held out";
+      const held = MEMBERSHIP[membership[i]] === "held out";
       counts.all++;
       counts.right += Number(byte > 127);
       counts.held += Number(held);
@@ -243,9 +245,9 @@ export function tableView(app) {
           label: `${name}: ${n} × ${n} problems; arrow keys move, Enter asks`,
           colour: (a, b) => {
             const i = cellIndex(operation, a, b),
-              result = verdict(app.verdicts[i]);
+              result = verdictAt(i);
             if (!result) return null;
-            const [rgb] = legend[result.right ? app.membership[i] - 1 : 2];
+            const [rgb] = legend[result.right ? membership[i] - 1 : 2];
             return `rgba(${rgb}, ${0.15 + 0.8 * result.p})`;
           },
           chosen: () => (chosen.operation === operation ? [chosen.a, chosen.b] : null),

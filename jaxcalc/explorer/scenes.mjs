@@ -1,6 +1,6 @@
-// @ts-nocheck
 // The five scenes of a lesson, as pure functions of the time t within a scene, from 0 to 1.
 
+/** @type {Scene[]} */
 export const SCENES = [
   {
     name: "forward",
@@ -35,12 +35,16 @@ export const SCENES = [
   },
 ];
 
+/** @type {(value: number) => number} */
 const clamp01 = (value) => Math.min(Math.max(value, 0), 1);
+/** @type {(t: number) => number} */
 const ease = (t) => t * t * (3 - 2 * t);
 
 // How far everything is: forward and backward count levels; all else goes from 0 to 1.
+/** @type {(scene: SceneName, t: number, nLevels: number) => Frame} */
 export function frameOf(scene, t, nLevels) {
-  const still = { forward: nLevels, backward: 0, bars: 1, light: 1, gap: 0, count: 0, flash: 0, moved: 0, ghost: 0 };
+  const still = { forward: nLevels, backward: 0, bars: 1, light: 1, gap: 0, count: 0, flash: 0, moved: 0 };
+  /** @type {(part: number) => { forward: number, bars: number }} */
   const climb = (part) => ({ forward: nLevels * clamp01(part * 1.08), bars: ease(clamp01((part - 0.85) / 0.15)) });
   return {
     ...still,
@@ -61,13 +65,14 @@ export function frameOf(scene, t, nLevels) {
         flash: t,
         moved: ease(clamp01((t - 0.2) / 0.7)),
       }),
-      again: () => ({ ...climb(clamp01(t / 0.85)), ghost: 1 }),
+      again: () => climb(clamp01(t / 0.85)),
     }[scene](),
     scene,
   };
 }
 
 // A box of a level flashes when the step reaches it, and keeps a part of its light.
+/** @type {(frame: Frame, level: number, nLevels: number) => number} */
 export function flashOf({ flash }, level, nLevels) {
   if (!flash) return 0;
   const since = flash - (0.55 * level) / nLevels;
@@ -75,6 +80,8 @@ export function flashOf({ flash }, level, nLevels) {
 }
 
 // How full a level's boxes are while the wave goes down.
+/** @type {(frame: Frame, level: number, nLevels: number) => number} */
 export const filled = ({ backward }, level, nLevels) => ease(clamp01(backward - (nLevels - 1 - level)));
 
+/** @type {(frame: Frame, level: number) => number} */
 export const reached = ({ forward }, level) => clamp01((forward - level) * 1.5 - 0.3);

@@ -1,4 +1,3 @@
-// @ts-nocheck
 // The network on the stage: bands, rails, arcs and boxes, lit from below by the forward wave and from above by the
 // backward wave. Two rectangles clip the lit parts, so a frame moves two edges and the pulses.
 
@@ -9,54 +8,55 @@ import { filled, flashOf, reached } from "./scenes.mjs";
 
 const WIDEST = { share: 8, message: 15 }; // pixels
 const FAINT = 0.02; // the least share of attention, or part of the widest message, that is drawn
+/** @type {Record<string, string>} */
 const LEVEL_TITLES = { embed: "embeddings", output: "output" };
 
 // "block 0 attention" → "attention"
-export const titleOf = (name) => LEVEL_TITLES[name] ?? (name.endsWith("mlp") ? "feed-forward" : name.split(" ").at(-1));
+/** @type {(name: string) => string} */
+const titleOf = (name) => LEVEL_TITLES[name] ?? (name.endsWith("mlp") ? "feed-forward" : name.split(" ").at(-1));
 
+/** @type {(drawing: Drawing) => SVGElement} */
 export function drawNetwork(drawing) {
   const { layout, id, on } = drawing;
   const { width, bands } = layout;
   const n = bands.length;
   const bottom = bands[0].bottom;
   const up = svg("rect", { x: 0, width });
-  const frontUp = ({ forward }) => heightAt(layout, forward);
+  const frontUp = (/** @type {Frame} */ { forward }) => heightAt(layout, forward);
   on(up, "y", frontUp);
   on(up, "height", (frame) => bottom - frontUp(frame));
   const down = svg("rect", { x: 0, y: 0, width });
   on(down, "height", ({ backward }) => (backward ? heightAt(layout, n - backward) : 0));
   const arcs = arcsOn(drawing);
+  // What a wave lights.
+  /** @type {(kind: string, clip: string, light: (frame: Frame) => number, ...children: any[]) => SVGElement} */
+  const lit = (kind, clip, light, ...children) =>
+    on(svg("g", { class: kind, "clip-path": `url(#${id}-${clip})` }, children), "opacity", light);
   return svg(
     "g",
     {},
     svg("clipPath", { id: `${id}-up` }, up),
     svg("clipPath", { id: `${id}-down` }, down),
     bandsOf(layout),
-    railsAtRest(drawing),
+    rails(drawing, "resting rails"),
     svg(
       "g",
       { class: "resting arcs" },
       arcs.map(({ resting }) => resting),
     ),
-    on(
-      svg(
-        "g",
-        { class: "ahead", "clip-path": `url(#${id}-up)` },
-        railsLit(drawing),
-        arcs.map(({ lit }) => lit),
-      ),
-      "opacity",
+    lit(
+      "ahead",
+      "up",
       ({ light }) => light,
+      rails(drawing, "rails"),
+      arcs.map((arc) => arc.lit),
     ),
-    on(
-      svg(
-        "g",
-        { class: "back", "clip-path": `url(#${id}-down)` },
-        railsBack(drawing),
-        arcs.map(({ back }) => back),
-      ),
-      "opacity",
+    lit(
+      "back",
+      "down",
       ({ scene }) => (scene === "update" ? 0.35 : 1),
+      railsBack(drawing),
+      arcs.map((arc) => arc.back),
     ),
     pulses(drawing, arcs),
     boxes(drawing),
@@ -64,6 +64,7 @@ export function drawNetwork(drawing) {
   );
 }
 
+/** @type {(layout: Layout) => SVGElement} */
 function bandsOf({ bands, width, left, isWide }) {
   return svg(
     "g",
@@ -93,36 +94,30 @@ function bandsOf({ bands, width, left, isWide }) {
   );
 }
 
+/** @type {(drawing: Drawing) => number[]} */
 const columnsOf = ({ facts }) => facts.tokens.map((_, column) => column);
 
 // Only the last column is read by the output; the others end with the last block.
+/** @type {(drawing: Drawing, column: number) => number} */
 function railTop({ layout: { bands }, facts }, column) {
-  return column === facts.tokens.length - 1 ? bands.at(-1).box.top : bands.at(-2).box.top;
+  return column === facts.tokens.length - 1 ? bands.at(-1).box.top : bands[bands.length - 2].box.top;
 }
 
-const rail = (drawing, column, attributes) => {
+/** @type {(drawing: Drawing, kind: string) => SVGElement} */
+function rails(drawing, kind) {
   const { layout } = drawing;
-  const x = layout.x(column);
-  return svg("line", { x1: x, x2: x, y1: layout.bands[0].box.top, y2: railTop(drawing, column), ...attributes });
-};
+  const lines = columnsOf(drawing).map((column) => {
+    const x = layout.x(column);
+    return svg("line", { x1: x, x2: x, y1: layout.bands[0].box.top, y2: railTop(drawing, column) });
+  });
+  return svg("g", { class: kind }, lines);
+}
 
-const railsAtRest = (drawing) =>
-  svg(
-    "g",
-    { class: "resting rails" },
-    columnsOf(drawing).map((column) => rail(drawing, column)),
-  );
-
-const railsLit = (drawing) =>
-  svg(
-    "g",
-    { class: "rails" },
-    columnsOf(drawing).map((column) => rail(drawing, column)),
-  );
-
+/** @type {(facts: Facts) => number} */
 const widestMessage = ({ messages, arcs }) => Math.max(...messages.flat(), ...arcs.map(({ message }) => message)) || 1;
 
 // In each band a rail is as wide as the message that arrives from above, which a residual layer passes on unchanged.
+/** @type {(drawing: Drawing) => (SVGElement | null)[][]} */
 function railsBack(drawing) {
   const { layout, facts } = drawing;
   const n = layout.bands.length;
@@ -144,6 +139,7 @@ function railsBack(drawing) {
   );
 }
 
+/** @type {(drawing: Drawing) => DrawnArc[]} */
 function arcsOn({ layout, facts, pick, words }) {
   const heads = 1 + Math.max(...facts.arcs.map(({ head }) => head));
   const asks = facts.tokens.length - 1;
@@ -154,6 +150,7 @@ function arcsOn({ layout, facts, pick, words }) {
     const says = `${stage}, head ${head}: ${words[facts.tokens[to]]} gives ${percent(share)} of its attention to ${words[facts.tokens[from]]}`;
     const isDrawn = share >= FAINT;
     const isFelt = message >= FAINT * most;
+    /** @type {(width: number, attributes?: Record<string, any>) => SVGElement} */
     const draw = (width, attributes) => svg("path", { d: path, "stroke-width": width.toFixed(2), ...attributes });
     const lit = isDrawn
       ? draw(WIDEST.share * share, {
@@ -164,18 +161,21 @@ function arcsOn({ layout, facts, pick, words }) {
     lit?.append(svg("title", {}, says));
     const back = isFelt ? draw(Math.max(0.8, (WIDEST.message * message) / most)) : null;
     const resting = isDrawn && to === asks ? draw(Math.max(0.6, WIDEST.share * share * 0.5)) : null;
-    return { lit, back, resting, x, top, bottom, level, share, message: message / most, head, asks: to === asks };
+    return { lit, back, resting, x, top, bottom, level, share, message: message / most, asks: to === asks };
   });
 }
 
 // The pulses at the front of a wave: one on each rail, and one on each arc.
+/** @type {(drawing: Drawing, arcs: DrawnArc[]) => SVGElement} */
 function pulses(drawing, arcs) {
   const { layout, facts, on } = drawing;
   const n = layout.bands.length;
   const most = widestMessage(facts);
-  const frontOf = ({ scene, forward, backward }) => (scene === "backward" ? n - backward : forward);
-  const runs = (frame) =>
+  const frontOf = (/** @type {Frame} */ { scene, forward, backward }) =>
+    scene === "backward" ? n - backward : forward;
+  const runs = (/** @type {Frame} */ frame) =>
     frame.scene !== "surprise" && frame.scene !== "update" && frontOf(frame) > 0 && frontOf(frame) < n;
+  /** @type {(place: (frame: Frame) => string, ahead: number, back: number) => SVGElement} */
   const dot = (place, ahead, back) => {
     const node = svg("circle", {});
     on(node, "r", ({ scene }) => (scene === "backward" ? back : ahead).toFixed(1));
@@ -185,7 +185,7 @@ function pulses(drawing, arcs) {
   const onRails = columnsOf(drawing).map((column) => {
     const end = railTop(drawing, column);
     const x = layout.x(column);
-    const place = (frame) => {
+    const place = (/** @type {Frame} */ frame) => {
       if (!runs(frame)) return hidden;
       const y = heightAt(layout, frontOf(frame));
       return y < end ? hidden : `translate(${x} ${y.toFixed(1)})`;
@@ -196,7 +196,7 @@ function pulses(drawing, arcs) {
   const onArcs = arcs
     .filter(({ lit, back }) => lit || back)
     .map(({ x, top, bottom, level, share, message, asks }) => {
-      const place = (frame) => {
+      const place = (/** @type {Frame} */ frame) => {
         const front = frontOf(frame);
         if (front <= level || front >= level + 1 || !runs(frame)) return hidden;
         const y = heightAt(layout, front);
@@ -209,10 +209,12 @@ function pulses(drawing, arcs) {
   );
 }
 
+/** @type {(drawing: Drawing) => SVGElement} */
 function boxes({ layout, facts, on, pick, words, past }) {
   const n = layout.bands.length;
   const mostBlame = Math.max(...facts.cells.flat(), 1e-300);
   const mostStep = Math.max(...facts.steps, 1e-300);
+  /** @type {(level: number, column: number) => SVGElement[]} */
   const box = (level, column) => {
     const { name, box: place } = layout.bands[level];
     const frame = {
@@ -224,6 +226,7 @@ function boxes({ layout, facts, on, pick, words, past }) {
     const share = facts.cells[level][column];
     const full = Math.max(share, 0) / mostBlame;
     const word = words[facts.tokens[column]];
+    /** @type {Picked} */
     const what = { kind: "node", stage: name, position: column, word: facts.tokens[column] };
     const outline = svg("rect", {
       ...frame,
@@ -232,9 +235,9 @@ function boxes({ layout, facts, on, pick, words, past }) {
     });
     on(outline, "class", (at) => `box pickable ${reached(at, level) > 0 ? "on" : ""}`);
     const fill = svg("rect", { ...frame, rx: 5, class: "blame" });
-    const height = (at) => (frame.height * full * (past ? 0 : filled(at, level, n))).toFixed(1);
+    const height = (/** @type {Frame} */ at) => (frame.height * full * (past ? 0 : filled(at, level, n))).toFixed(1);
     on(fill, "height", height);
-    on(fill, "y", (at) => (frame.y + frame.height - height(at)).toFixed(1));
+    on(fill, "y", (at) => (frame.y + frame.height - Number(height(at))).toFixed(1));
     const flash = svg("rect", { ...frame, rx: 5, class: "flash" });
     const strength = 0.15 + (0.75 * facts.steps[level]) / mostStep;
     on(flash, "opacity", (at) => (strength * flashOf(at, level, n)).toFixed(2));
@@ -257,12 +260,14 @@ function boxes({ layout, facts, on, pick, words, past }) {
   );
 }
 
+/** @type {(share: number) => string} */
 export const shareText = (share) => {
   const size = Math.abs(100 * share);
   const text = size >= 9.95 ? size.toFixed(0) : significant(size, size < 0.1 ? 1 : 2);
   return `${share < 0 ? "−" : ""}${text}\u00a0%`;
 };
 
+/** @type {(drawing: Drawing) => SVGElement[]} */
 function tokenLabels({ layout, facts, words }) {
   const asks = facts.tokens.length - 1;
   return facts.tokens.map((token, column) => {

@@ -1,4 +1,3 @@
-// @ts-nocheck
 // The numbers around the network on the stage: what each level says, its blame and its step at the right; the bars of
 // the next word and the surprise on top; the story's four boxes below.
 
@@ -9,10 +8,12 @@ import { filled, flashOf, reached } from "./scenes.mjs";
 import { shareText } from "./stage_network.mjs";
 
 // At the right of each level.
+/** @type {(drawing: Drawing) => SVGElement} */
 export function drawMargin({ layout, facts, words, on }) {
   const n = layout.bands.length;
   const x = layout.width - layout.right + (layout.isWide ? 14 : 0);
   const end = layout.isWide ? { x } : { x: layout.width - 2, "text-anchor": "end" };
+  /** @type {(kind: string, y: number, first: string, second: string, shown: (frame: Frame) => number) => SVGElement} */
   const two = (kind, y, first, second, shown) => {
     const node = svg(
       "g",
@@ -38,19 +39,25 @@ export function drawMargin({ layout, facts, words, on }) {
         layout.isWide ? "of the blame" : "blame",
         (frame) => (frame.scene === "backward" ? filled(frame, level, n) : 0),
       );
-      return [said, blamed, drawMove(facts, layout, level, y, end, on)];
+      return [said, blamed, drawMove({ layout, facts, on }, level, y, end)];
     }),
     drawScale({ layout, facts, on }),
   );
 }
 
 // One weight that moves: w − rate · gradient = new, and a dot on a line.
-function drawMove(facts, layout, level, y, end, on) {
+/**
+ * @param {Pick<Drawing, "layout" | "facts" | "on">} drawing
+ * @param {number} level
+ * @param {number} y
+ * @param {{ x: number, "text-anchor"?: string }} end
+ */
+function drawMove({ layout, facts, on }, level, y, end) {
   const { value, step, gradient, next, name } = facts.moved[level];
   const mostStep = Math.max(...facts.moved.map((move) => Math.abs(move.step))) || 1;
   const sign = step < 0 ? "−" : "+";
   const digits = !layout.isWide ? 3 : Math.max(3, Math.min(8, Math.ceil(Math.log10(Math.abs(value / step)) + 1) || 4));
-  const show = (number) => significant(number, digits);
+  const show = (/** @type {number} */ number) => significant(number, digits);
   const top = svg("text", { ...end, y: y - 2 }, show(value));
   on(top, "text", ({ moved }) => show(value + moved * step));
   const rate = Math.abs(step / gradient);
@@ -70,6 +77,7 @@ function drawMove(facts, layout, level, y, end, on) {
   return on(node, "opacity", (frame) => Math.min(1, 3 * flashOf(frame, level, layout.bands.length)).toFixed(2));
 }
 
+/** @type {(x: number, y: number, step: number, on: Drawing["on"]) => SVGElement[]} */
 function numberLine(x, y, step, on) {
   const half = 30;
   const dot = svg("circle", { class: "now", cy: y, r: 4 });
@@ -82,14 +90,17 @@ function numberLine(x, y, step, on) {
 }
 
 // What widths and colours mean, beside the output box.
+/** @type {(drawing: Pick<Drawing, "layout" | "facts" | "on">) => SVGElement[]} */
 function drawScale({ layout, facts, on }) {
   const { top, box } = layout.bands.at(-1);
   const y = top + 6 + box.height / 2 + 4;
   const x = layout.left + 8;
   const most = Math.max(...facts.messages.flat(), ...facts.arcs.map(({ message }) => message));
   const heads = [...new Set(facts.arcs.map(({ head }) => head))];
+  /** @type {(shown: SceneName[], ...children: any[]) => SVGElement} */
   const note = (shown, ...children) =>
     on(svg("g", { class: "scale" }, children), "display", ({ scene }) => (shown.includes(scene) ? "inline" : "none"));
+  /** @type {(at: number, words: string) => SVGElement} */
   const text = (at, words) => svg("text", { x: at, y }, words);
   const wide = layout.isWide;
   return [
@@ -121,6 +132,7 @@ function drawScale({ layout, facts, on }) {
 }
 
 // The bars of the likeliest words, and the surprise at the right one.
+/** @type {(drawing: Drawing) => SVGElement} */
 export function drawOutput({ layout, facts, past, rows, words, on, pick }) {
   const { bars } = layout;
   const likeliest = facts.probabilities.indexOf(Math.max(...facts.probabilities));
@@ -130,7 +142,7 @@ export function drawOutput({ layout, facts, past, rows, words, on, pick }) {
     surpriseLine({ bars, facts, past, words, on }),
     rows.map((word, row) => {
       const p = facts.probabilities[word],
-        before = past?.probabilities[word];
+        before = past ? past.probabilities[word] : null;
       const y = bars.y(row);
       const isRight = word === facts.target;
       const isWrong = word === likeliest && !isRight;
@@ -139,7 +151,7 @@ export function drawOutput({ layout, facts, past, rows, words, on, pick }) {
         (bars.width * p * frame.bars).toFixed(1),
       );
       const mark = isRight ? "✓ " : isWrong ? "✗ " : "";
-      const text = past ? `${shortPercent(before)} → ${shortPercent(p)}` : percent(p);
+      const text = before === null ? percent(p) : `${shortPercent(before)} → ${shortPercent(p)}`;
       const labelled = pick(
         { kind: "bar", stage: "output", position: facts.tokens.length - 1, word },
         `${mark}${words[word]} ${text}`,
@@ -150,16 +162,16 @@ export function drawOutput({ layout, facts, past, rows, words, on, pick }) {
         svg("rect", { class: "track", x: bars.left, y, width: bars.width, height: bars.height, rx: 3 }),
         isRight ? gap({ bars, p, y, on }) : null,
         bar,
-        past
-          ? svg("rect", {
+        before === null
+          ? null
+          : svg("rect", {
               class: "ghost",
               x: bars.left,
               y: y - 1,
               width: Math.max(bars.width * before, 1),
               height: bars.height + 2,
               rx: 3,
-            })
-          : null,
+            }),
         svg("text", { x: bars.left - 8, y: y + bars.height - 2, "text-anchor": "end" }, `${mark}${words[word]} `),
         on(
           svg("text", { class: "p", x: bars.left + bars.width + 8, y: y + bars.height - 2 }, text),
@@ -171,15 +183,18 @@ export function drawOutput({ layout, facts, past, rows, words, on, pick }) {
   );
 }
 
+/** @type {(share: number) => string} */
 const shortPercent = (share) => `${share < 0.1 ? (100 * share).toFixed(1) : (100 * share).toFixed(0)} %`;
 
 // What is missing from the bar of the right word.
+/** @type {(bar: { bars: Bars, p: number, y: number, on: Drawing["on"] }) => SVGElement} */
 function gap({ bars, p, y, on }) {
   const start = bars.left + bars.width * p;
   const node = svg("rect", { class: "gap", x: start, y: y + 1, height: bars.height - 2 });
   return on(node, "width", (frame) => (bars.width * (1 - p) * frame.gap).toFixed(1));
 }
 
+/** @type {(drawing: Pick<Drawing, "facts" | "past" | "words" | "on"> & { bars: Bars }) => SVGElement} */
 function surpriseLine({ bars, facts, past, words, on }) {
   const p = facts.probabilities[facts.target];
   const node = svg("text", { class: "surprise", x: bars.title, y: 16 });
@@ -194,6 +209,7 @@ function surpriseLine({ bars, facts, past, words, on }) {
 }
 
 // Tokenizer, embeddings, attention and feed-forward, output: the blame of each.
+/** @type {(drawing: Drawing) => SVGElement} */
 export function drawSummary({ layout, facts, past, on, pick }) {
   const { top, height } = layout.summary;
   const parts = [0.19, 0.23, 0.39, 0.19];
@@ -208,7 +224,7 @@ export function drawSummary({ layout, facts, past, on, pick }) {
       const left = x + 3;
       x += layout.width * parts[i];
       const fill = svg("rect", { class: "blame", x: left, y: top, height, rx: 6 });
-      const done = (frame) => (past ? 0 : filled(frame, lastLevel[i], n));
+      const done = (/** @type {Frame} */ frame) => (past ? 0 : filled(frame, lastLevel[i], n));
       on(fill, "width", (frame) => (width * Math.max(share ?? 0, 0) * done(frame)).toFixed(1));
       const number = svg("text", { class: "share", x: left + width / 2, y: top + 32 });
       on(number, "text", (frame) =>

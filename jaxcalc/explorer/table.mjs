@@ -129,7 +129,7 @@ const ROWS = new Int32Array(1 << 16); // which values of x are not 0
 
 // Every problem of a task: its prompt, the words of its right answer, and its cell of the table.
 /** @type {(task: TaskData) => Problem[]} */
-export function problemsOf(task) {
+function problemsOf(task) {
   const tokenizer = new Tokenizer(task),
     n = task.max_number + 1,
     problems = [];
@@ -150,7 +150,7 @@ export function problemsOf(task) {
 // A model's answer to a problem, always taking the likeliest next word, as a byte of the table; `kept` words of the
 // prompt have just been read. While the likeliest words are right this is one pass over question and answer.
 /** @type {(reader: Reader, problem: Problem, kept: number, longest: number, end: number) => number} */
-export function verdictOf(reader, { prompt, answer }, kept, longest, end) {
+function verdictOf(reader, { prompt, answer }, kept, longest, end) {
   /** @type {Float64Array} */
   let scores = reader.logits;
   for (let t = kept; t < prompt.length; t++) scores = reader.read(prompt[t], t, t === prompt.length - 1);

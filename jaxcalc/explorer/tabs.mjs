@@ -4,7 +4,7 @@ import { el } from "./dom.mjs";
 import { liveView } from "./live_view.mjs";
 
 // Adds the tabs below the title. The training starts when its tab is first opened; live() returns it.
-/** @type {(data: PageData, engine: import("./worker.mjs").Engine) => () => import("./live_run.mjs").LiveRun | null} */
+/** @type {(data: PageData | LivePageData, engine: import("./worker.mjs").Engine) => () => import("./live_run.mjs").LiveRun | null} */
 export function addTabs(data, engine) {
   const root = el("main", { id: "live", "aria-label": "Train from nothing" });
   document.querySelector("footer")?.before(root);

@@ -9,7 +9,7 @@ import { TASKS } from "./worker.mjs";
 
 // The rate at which a step of SGD promises half of the loss: a step promises rate · ‖gradient‖².
 /** @type {(loss: number, grads: Params) => number} */
-export const suggestedRate = (loss, grads) => loss / (2 * inner(grads, grads));
+const suggestedRate = (loss, grads) => loss / (2 * inner(grads, grads));
 
 /** @type {(kind: string, rate: number, betas: [number, number]) => Optimizer} */
 export const optimizerOf = (kind, rate, betas) => (kind === "sgd" ? sgd(rate) : adam(rate, ...betas));
@@ -26,7 +26,7 @@ export function halvingRate(kind, loss, grads, state, betas) {
 
 // The step of a moment, taken: {params, state, loss}. The moment stays as it is, also where the step is refused.
 /** @type {(moment: Moment, rate: number) => { params: Params, state: OptimizerState, loss: number }} */
-export function teach({ params, tokens, target, grads, update, next }, rate) {
+function teach({ params, tokens, target, grads, update, next }, rate) {
   if (inner(grads, grads) === 0)
     throw new InputError("the gradient is 0, so there is nothing to learn here; ask another question");
   const after = along(params, update);
@@ -69,16 +69,13 @@ export function* lossCurve(params, update, tokens, target) {
 }
 
 // Own steps, newest last: {params, state, …} as they were before each. The newest whose arrays fit into `room` bytes can
-// be undone, at least one; the first is kept too, for going back to the start.
+// be undone, at least one.
 export class History {
   /** @param {number} room */
   constructor(room = 40e6) {
     this.room = room;
     /** @type {HistoryEntry[]} */
     this.entries = [];
-    /** @type {HistoryEntry | null} */
-    this.first = null;
-    this.taken = 0;
   }
 
   // How many steps can be undone.
@@ -87,26 +84,14 @@ export class History {
   }
 
   push(/** @type {HistoryEntry} */ entry) {
-    this.first ??= entry;
     this.entries.push(entry);
-    this.taken += 1;
     while (this.entries.length > 1 && this.entries.reduce((sum, each) => sum + bytesOf(each), 0) > this.room)
       this.entries.shift();
   }
 
   // Takes back the last step and returns what was before it; null if it is not kept.
   undo() {
-    const entry = this.entries.pop() ?? null;
-    if (entry) this.taken -= 1;
-    if (!this.taken) this.first = null;
-    return entry;
-  }
-
-  // Takes back all steps and returns what was before the first.
-  reset() {
-    const entry = this.first;
-    Object.assign(this, { entries: [], first: null, taken: 0 });
-    return entry;
+    return this.entries.pop() ?? null;
   }
 }
 

@@ -32,7 +32,7 @@ const SYMBOLS = {
 
 // The integer that words state, or an error if they are not exactly the words of a number.
 /** @type {(words: string[]) => number} */
-export function wordsToNumber(words) {
+function wordsToNumber(words) {
   const unknown = words.find((word) => !NUMBER_WORDS.includes(word) && word !== "and");
   if (unknown) throw new InputError(`${quote(unknown)} is not a number word (in ${shorten(words.join(" "))})`);
   const number = numberOf(words);

@@ -73,7 +73,7 @@ function embedded({ token, position }, sequences, length, d) {
 
 // The mean surprise at the targets in nats, and its message to the logits: (p − [target]) / n.
 /** @type {(logits: Row, targets: number[]) => { loss: number; message: Row }} */
-export function crossEntropy(logits, targets) {
+function crossEntropy(logits, targets) {
   const n = targets.length,
     words = logits.length / n,
     message = new Float64Array(logits.length);

@@ -50,6 +50,7 @@ type PlaceOnStep = { t: number; loss: number };
 type Piece = { from: PlaceOnStep; to: PlaceOnStep; nats: Record<string, number>; missed: number };
 /** What an optimizer remembers: SGD nothing, Adam its count and both running means. */
 type OptimizerState = null | { count: number; mu: Params; nu: Params };
+type OptimizerKind = "sgd" | "adam";
 type Optimizer = {
   init: (params: Params) => OptimizerState;
   update: (grads: Params, state: any) => { update: Params; state: OptimizerState };
@@ -71,11 +72,132 @@ type Moment = {
   blame: Account;
 };
 
+/** A stage that has weights. On the stage it is a level. */
+type Level = Walked & { path: (string | number)[] };
+/** How one column looks at an earlier one: its share of the attention, and the length of the message that goes back. */
+type Arc = { stage: string; head: number; to: number; from: number; share: number; message: number };
+/** The weight of a level that a step moves most. */
+type Move = { name: string; value: number; gradient: number; step: number; next: number };
+/** The numbers that the stage draws of a moment. Lists of levels go up, from the embeddings to the output. */
+type Facts = {
+  tokens: number[];
+  target: number;
+  probabilities: number[];
+  loss: number;
+  /** p − 1 of the right word. */
+  error: number;
+  names: string[];
+  /** What the model would say after each level. */
+  says: { word: number; p: number }[];
+  arcs: Arc[];
+  /** The length of the message above each level, by column. */
+  messages: number[][];
+  /** Each level's share of the blame. */
+  shares: number[];
+  /** The same by level and column. */
+  cells: number[][];
+  /** The length of each level's step. */
+  steps: number[];
+  moved: Move[];
+};
+
+/** The height of a level on the stage, in pixels, and of the boxes in it. */
+type Band = { name: string; top: number; bottom: number; box: { top: number; height: number } };
+/** Where the bars of the next word stand. */
+type Bars = {
+  title: number;
+  left: number;
+  width: number;
+  y: (row: number) => number;
+  height: number;
+};
+/** Where everything stands on the stage. */
+type Layout = {
+  width: number;
+  height: number;
+  isWide: boolean;
+  left: number;
+  right: number;
+  pitch: number;
+  bands: Band[];
+  bottom: number;
+  boxWidth: number;
+  x: (column: number) => number;
+  bars: Bars;
+  labelY: (column: number) => number;
+  summary: { top: number; height: number };
+};
+
+type SceneName = "forward" | "surprise" | "backward" | "update" | "again";
+type Scene = { name: SceneName; title: string; seconds: number; caption: string };
+/** A time within a scene, from 0 to 1. */
+type SceneTime = { scene: SceneName; t: number };
+/** How far everything is: forward and backward count levels; all else goes from 0 to 1. */
+type Frame = { scene: SceneName } & Record<
+  "forward" | "backward" | "bars" | "light" | "gap" | "count" | "flash" | "moved",
+  number
+>;
+
+/** What can be picked on the stage; a cell of the summary has neither position nor word, only an arc head and from. */
+type Picked = {
+  kind: "node" | "arc" | "bar" | "cell";
+  stage: string;
+  position: number | null;
+  word: number | null;
+  head?: number;
+  from?: number;
+};
+/** What every part of the stage draws with. */
+type Drawing = {
+  layout: Layout;
+  facts: Facts;
+  /** The facts of before the step, where both are compared. */
+  past: Facts | null;
+  /** The words whose bars are shown. */
+  rows: number[];
+  words: string[];
+  id: string;
+  /** In every frame the attribute (or the "text") of the node is what f makes of it. Returns the node. */
+  on: (node: SVGElement, attribute: string, f: (frame: Frame) => string | number) => SVGElement;
+  /** The attributes of a node that can be picked. */
+  pick: (what: Picked, label: string | null) => Record<string, string | number | null>;
+};
+/** What Stage.show draws of a moment; `before` is the moment to compare it with. */
+type Shown = Partial<SceneTime> & { before?: Moment | null };
+/** An arc as it is drawn: at rest, lit by the forward and by the backward wave, and what its pulse needs. */
+type DrawnArc = Record<"lit" | "back" | "resting", SVGElement | null> & {
+  x: (s: number) => number;
+  top: number;
+  bottom: number;
+  level: number;
+  share: number;
+  /** A part of the widest message. */
+  message: number;
+  asks: boolean;
+};
+
 /** A long computation in the worker: yields its progress, returns its result. */
 type Task = (input: any) => AsyncGenerator<any, any, void>;
 
 /** What the page keeps of the time before an own step. */
-type HistoryEntry = { params: Params; state: OptimizerState; [what: string]: unknown };
+type HistoryEntry = Branch & { state: OptimizerState };
+/** What the task that answers the whole table reports. */
+type TableProgress = { verdicts: Uint8Array; done: number; all: number };
+/** The cells that were right and are wrong now, and the other way round; and how many have been asked. */
+type TableChanges = { broken: number[]; mended: number[]; asked: number };
+/** A problem of the table as a question that could open the page. */
+type TableProblem = { text: () => string; right: boolean; membership: string; size: number; isEasy: boolean };
+/** A question at a snapshot, which the opening offers. */
+type Chip = { text: string; note: string; right: boolean; snapshot: number };
+/** What a link asks for; a rate of null is the one that promises half of the loss. */
+type Address = {
+  question: string;
+  snapshot: number;
+  target: number;
+  optimizer: OptimizerKind;
+  rate: number | null;
+  scene: number;
+};
 /** A problem of the table: its cell, its prompt and its right answer as token ids. */
 type Problem = { cell: number; prompt: number[]; answer: number[] };
 
@@ -102,12 +224,14 @@ type PageData = {
   snapshots: { step: number; weights: string; table: string | null }[];
   curve: {
     loss: [number, number][];
-    watched: number;
+    watched: "held-out" | "training";
     checks: { step: number; by_operation: Record<string, number> }[];
   };
   membership: string | null;
   live: LiveData;
 };
+/** What a page without a run carries. */
+type LivePageData = { made: string; live: LiveData; snapshots?: undefined };
 /** A step that the user has taken. */
 type TakenStep = {
   kind: string;
@@ -121,34 +245,41 @@ type TakenStep = {
   before: number;
   after: number;
 };
-/** The state that all views show, as main.mjs keeps it: the moment, and what the user has chosen. */
-interface App extends Omit<Moment, "update" | "next" | "blame"> {
-  data: PageData;
-  tokenizer: import("./tokenizer.mjs").Tokenizer;
-  words: string[];
-  parsed: Question;
-  snapshot: number;
-  verdicts: Uint8Array;
-  membership: Uint8Array;
-  kind: "sgd" | "adam";
-  rate: number;
-  weight: { name: string; index: number };
-  pending: { update: Params; state: OptimizerState; blame: Account; losses: [number, number][]; actual: number };
+/** A moment, and the rate of its step. */
+type RatedMoment = Moment & { rate: number };
+/** The step that the optimizer would take; the losses along it, [t, loss], are computed when they are first read. */
+type PendingStep = {
+  update: Params;
+  state: OptimizerState;
+  blame: Account;
+  readonly losses: [number, number][];
+  readonly actual: number;
+};
+/** What the user has taught: the moments before and after so many steps. */
+type Taught = { before: RatedMoment; after: RatedMoment; taken: number };
+/** The user's own steps, as the page can go back to them. */
+type Branch = {
+  params: Params;
+  optimizerState: OptimizerState;
   last: TakenStep | null;
+  kind: OptimizerKind;
   stepped: number;
-  scores(): Float64Array;
-  streams(): [string, Leaf][];
-  answer(): { words: string[]; p: number };
-  membershipOf(question: Question): string | null;
-  setPrompt(text: string): void;
-  setTarget(id: number): void;
-  setSnapshot(index: number): Promise<void>;
-  paramsOf(index: number): Promise<Params>;
-  setOptimizer(kind: string, rate: number | null): void;
-  teach(times: number): Promise<unknown>;
-  undo(): void;
-  reset(): void;
+  snapshot: number;
+  history: import("./teaching.mjs").History;
+};
+/** What has changed when the page is drawn anew. */
+type Change = "question" | "snapshot" | "rate" | "lesson" | "credit";
+/** What app.mjs knows from the first snapshot and the first question on. */
+interface AppState extends Omit<Moment, "update" | "next" | "blame"> {
+  snapshot: number;
+  prompt: string;
+  parsed: Question;
+  moment: RatedMoment;
+  rate: number;
+  pending: PendingStep;
 }
+/** The state that all views show: the moment, and what the user has chosen. */
+type App = import("./app.mjs").App;
 /** A word on the map of embeddings; only a number word has a value. */
 type MapWord = { id: number; text: string; value: number | null; kind: "ones" | "teens" | "tens" | "acting" };
 /** The centre of the map, and its directions of length 1. */
@@ -249,6 +380,9 @@ type LeafStep = {
 /** A part of the tab: made once, drawn anew after each change. */
 type LivePart = { node: HTMLElement; draw: () => void };
 type Watched = { a: number; operation: string; b: number };
+
+// What the console finds.
+declare var jaxcalc: Record<string, unknown>;
 
 // As with an index, nobody checks that an array has a last element, or that the page has an element of this id.
 interface Array<T> {

@@ -182,13 +182,9 @@ Object.assign(TOPICS, {
       params = grown;
       state = kind === "sgd" ? null : { ...moment.next, mu: treeMap(copy, moment.next.mu), nu: treeMap(copy, moment.next.nu) };
     }
-    const bytes = await used() - base, { depth, taken } = history, back = [];
+    const bytes = await used() - base, { depth } = history, back = [];
     for (let entry = history.undo(); entry; entry = history.undo()) back.push(entry.params.output.norm.data[0]);
-    const { first } = history, start = history.reset();
-    return {
-      bytes, depth, taken, same: back.every((value, i) => value === firsts.at(-1 - i)), start: start.params.output.norm.data[0],
-      expectedStart: firsts[0], kept: first === start, left: history.taken,
-    };
+    return { bytes, depth, same: back.every((value, i) => value === firsts.at(-1 - i)), left: history.depth };
   },
 
   // Every verdict that the page's table shows, and the largest difference between both ways to read.

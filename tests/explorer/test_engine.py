@@ -369,11 +369,8 @@ def test_a_thousand_own_steps_take_less_than_sixty_megabytes_and_can_be_undone(a
     question = {"params": jax.tree.map(pack, params), "tokens": tokens, "target": 8, "kind": kind}
     answer = ask("history", question | {"betas": ADAM_BETAS, "n": 1000})
     assert answer["bytes"] < 60e6
-    assert answer["taken"] == 1000
     assert answer["depth"] >= 10
     assert answer["same"]
-    assert answer["start"] == answer["expectedStart"]
-    assert answer["kept"]
     assert answer["left"] == 0
 
 

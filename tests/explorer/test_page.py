@@ -196,6 +196,16 @@ def test_a_step_can_be_taken_and_taken_back(tab: Tab) -> None:
     assert tab.page.is_disabled("#undo")
 
 
+def test_undo_goes_back_as_far_as_the_steps_are_kept(tab: Tab) -> None:
+    tab.look_inside()
+    tab.page.evaluate("jaxcalc.app.history.room = 0")  # keeps one step
+    tab.step(1)
+    tab.step(2)
+    tab.page.evaluate("jaxcalc.app.undo()")
+    tab.page.evaluate("jaxcalc.app.undo()")
+    assert tab.state("app.stepped") == 1
+
+
 def test_too_large_a_rate_makes_it_worse_and_says_so(tab: Tab) -> None:
     tab.look_inside()
     tab.page.evaluate("jaxcalc.app.setSnapshot(0)")
