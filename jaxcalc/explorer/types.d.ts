@@ -69,7 +69,45 @@ type Moment = {
   update: Params;
   next: OptimizerState;
   blame: Account;
+  rate?: number;
 };
+
+/** What is picked on the stage or in a table: whose number is wanted. `show` names one of its sums. */
+type Picked = {
+  kind: "bar" | "arc" | "node" | "cell" | "weight" | "loss";
+  stage?: string;
+  position?: number | null;
+  head?: number;
+  from?: number;
+  word?: number | null;
+  dimension?: number;
+  weight?: { name: string; index: number };
+  show?: string;
+};
+/** `to`: what one can go on to from here. */
+type Factor = { name: string; value: number; to?: Picked };
+/** A product of factors. */
+type Term = { label: string; factors: (Factor | null)[]; value: number; to?: Picked };
+type SumAbout = {
+  name: string;
+  title: string;
+  text: string;
+  unit: string;
+  /** The scene in which this is the number that is seen. */
+  scene: "forward" | "backward" | "update" | "surprise";
+  /** The names of the label and of the factors. */
+  columns: string[];
+  total: number;
+  /** What follows from the total. */
+  follows: [label: string, value: number, unit?: "%"][];
+  dimension?: { at: number; n: number };
+};
+/** The terms and the rest add up to the total. */
+type Sum = SumAbout & { terms: Term[]; rest: { n: number; value: number } | null };
+/** A stage that was walked through, at position t, between its neighbours. */
+type StreamPlace = Walked & { t: number; below: Walked; above: Walked; words: string[] };
+type Arithmetic = { title: string; sums: Sum[] };
+type ArithmeticAbout = { words: string[]; betas?: [number, number] };
 
 /** A long computation in the worker: yields its progress, returns its result. */
 type Task = (input: any) => AsyncGenerator<any, any, void>;
