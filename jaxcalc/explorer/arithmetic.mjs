@@ -1,20 +1,20 @@
 // The arithmetic behind what is picked: each of its numbers as the sum that it is.
 
-import { attentionMessages, outputError } from "./backprop.mjs";
+import { outputError } from "./backprop.mjs";
 import { lastRow } from "./model.mjs";
 import { rowView, sumUp, valueAt, weightFactor } from "./sums.mjs";
 import { ofStream } from "./sums_of_stream.mjs";
 import { ofWeight } from "./sums_of_weight.mjs";
 import { inner, namedLeaves } from "./trees.mjs";
 
-/** @type {Record<Picked["kind"], (moment: Moment, picked: Picked, about: ArithmeticAbout) => Arithmetic>} */
+/** @type {Record<Asked["kind"], (moment: Moment, picked: Asked, about: ArithmeticAbout) => Arithmetic>} */
 const KINDS = { bar: ofWord, loss: ofWord, arc: ofArc, node: ofStream, cell: ofPart, weight: ofWeight };
 
-/** @type {(moment: Moment, picked: Picked, about: ArithmeticAbout) => Arithmetic} */
+/** @type {(moment: Moment, picked: Asked, about: ArithmeticAbout) => Arithmetic} */
 export const arithmeticOf = (moment, picked, about) => KINDS[picked.kind](moment, picked, about);
 
 // A word that could come next: its score, its probability, the gradient of its score; of the right word, the surprise.
-/** @type {(moment: Moment, picked: Picked, about: ArithmeticAbout) => Arithmetic} */
+/** @type {(moment: Moment, picked: Asked, about: ArithmeticAbout) => Arithmetic} */
 function ofWord(moment, picked, { words }) {
   const { params, tokens, target, probabilities, activations, loss, logits } = moment;
   const w = picked.kind === "loss" ? target : Number(picked.word);
@@ -107,15 +107,14 @@ function ofWord(moment, picked, { words }) {
 }
 
 // An arc: how much of its attention a head at one position gives to another, and what comes back over it.
-/** @type {(moment: Moment, picked: Picked, about: ArithmeticAbout) => Arithmetic} */
-function ofArc({ params, tokens, activations, walked }, picked, { words }) {
+/** @type {(moment: Moment, picked: Asked, about: ArithmeticAbout) => Arithmetic} */
+function ofArc({ tokens, activations, walked }, picked, { words }) {
   const { stage, head = 0, from = 0 } = picked;
   const to = Number(picked.position);
-  const { path, messageIn } = /** @type {Walked} */ (walked.find(({ name }) => name === stage));
+  const { path, inside } = /** @type {Walked} */ (walked.find(({ name }) => name === stage));
   const block = Number(path?.[1]);
   const made = activations.blocks[block].attention;
   const k = made.query.shape[2];
-  const { toMixed } = attentionMessages(params.blocks[block].attention, made, messageIn);
   const name = (/** @type {number} */ t) => `“${words[tokens[t]]}”`;
   /** @type {(rows: Leaf, t: number) => Float64Array} */
   const ofHead = (rows, t) => rowView(rows, t).subarray(head * k, (head + 1) * k);
@@ -125,7 +124,7 @@ function ofArc({ params, tokens, activations, walked }, picked, { words }) {
   const scores = seen.map((j) => dot(ofHead(made.query, to), ofHead(made.key, j)) / Math.sqrt(k));
   const powers = scores.map((score) => Math.exp(score - Math.max(...scores)));
   const shares = seen.map((j) => valueAt(made.pattern, head, to, j));
-  const toShares = seen.map((j) => dot(ofHead(toMixed, to), ofHead(made.value, j)));
+  const toShares = seen.map((j) => dot(ofHead(inside.toMixed, to), ofHead(made.value, j)));
   const mean = toShares.reduce((sum, message, j) => sum + shares[j] * message, 0);
   /** @type {(j: number, show: string, value: number) => Factor} */
   const ofOther = (j, show, value) => ({
@@ -145,6 +144,8 @@ function ofArc({ params, tokens, activations, walked }, picked, { words }) {
       ],
     }),
   });
+  const total = powers.reduce((a, b) => a + b, 0);
+  const isHeld = Math.abs(powers[from] / total - shares[from]) > 1e-9; // by an intervention
   const title = `${stage}, head ${head}: ${name(to)} looks at ${name(from)}`;
   return {
     title,
@@ -153,12 +154,12 @@ function ofArc({ params, tokens, activations, walked }, picked, { words }) {
         name: "share",
         title: "sum over what it may look at",
         text: `Softmax: e to the score, less the largest score, of ${name(from)}, divided by the sum of the same of every position up to ${name(to)}.`,
-        ...{ unit: "", scene: "forward", total: powers.reduce((a, b) => a + b, 0), values: powers },
+        ...{ unit: "", scene: "forward", total, values: powers },
         columns: ["position", "e^(score − largest)"],
         term: (j) => ({ label: `${name(j)} ${j}`, factors: [ofOther(j, "score", powers[j])] }),
         follows: [
           [`e^(score − largest) of ${name(from)}`, powers[from]],
-          ["share = that, divided by the sum", shares[from], "%"],
+          [isHeld ? "share, held by hand" : "share = that, divided by the sum", shares[from], "%"],
         ],
       }),
       sumUp({
@@ -183,7 +184,7 @@ function ofArc({ params, tokens, activations, walked }, picked, { words }) {
         ...products(
           "number",
           [
-            [`message of ${name(to)}`, ofHead(toMixed, to)],
+            [`message of ${name(to)}`, ofHead(inside.toMixed, to)],
             [`value of ${name(from)}`, ofHead(made.value, from)],
           ],
           1,
@@ -198,7 +199,7 @@ function ofArc({ params, tokens, activations, walked }, picked, { words }) {
 }
 
 // One of the story's four boxes: its blame, array by array.
-/** @type {(moment: Moment, picked: Picked, about: ArithmeticAbout) => Arithmetic} */
+/** @type {(moment: Moment, picked: Asked, about: ArithmeticAbout) => Arithmetic} */
 function ofPart({ grads, update, blame }, { stage }) {
   const ways = /** @type {Record<string, string[]>} */ ({
     embeddings: ["embed"],

@@ -43,9 +43,9 @@ export function backward(walked) {
   let message = array([], Float64Array.of(1)); // ∂L/∂L
   return walked.toReversed().map(({ stage, input, output, vjp }) => {
     const messageIn = message;
-    const [grads, messageOut] = vjp(messageIn);
+    const [grads, messageOut, inside = {}] = vjp(messageIn);
     message = messageOut;
-    return { name: stage.name, path: stage.path, input, output, messageIn, messageOut, grads };
+    return { name: stage.name, path: stage.path, input, output, messageIn, messageOut, grads, inside, vjp };
   });
 }
 
@@ -90,23 +90,17 @@ function applyAttention(params, x) {
   const made = attention(params, x);
   /** @type {Vjp} */
   const vjp = (message) => {
-    const { out, toAsked, toOffered, toValue } = attentionMessages(params, made, message);
+    const [out, toMixed] = projectVjp(made.mixed, params.out, message);
+    const { toQuery, toKey, toValue } = mixVjp(made, toMixed);
+    const [toAsked, toOffered] = [rmsNormVjp(made.asked, toQuery), rmsNormVjp(made.offered, toKey)];
     const [query, fromQuery] = projectVjp(made.normed, params.query, toAsked);
     const [key, fromKey] = projectVjp(made.normed, params.key, toOffered);
     const [value, fromValue] = projectVjp(made.normed, params.value, toValue);
     const [norm, toX] = normVjp(x, params.norm, sum(sum(fromQuery, fromKey), fromValue));
-    return [{ norm, query, key, value, out }, sum(message, toX)]; // a residual stage passes the message on unchanged and adds to it
+    const inside = { toMixed, toAsked, toOffered, toValue };
+    return [{ norm, query, key, value, out }, sum(message, toX), inside]; // a residual stage passes the message on unchanged and adds to it
   };
   return [made.residual, vjp];
-}
-
-// The gradient of the output matrix, and the messages inside the layer: to what is mixed, asked, offered and its value.
-/** @type {(params: AttentionParams, made: AttentionActivations, message: Leaf) => Record<"out" | "toMixed" | "toAsked" | "toOffered" | "toValue", Leaf>} */
-export function attentionMessages(params, made, message) {
-  const [out, toMixed] = projectVjp(made.mixed, params.out, message);
-  const { toQuery, toKey, toValue } = mixVjp(made, toMixed);
-  const [toAsked, toOffered] = [rmsNormVjp(made.asked, toQuery), rmsNormVjp(made.offered, toKey)];
-  return { out, toMixed, toAsked, toOffered, toValue };
 }
 
 // Back through mixed = pattern · value and pattern = softmax(query · key / √K), head by head.
@@ -146,20 +140,16 @@ function applyMlp(params, x) {
   const made = mlp(params, x);
   /** @type {Vjp} */
   const vjp = (message) => {
-    const { down, toHidden } = mlpMessages(params, made, message);
-    const [up, toNormed] = projectVjp(made.normed, params.up, toHidden);
+    const [down, toHidden] = projectVjp(made.hidden, params.down, message);
+    const open = array(
+      toHidden.shape,
+      toHidden.data.map((value, i) => (made.hidden.data[i] > 0 ? value : 0)),
+    );
+    const [up, toNormed] = projectVjp(made.normed, params.up, open);
     const [norm, toX] = normVjp(x, params.norm, toNormed);
-    return [{ norm, up, down }, sum(message, toX)];
+    return [{ norm, up, down }, sum(message, toX), { toHidden: open }];
   };
   return [made.residual, vjp];
-}
-
-// The gradient of the down matrix, and the message to the hidden units; one that is off lets nothing through.
-/** @type {(params: MlpParams, made: MlpActivations, message: Leaf) => Record<"down" | "toHidden", Leaf>} */
-export function mlpMessages(params, made, message) {
-  const [down, { shape, data }] = projectVjp(made.hidden, params.down, message);
-  const open = data.map((value, i) => (made.hidden.data[i] > 0 ? value : 0));
-  return { down, toHidden: array(shape, open) };
 }
 
 /** @type {(params: OutputParams, x: Leaf) => [Leaf, Vjp]} */

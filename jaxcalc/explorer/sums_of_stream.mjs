@@ -1,12 +1,12 @@
 // The arithmetic of one box of the network, a stage at a position: a number of the stream there, its length, the
 // message back, and the blame.
 
-import { attentionMessages, mlpMessages, select, stages } from "./backprop.mjs";
+import { select } from "./backprop.mjs";
 import { EPSILON, meanSquare } from "./model.mjs";
 import { backThrough, dotted, farthest, rowView, sumUp, valueAt, weightFactor, weightName } from "./sums.mjs";
 import { array, namedLeaves } from "./trees.mjs";
 
-/** @type {(moment: Moment, picked: Picked, about: ArithmeticAbout) => Arithmetic} */
+/** @type {(moment: Moment, picked: Asked, about: ArithmeticAbout) => Arithmetic} */
 export function ofStream(moment, picked, { words }) {
   const t = Number(picked.position);
   const at = moment.walked.findIndex(({ name }) => name === picked.stage);
@@ -62,7 +62,7 @@ function numberSum(moment, place, dimension) {
   const before = {
     name: `number ${d} of the stream after ${below.name}`,
     value: valueAt(place.input, t, d),
-    to: node(below.name, t, d),
+    to: boxOf(below.name, t, d),
   };
   if (name === "output") {
     const factor = shrink(place.input, t);
@@ -116,10 +116,10 @@ function labelOf({ shape }, index) {
 /** @type {(x: Leaf, t: number) => number} */
 const shrink = (x, t) => 1 / Math.sqrt(meanSquare(x.data, t * x.shape[1], x.shape[1]) + EPSILON);
 
-/** @type {(stage: string, position: number, dimension?: number, show?: string) => Picked} */
-const node = (stage, position, dimension, show) => ({ kind: "node", stage, position, dimension, show });
+/** @type {(stage: string, position: number, dimension?: number, show?: string) => Asked} */
+const boxOf = (stage, position, dimension, show) => ({ kind: "node", stage, position, dimension, show });
 
-/** @type {(row: Float64Array, about: Omit<SumAbout, "total" | "unit" | "columns" | "follows">, factor: (i: number) => Factor, follows: (length: number) => [string, number][]) => Sum} */
+/** @type {(row: Float64Array, about: Pick<SumAbout, "name" | "title" | "text" | "scene">, factor: (i: number) => Factor, follows: (length: number) => [string, number][]) => Sum} */
 function squares(row, about, factor, then) {
   const values = row.map((x) => x * x);
   const total = values.reduce((a, b) => a + b, 0);
@@ -144,7 +144,7 @@ function lengthSum(moment, place) {
       text: "How large the stream is here: the root of the sum of the squares of its numbers.",
       scene: "forward",
     },
-    (i) => ({ name: `number ${i} of the stream`, value: row[i], to: node(place.name, place.t, i, "number") }),
+    (i) => ({ name: `number ${i} of the stream`, value: row[i], to: boxOf(place.name, place.t, i, "number") }),
     (length) => [
       ["length = √ of the sum", length],
       ...(added ? [/** @type {[string, number]} */ (["length of what this stage added", Math.hypot(...added)])] : []),
@@ -180,7 +180,7 @@ function arrivingSum({ tokens }, { name, t, messageIn, above, words }) {
         : {
             name: `∂loss/∂x of number ${i}`,
             value: row[i],
-            to: above.name === "output" && t < tokens.length - 1 ? undefined : node(above.name, t, i, "message"),
+            to: above.name === "output" && t < tokens.length - 1 ? undefined : boxOf(above.name, t, i, "message"),
           },
     (length) => [["length = √ of the sum", length]],
   );
@@ -188,22 +188,20 @@ function arrivingSum({ tokens }, { name, t, messageIn, above, words }) {
 
 // One number of the message below a stage: the message above, and what came back through each weight of the stage.
 /** @type {(moment: Moment, place: StreamPlace, dimension: number | undefined) => Sum} */
-function messageSum(moment, { name, path, t, input, messageIn, messageOut, above, words }, dimension) {
-  const { params, activations } = moment;
+function messageSum(moment, { name, path, t, input, messageIn, messageOut, inside, above, words }, dimension) {
+  const { params } = moment;
   const out = /** @type {Leaf} */ (messageOut);
   const n = out.shape[1];
   const d = dimension ?? farthest(rowView(out, t));
   const weights = select(params, path);
-  const made = activations.blocks[Number(path?.[1])];
   /** @type {[leaf: string, message: Leaf][]} */
   let paths = [["unembed", messageIn]];
-  if (name.endsWith("mlp")) paths = [["up", mlpMessages(weights, made.mlp, messageIn).toHidden]];
+  if (name.endsWith("mlp")) paths = [["up", inside.toHidden]];
   if (name.endsWith("attention")) {
-    const { toAsked, toOffered, toValue } = attentionMessages(weights, made.attention, messageIn);
     paths = [
-      ["query", toAsked],
-      ["key", toOffered],
-      ["value", toValue],
+      ["query", inside.toAsked],
+      ["key", inside.toOffered],
+      ["value", inside.toValue],
     ];
   }
   const r = shrink(input, t);
@@ -222,7 +220,7 @@ function messageSum(moment, { name, path, t, input, messageIn, messageOut, above
       to:
         above.name === "output" && rowView(messageIn, t).every((m) => m === 0)
           ? undefined
-          : node(above.name, t, d, "message"),
+          : boxOf(above.name, t, d, "message"),
     };
     first.push({ label: "from above", factors: [arriving], value });
   }
@@ -279,11 +277,10 @@ function messageSum(moment, { name, path, t, input, messageIn, messageOut, above
 
 // The blame of what a stage wrote at one position: −gradient · step, weight by weight, of the loss through this position.
 /** @type {(moment: Moment, place: StreamPlace) => Sum} */
-function blameSum({ params, target, update, blame }, { name, path, t, input, messageIn }) {
+function blameSum({ params, update, blame }, { path, t, messageIn, vjp }) {
   const only = array(messageIn.shape);
   rowView(only, t).set(rowView(messageIn, t));
-  const stage = /** @type {NetworkStage} */ (stages(params, target).find((other) => other.name === name));
-  const [grads] = stage.apply(select(params, path), input)[1](only);
+  const [grads] = vjp(only);
   const steps = namedLeaves(select(update, path));
   const leaves = Object.entries(namedLeaves(grads)).map(([leaf, { data }]) => ({ leaf, data, step: steps[leaf].data }));
   const values = leaves.flatMap(({ data, step }) => Array.from(data, (gradient, i) => -gradient * step[i]));

@@ -1,12 +1,11 @@
 // The arithmetic of one weight: its gradient by the chain rule and by finite difference, its step, and its blame.
 
-import { attentionMessages, mlpMessages } from "./backprop.mjs";
 import { finiteDifference } from "./learning.mjs";
 import { rmsNorm } from "./model.mjs";
 import { backThrough, sumUp, weightName } from "./sums.mjs";
 import { namedLeaves } from "./trees.mjs";
 
-/** @type {(moment: Moment, picked: Picked, about: ArithmeticAbout) => Arithmetic} */
+/** @type {(moment: Moment, picked: Asked, about: ArithmeticAbout) => Arithmetic} */
 export function ofWeight(moment, { weight }, about) {
   const { name, index } = /** @type {{ name: string, index: number }} */ (weight);
   const title = weightName(moment.params, name, index);
@@ -52,7 +51,7 @@ function gradientSum(moment, name, index, words) {
     name: "gradient",
     title: "∂loss/∂weight",
     text: `The chain rule: at each position, ${reads} times the message ∂loss/∂x to ${feels}. Their sum says how fast the loss rises with the weight.`,
-    ...{ unit: "nats per unit of weight", scene: "update", total: namedLeaves(grads)[name].data[index] },
+    ...{ unit: "nats", scene: "backward", total: namedLeaves(grads)[name].data[index] },
     columns: ["at", "input", "message"],
     values: from.map((x, t) => x * told[t]),
     term: (t) => ({
@@ -71,7 +70,7 @@ function gradientSum(moment, name, index, words) {
 /** @type {(moment: Moment, name: string) => { input: Leaf, message: Leaf, reads: string, feels: string, row: "token" | "position" | null }} */
 function sidesOf({ params, activations, walked }, name) {
   const stage = walked.find(({ path }) => path && name.startsWith(`${path.join(".")}.`));
-  const { input, messageIn, path } = /** @type {Walked} */ (stage);
+  const { input, messageIn, path, inside } = /** @type {Walked} */ (stage);
   const leaf = name.split(".").at(-1);
   /** @type {(input: Leaf, message: Leaf, reads: string, feels: string) => ReturnType<typeof sidesOf>} */
   const sides = (input, message, reads, feels) => ({ input, message, reads, feels, row: null });
@@ -86,13 +85,13 @@ function sidesOf({ params, activations, walked }, name) {
   const block = Number(path?.[1]);
   if (path?.[2] === "mlp") {
     const [weights, made] = [params.blocks[block].mlp, activations.blocks[block].mlp];
-    const { toHidden } = mlpMessages(weights, made, messageIn);
+    const { toHidden } = inside;
     if (leaf === "down") return sides(made.hidden, messageIn, "the hidden unit", "the stream");
     if (leaf === "up") return sides(made.normed, toHidden, normed, "the hidden unit");
     return sides(rmsNorm(input), backThrough([[weights.up, toHidden]]), plain, "the normalised stream");
   }
   const [weights, made] = [params.blocks[block].attention, activations.blocks[block].attention];
-  const { toAsked, toOffered, toValue } = attentionMessages(weights, made, messageIn);
+  const { toAsked, toOffered, toValue } = inside;
   if (leaf === "out") return sides(made.mixed, messageIn, "the value that attention mixed", "the stream");
   if (leaf === "query") return sides(made.normed, toAsked, normed, "the query");
   if (leaf === "key") return sides(made.normed, toOffered, normed, "the key");

@@ -26,8 +26,8 @@ type OutputActivations = { normed: Leaf; logits: Leaf };
 
 /** A stage's path to its weights; null for the loss, which has none. */
 type Path = (string | number)[] | null;
-/** Incoming message → [gradients of the stage's weights, outgoing message]; the embeddings send none. */
-type Vjp = (message: Leaf) => [any, Leaf | null];
+/** Incoming message → [gradients of the stage's weights, outgoing message, messages inside]; the embeddings send none. */
+type Vjp = (message: Leaf) => [any, Leaf | null, Record<string, Leaf>?];
 type NetworkStage = { name: string; path: Path; apply: (params: any, input: any) => [Leaf, Vjp] };
 /** A stage on the way forward. */
 type Passed = { stage: NetworkStage; input: any; output: Leaf; vjp: Vjp };
@@ -40,6 +40,8 @@ type Walked = {
   messageIn: Leaf;
   messageOut: Leaf | null;
   grads: any;
+  inside: Record<string, Leaf>;
+  vjp: Vjp;
 };
 
 /** Nats by stage, and their sum. */
@@ -73,7 +75,7 @@ type Moment = {
 };
 
 /** What is picked on the stage or in a table: whose number is wanted. `show` names one of its sums. */
-type Picked = {
+type Asked = {
   kind: "bar" | "arc" | "node" | "cell" | "weight" | "loss";
   stage?: string;
   position?: number | null;
@@ -85,9 +87,9 @@ type Picked = {
   show?: string;
 };
 /** `to`: what one can go on to from here. */
-type Factor = { name: string; value: number; to?: Picked };
+type Factor = { name: string; value: number; to?: Asked };
 /** A product of factors. */
-type Term = { label: string; factors: (Factor | null)[]; value: number; to?: Picked };
+type Term = { label: string; factors: (Factor | null)[]; value: number; to?: Asked };
 type SumAbout = {
   name: string;
   title: string;
@@ -171,6 +173,8 @@ interface App extends Omit<Moment, "update" | "next" | "blame"> {
   kind: "sgd" | "adam";
   rate: number;
   weight: { name: string; index: number };
+  /** Opens the arithmetic of a number; `from` is what was clicked. */
+  explain: (asked: Asked, from: HTMLElement) => void;
   pending: { update: Params; state: OptimizerState; blame: Account; losses: [number, number][]; actual: number };
   last: TakenStep | null;
   stepped: number;
