@@ -1,4 +1,4 @@
-// The arithmetic behind what is picked: each of its numbers as the sum that it is.
+// The arithmetic behind what is asked: each of its numbers as the sum that it is.
 
 import { outputError } from "./backprop.mjs";
 import { lastRow } from "./model.mjs";
@@ -7,17 +7,17 @@ import { ofStream } from "./sums_of_stream.mjs";
 import { ofWeight } from "./sums_of_weight.mjs";
 import { inner, namedLeaves } from "./trees.mjs";
 
-/** @type {Record<Asked["kind"], (moment: Moment, picked: Asked, about: ArithmeticAbout) => Arithmetic>} */
+/** @type {Record<Asked["kind"], (moment: Moment, asked: Asked, about: ArithmeticAbout) => Arithmetic>} */
 const KINDS = { bar: ofWord, loss: ofWord, arc: ofArc, node: ofStream, cell: ofPart, weight: ofWeight };
 
-/** @type {(moment: Moment, picked: Asked, about: ArithmeticAbout) => Arithmetic} */
-export const arithmeticOf = (moment, picked, about) => KINDS[picked.kind](moment, picked, about);
+/** @type {(moment: Moment, asked: Asked, about: ArithmeticAbout) => Arithmetic} */
+export const arithmeticOf = (moment, asked, about) => KINDS[asked.kind](moment, asked, about);
 
 // A word that could come next: its score, its probability, the gradient of its score; of the right word, the surprise.
-/** @type {(moment: Moment, picked: Asked, about: ArithmeticAbout) => Arithmetic} */
-function ofWord(moment, picked, { words }) {
+/** @type {(moment: Moment, asked: Asked, about: ArithmeticAbout) => Arithmetic} */
+function ofWord(moment, asked, { words }) {
   const { params, tokens, target, probabilities, activations, loss, logits } = moment;
-  const w = picked.kind === "loss" ? target : Number(picked.word);
+  const w = asked.kind === "loss" ? target : Number(asked.word);
   const word = `“${words[w]}”`;
   const t = tokens.length - 1;
   const [, v] = params.output.unembed.shape;
@@ -101,16 +101,16 @@ function ofWord(moment, picked, { words }) {
     follows: [["p = e^−surprise", Math.exp(-loss), "%"]],
   });
   return {
-    title: picked.kind === "loss" ? `the surprise at ${word}` : `the word ${word}`,
+    title: asked.kind === "loss" ? `the surprise at ${word}` : `the word ${word}`,
     sums: [score, probability, gradient, ...(isRight ? [surprise] : [])],
   };
 }
 
 // An arc: how much of its attention a head at one position gives to another, and what comes back over it.
-/** @type {(moment: Moment, picked: Asked, about: ArithmeticAbout) => Arithmetic} */
-function ofArc({ tokens, activations, walked }, picked, { words }) {
-  const { stage, head = 0, from = 0 } = picked;
-  const to = Number(picked.position);
+/** @type {(moment: Moment, asked: Asked, about: ArithmeticAbout) => Arithmetic} */
+function ofArc({ tokens, activations, walked }, asked, { words }) {
+  const { stage, head = 0, from = 0 } = asked;
+  const to = Number(asked.position);
   const { path, inside } = /** @type {Walked} */ (walked.find(({ name }) => name === stage));
   const block = Number(path?.[1]);
   const made = activations.blocks[block].attention;
@@ -130,7 +130,7 @@ function ofArc({ tokens, activations, walked }, picked, { words }) {
   const ofOther = (j, show, value) => ({
     name: `of ${name(j)}`,
     value,
-    to: { ...picked, from: j, word: tokens[j], show },
+    to: { ...asked, from: j, word: tokens[j], show },
   });
   /** @type {(first: string, pairs: [string, Float64Array][], scale: number) => { columns: string[], values: number[], term: (i: number) => Omit<Term, "value"> }} */
   const products = (first, pairs, scale) => ({
@@ -199,7 +199,7 @@ function ofArc({ tokens, activations, walked }, picked, { words }) {
 }
 
 // One of the story's four boxes: its blame, array by array.
-/** @type {(moment: Moment, picked: Asked, about: ArithmeticAbout) => Arithmetic} */
+/** @type {(moment: Moment, asked: Asked, about: ArithmeticAbout) => Arithmetic} */
 function ofPart({ grads, update, blame }, { stage }) {
   const ways = /** @type {Record<string, string[]>} */ ({
     embeddings: ["embed"],
@@ -218,7 +218,7 @@ function ofPart({ grads, update, blame }, { stage }) {
         name: "blame",
         title: `blame of the ${stage}`,
         text: names.length
-          ? "How much of the drop in loss that the step promises comes from each array of weights: minus the sum of gradient · step over all its weights."
+          ? "The part of the promised drop in loss that comes from each array: minus the sum of gradient · step over its weights. A name leads to its most blamed weight."
           : "The tokenizer has no weights, so there is nothing to blame and nothing to learn.",
         ...{ unit: "nats", scene: "backward", total, values },
         columns: ["array"],

@@ -138,10 +138,8 @@ function place(panel, from) {
   const box = from?.getBoundingClientRect();
   panel.classList.toggle("floating", Boolean(box));
   panel.classList.toggle("above", Boolean(box && box.top + box.height / 2 > innerHeight / 2));
-  const buttons = document.getElementById("teach-panel").getBoundingClientRect();
-  const lesson = document.getElementById("lesson").getBoundingClientRect();
-  const top = panel.offsetParent?.getBoundingClientRect().top ?? 0;
-  panel.style.setProperty("--top", `${Math.max(0, Math.min(lesson.top, buttons.bottom) - top)}px`);
+  const edge = (/** @type {string} */ id) => document.getElementById(id).getBoundingClientRect().top;
+  panel.style.setProperty("--top", `${Math.max(0, edge("lesson") - edge("theatre"))}px`);
 }
 
 /** @type {(dimension: { at: number, n: number }, onchange: (at: number) => void) => HTMLElement} */
@@ -184,13 +182,14 @@ function sumTable({ title, columns, terms, rest, total, unit, follows }, ask) {
           text,
         )
       : el("span", { title: name }, text);
-  /** @type {(label: string, value: string, rest?: string) => HTMLElement} */
+  const span = Math.max(1, width - 2);
+  /** @type {(label: string, value: string, kind?: string) => HTMLElement} */
   const line = (label, value, kind) =>
     el(
       "tr",
       { class: kind },
-      el("th", { scope: "row", colspan: width - 1 }, label),
-      el("td", { class: "number" }, value),
+      el("th", { scope: "row", colspan: span }, label),
+      el("td", { class: "number", colspan: width - span }, value),
     );
   return el(
     "div",
@@ -214,12 +213,12 @@ function sumTable({ title, columns, terms, rest, total, unit, follows }, ask) {
             el(
               i || name ? "th" : "td",
               i ? { scope: "col", class: "number" } : { scope: name ? "col" : null },
-              i > 1 ? `× ${name}` : name,
+              i > 1 ? `×\u00a0${name}` : name,
             ),
           ),
           isPlain
             ? null
-            : el("th", { scope: "col", class: "number" }, columns.length > 2 ? "= product" : unit || "value"),
+            : el("th", { scope: "col", class: "number" }, columns.length > 2 ? "product" : unit || "value"),
         ),
       ),
       el(
@@ -243,7 +242,7 @@ function sumTable({ title, columns, terms, rest, total, unit, follows }, ask) {
       el(
         "tfoot",
         {},
-        line(`= ${title}`, [shown(total), unit === "nats" ? unit : ""].join(" ").trim(), "total"),
+        line(`= ${title}${unit && `, ${unit}`}`, shown(total), "total"),
         follows.map(([label, value, unit]) => line(label, shown(value, unit), "follows")),
       ),
     ),

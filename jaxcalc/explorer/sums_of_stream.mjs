@@ -6,19 +6,19 @@ import { EPSILON, meanSquare } from "./model.mjs";
 import { backThrough, dotted, farthest, rowView, sumUp, valueAt, weightFactor, weightName } from "./sums.mjs";
 import { array, namedLeaves } from "./trees.mjs";
 
-/** @type {(moment: Moment, picked: Asked, about: ArithmeticAbout) => Arithmetic} */
-export function ofStream(moment, picked, { words }) {
-  const t = Number(picked.position);
-  const at = moment.walked.findIndex(({ name }) => name === picked.stage);
+/** @type {(moment: Moment, asked: Asked, about: ArithmeticAbout) => Arithmetic} */
+export function ofStream(moment, asked, { words }) {
+  const t = Number(asked.position);
+  const at = moment.walked.findIndex(({ name }) => name === asked.stage);
   const place = { ...moment.walked[at], t, below: moment.walked[at + 1], above: moment.walked[at - 1], words };
   const feels = rowView(place.messageIn, t).some((value) => value !== 0);
   return {
-    title: `${picked.stage} at “${words[moment.tokens[t]]}”`,
+    title: `${asked.stage?.replace("mlp", "feed-forward")} at “${words[moment.tokens[t]]}”`,
     sums: [
-      numberSum(moment, place, picked.dimension),
+      numberSum(moment, place, asked.dimension),
       lengthSum(moment, place),
       blameSum(moment, place),
-      ...(feels && place.messageOut ? [messageSum(moment, place, picked.dimension)] : []),
+      ...(feels && place.messageOut ? [messageSum(moment, place, asked.dimension)] : []),
       arrivingSum(moment, place),
     ],
   };
@@ -159,7 +159,7 @@ function arrivingSum({ tokens }, { name, t, messageIn, above, words }) {
   return squares(
     row,
     {
-      name: "message length",
+      name: "strength",
       title: "sum of the squares",
       text:
         name === "output"
@@ -246,7 +246,7 @@ function messageSum(moment, { name, path, t, input, messageIn, messageOut, insid
     text:
       name === "output"
         ? "The chain rule: each word's error, times its weight for this number, times what the norm did to it."
-        : "The chain rule: the message from above passes on unchanged, and through each weight comes the message behind it, times the weight, times what the norm did.",
+        : "The chain rule: the message from above passes on unchanged, and through each weight comes the message behind it · the weight · what the norm did.",
     ...{ unit: "nats", scene: "backward", total: valueAt(out, t, d), follows: [] },
     columns: ["through", "message", "weight", "norm"],
     values: [...first.map(({ value }) => value), ...each.map(({ value }, i) => value * factorOf(i) * normed)],
@@ -296,7 +296,7 @@ function blameSum({ params, update, blame }, { path, t, messageIn, vjp }) {
   return sumUp({
     name: "blame",
     title: "blame of this box",
-    text: "How much of the drop in loss that the step promises comes from what this stage wrote here: of each of its weights, minus the gradient through this position times the step.",
+    text: "The part of the promised drop in loss that comes from here: of each weight, minus its gradient through this box, times its step.",
     ...{ unit: "nats", scene: "backward", total, values },
     columns: ["weight", "−gradient", "step"],
     term: (i) => {

@@ -5,7 +5,7 @@ import { rmsNorm } from "./model.mjs";
 import { backThrough, sumUp, weightName } from "./sums.mjs";
 import { namedLeaves } from "./trees.mjs";
 
-/** @type {(moment: Moment, picked: Asked, about: ArithmeticAbout) => Arithmetic} */
+/** @type {(moment: Moment, asked: Asked, about: ArithmeticAbout) => Arithmetic} */
 export function ofWeight(moment, { weight }, about) {
   const { name, index } = /** @type {{ name: string, index: number }} */ (weight);
   const title = weightName(moment.params, name, index);
@@ -19,7 +19,7 @@ export function ofWeight(moment, { weight }, about) {
       sumUp({
         name: "blame",
         title: "blame of the weight",
-        text: "How much of the drop in loss that the step promises comes from this weight: minus its gradient times its step.",
+        text: "The part of the promised drop in loss that comes from this weight: minus its gradient times its step.",
         ...{ unit: "nats", scene: "backward", total: -gradient * step, values: [-gradient * step] },
         columns: ["", "−gradient", "step"],
         term: () => ({
