@@ -354,6 +354,7 @@ def test_it_follows_the_moment(tab: Tab) -> None:
     assert total(tab) < before
     tab.page.evaluate("jaxcalc.app.setSnapshot(0)")
     tab.wait("jaxcalc.app.snapshot === 0")
+    tab.page.evaluate("jaxcalc.transport.showEnd(1)")
     assert total(tab) == pytest.approx(tab.state("app.loss"), rel=1e-4)
     assert total(tab) != before
 
