@@ -105,10 +105,14 @@ export function arithmeticView(stage, about, onall) {
   });
   return {
     open(asked, from) {
-      opener = from;
+      const { activeElement: active } = document;
+      opener = active instanceof HTMLElement && from?.contains(active) ? active : from;
       panel.hidden = false;
       place(panel, from);
-      go([asked]);
+      trail = [asked];
+      draw();
+      // Whoever clicks about in a matrix may go on there with the arrow keys.
+      if (!active?.matches("canvas:not(:focus-visible)")) panel.querySelector("h2")?.focus();
     },
     follow(now, nowIn) {
       scene = { again: "forward", update: "backward" }[nowIn] ?? nowIn;

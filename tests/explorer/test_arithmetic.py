@@ -379,6 +379,13 @@ def test_the_cells_inside_show_their_sums_too(tab: Tab) -> None:
     assert tab.text("#arithmetic h2") == "weight " + tab.text("#story h3")
     gradient = tab.page.locator("#story td.number").nth(1).inner_text()
     assert total(tab) == pytest.approx(float(gradient.replace("−", "-")), rel=1e-3)
+    tab.page.keyboard.press("Escape")
+    assert tab.page.evaluate("document.activeElement.closest('#weight') !== null")
+    tab.page.locator("#weight canvas").click(position={"x": 20, "y": 20})
+    shown = tab.text("#arithmetic h2")
+    assert shown == "weight " + tab.text("#story h3")
+    tab.page.keyboard.press("ArrowRight")  # a click leaves the focus in the matrix
+    assert shown != "weight " + tab.text("#story h3")
     panel = rendered(tab, "#arithmetic")
     assert panel["top"] >= 0
     assert panel["bottom"] <= tab.page.viewport_size["height"]
