@@ -56,7 +56,7 @@ function ofWord(moment, asked, { words }) {
   const probability = sumUp({
     name: "probability",
     title: "sum over all words",
-    text: `Softmax: e to the score, less the largest score, of ${word}, divided by the sum of the same of all ${v} words.`,
+    text: `Softmax: e^(score − largest score) of ${word}, divided by the sum of it over all ${v} words.`,
     ...{ unit: "", scene: "forward", total: powers.reduce((a, b) => a + b, 0), values: powers },
     columns: ["word", "e^(score − largest)"],
     term: (i) => ({ label: words[i], factors: [ofBar(i, "score", powers[i])] }),
@@ -153,7 +153,7 @@ function ofArc({ tokens, activations, walked }, asked, { words }) {
       sumUp({
         name: "share",
         title: "sum over what it may look at",
-        text: `Softmax: e to the score, less the largest score, of ${name(from)}, divided by the sum of the same of every position up to ${name(to)}.`,
+        text: `Softmax: e^(score − largest score) of ${name(from)}, divided by the sum of it over all positions up to ${name(to)}.`,
         ...{ unit: "", scene: "forward", total, values: powers },
         columns: ["position", "e^(score − largest)"],
         term: (j) => ({ label: `${name(j)} ${j}`, factors: [ofOther(j, "score", powers[j])] }),

@@ -96,6 +96,10 @@ export function arithmeticView(stage, about, onall) {
     mark();
   };
 
+  /** @type {PointerEvent | null} */
+  let pointer = null; // what was pressed last, if it was no key
+  document.addEventListener("pointerdown", (event) => (pointer = event), { capture: true });
+  document.addEventListener("keydown", () => (pointer = null), { capture: true });
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || panel.hidden || document.querySelector(":popover-open")) return;
     const { target } = event;
@@ -108,11 +112,11 @@ export function arithmeticView(stage, about, onall) {
       const { activeElement: active } = document;
       opener = active instanceof HTMLElement && from?.contains(active) ? active : from;
       panel.hidden = false;
-      place(panel, from);
+      place(panel, from?.getBoundingClientRect(), pointer);
       trail = [asked];
       draw();
       // Whoever clicks about in a matrix may go on there with the arrow keys.
-      if (!active?.matches("canvas:not(:focus-visible)")) panel.querySelector("h2")?.focus();
+      if (!(pointer && active?.matches("canvas"))) panel.querySelector("h2")?.focus();
     },
     follow(now, nowIn) {
       scene = { again: "forward", update: "backward" }[nowIn] ?? nowIn;
@@ -137,11 +141,11 @@ function pickedNode({ root, picks }, asked) {
 
 // Beside the stage it stands below the buttons for a lesson. For a number further down it floats over the half of the
 // window where the number is not.
-/** @type {(panel: HTMLElement, from: HTMLElement | undefined) => void} */
-function place(panel, from) {
-  const box = from?.getBoundingClientRect();
+/** @type {(panel: HTMLElement, box: DOMRect | undefined, pointer: PointerEvent | null) => void} */
+function place(panel, box, pointer) {
   panel.classList.toggle("floating", Boolean(box));
-  panel.classList.toggle("above", Boolean(box && box.top + box.height / 2 > innerHeight / 2));
+  const y = pointer?.clientY ?? (box ? box.top + box.height / 2 : 0);
+  panel.classList.toggle("above", Boolean(box) && y > innerHeight / 2);
   const edge = (/** @type {string} */ id) => document.getElementById(id).getBoundingClientRect().top;
   panel.style.setProperty("--top", `${Math.max(0, edge("lesson") - edge("theatre"))}px`);
 }
