@@ -107,6 +107,12 @@ export function arithmeticView(stage, about, onall) {
     event.preventDefault();
     close();
   });
+  // The buttons for a lesson move when the answer above them gets longer.
+  const follows = new ResizeObserver(() => {
+    const edge = (/** @type {string} */ id) => document.getElementById(id).getBoundingClientRect().top;
+    panel.style.setProperty("--top", `${Math.max(0, edge("lesson") - edge("theatre"))}px`);
+  });
+  for (const id of ["answer", "teach-panel"]) follows.observe(document.getElementById(id));
   return {
     open(asked, from) {
       const { activeElement: active } = document;
@@ -146,8 +152,6 @@ function place(panel, box, pointer) {
   panel.classList.toggle("floating", Boolean(box));
   const y = pointer?.clientY ?? (box ? box.top + box.height / 2 : 0);
   panel.classList.toggle("above", Boolean(box) && y > innerHeight / 2);
-  const edge = (/** @type {string} */ id) => document.getElementById(id).getBoundingClientRect().top;
-  panel.style.setProperty("--top", `${Math.max(0, edge("lesson") - edge("theatre"))}px`);
 }
 
 /** @type {(dimension: { at: number, n: number }, onchange: (at: number) => void) => HTMLElement} */

@@ -1,6 +1,5 @@
 // A number as the sum that it is: its largest terms, each a product of named factors, and the rest.
 
-import { largest } from "./numbers.mjs";
 import { array, namedLeaves, placeOf } from "./trees.mjs";
 
 const MOST_TERMS = 8;
@@ -8,15 +7,30 @@ const MOST_TERMS = 8;
 // values: the value of each term; term(i): its label and its factors, asked for only where the term is shown.
 /** @type {(about: SumAbout & { values: ArrayLike<number>, term: (i: number) => Omit<Term, "value"> }) => Sum} */
 export function sumUp({ values, term, ...about }) {
-  const sizes = Array.from(values, Math.abs);
-  const order = largest(sizes, sizes.length);
-  const shown = order.slice(0, order.length === MOST_TERMS + 1 ? order.length : MOST_TERMS);
-  const others = order.slice(shown.length);
+  const shown = farthestFew(values, values.length === MOST_TERMS + 1 ? values.length : MOST_TERMS);
+  const isShown = new Set(shown);
+  let rest = 0;
+  for (let i = 0; i < values.length; i++) if (!isShown.has(i)) rest += values[i];
   return {
     ...about,
     terms: shown.map((i) => ({ ...term(i), value: values[i] })),
-    rest: others.length ? { n: others.length, value: others.reduce((total, i) => total + values[i], 0) } : null,
+    rest: values.length > shown.length ? { n: values.length - shown.length, value: rest } : null,
   };
+}
+
+// The indices of the n values that are farthest from 0, the farthest first, in one pass over what may be many.
+/** @type {(values: ArrayLike<number>, n: number) => number[]} */
+function farthestFew(values, n) {
+  /** @type {number[]} */
+  const found = [];
+  for (let i = 0; i < values.length; i++) {
+    const size = Math.abs(values[i]);
+    if (found.length === n && !(size > Math.abs(values[found[n - 1]]))) continue;
+    const at = found.findIndex((other) => size > Math.abs(values[other]));
+    found.splice(at < 0 ? found.length : at, 0, i);
+    if (found.length > n) found.pop();
+  }
+  return found;
 }
 
 // An element of an array by its place.
