@@ -109,6 +109,7 @@ export function arithmeticView(stage, about, onall) {
   });
   // The buttons for a lesson move when the answer above them gets longer.
   const follows = new ResizeObserver(() => {
+    if (panel.hidden) return;
     const edge = (/** @type {string} */ id) => document.getElementById(id).getBoundingClientRect().top;
     panel.style.setProperty("--top", `${Math.max(0, edge("lesson") - edge("theatre"))}px`);
   });
