@@ -51,6 +51,9 @@ export class App extends Known {
     this.weight = { name: "blocks.0.attention.query", index: 0 };
     /** @type {(what: Change) => void} */
     this.onchange = () => {};
+    // Opens the arithmetic of a number; `from` is what was clicked.
+    /** @type {(asked: Asked, from: HTMLElement) => void} */
+    this.explain = () => {};
   }
 
   async start() {

@@ -43,9 +43,9 @@ function backward(walked) {
   let message = array([], Float64Array.of(1)); // ∂L/∂L
   return walked.toReversed().map(({ stage, input, output, vjp }) => {
     const messageIn = message;
-    const [grads, messageOut] = vjp(messageIn);
+    const [grads, messageOut, inside = {}] = vjp(messageIn);
     message = messageOut;
-    return { name: stage.name, path: stage.path, input, output, messageIn, messageOut, grads };
+    return { name: stage.name, path: stage.path, input, output, messageIn, messageOut, grads, inside, vjp };
   });
 }
 
@@ -92,11 +92,13 @@ function applyAttention(params, x) {
   const vjp = (message) => {
     const [out, toMixed] = projectVjp(made.mixed, params.out, message);
     const { toQuery, toKey, toValue } = mixVjp(made, toMixed);
-    const [query, fromQuery] = projectVjp(made.normed, params.query, rmsNormVjp(made.asked, toQuery));
-    const [key, fromKey] = projectVjp(made.normed, params.key, rmsNormVjp(made.offered, toKey));
+    const [toAsked, toOffered] = [rmsNormVjp(made.asked, toQuery), rmsNormVjp(made.offered, toKey)];
+    const [query, fromQuery] = projectVjp(made.normed, params.query, toAsked);
+    const [key, fromKey] = projectVjp(made.normed, params.key, toOffered);
     const [value, fromValue] = projectVjp(made.normed, params.value, toValue);
     const [norm, toX] = normVjp(x, params.norm, sum(sum(fromQuery, fromKey), fromValue));
-    return [{ norm, query, key, value, out }, sum(message, toX)]; // a residual stage passes the message on unchanged and adds to it
+    const inside = { toMixed, toAsked, toOffered, toValue };
+    return [{ norm, query, key, value, out }, sum(message, toX), inside]; // a residual stage passes the message on unchanged and adds to it
   };
   return [made.residual, vjp];
 }
@@ -145,7 +147,7 @@ function applyMlp(params, x) {
     );
     const [up, toNormed] = projectVjp(made.normed, params.up, open);
     const [norm, toX] = normVjp(x, params.norm, toNormed);
-    return [{ norm, up, down }, sum(message, toX)];
+    return [{ norm, up, down }, sum(message, toX), { toHidden: open }];
   };
   return [made.residual, vjp];
 }

@@ -82,6 +82,7 @@ export function backwardView(app) {
         "Length of the messages by stage and position",
         app.tokens.map((id) => app.words[id]),
         messages,
+        (stage, position, cell) => app.explain({ kind: "node", stage, position, show: "strength" }, cell),
         (value) => significant(value, 2),
       ),
     );

@@ -10,16 +10,26 @@ export function signed(value, most) {
   return `rgba(${value < 0 ? "220, 62, 54" : "48, 116, 214"}, ${value && 0.06 + 0.94 * strength ** 0.7})`;
 }
 
-// Rows of [name, cells…] of numbers, each cell shaded by its share of the largest.
-/** @type {(label: string, columns: string[], rows: [string, ...number[]][], format?: (value: number) => string) => HTMLElement} */
-export function heatTable(label, columns, rows, format = (/** @type {number} */ value) => significant(value, 3)) {
+// Rows of [name, cells…] of numbers, each cell shaded by its share of the largest. onpick(name, column, cell) is for a
+// click on a cell.
+/** @type {(label: string, columns: string[], rows: [string, ...number[]][], onpick: (name: string, column: number, cell: HTMLElement) => void, format?: (value: number) => string) => HTMLElement} */
+export function heatTable(
+  label,
+  columns,
+  rows,
+  onpick,
+  format = (/** @type {number} */ value) => significant(value, 3),
+) {
   const most = Math.max(...rows.flatMap(([, ...cells]) => cells));
-  const cell = (/** @type {number} */ value) =>
-    el(
+  const cell = (/** @type {string} */ name, /** @type {number} */ value, /** @type {number} */ column) => {
+    const button = el("button", { type: "button", class: "cell", onclick: () => onpick(name, column, button) });
+    button.append(format(value));
+    return el(
       "td",
       { class: "heat", style: { background: `rgba(48, 116, 214, ${most ? (0.55 * value) / most : 0})` } },
-      format(value),
+      button,
     );
+  };
   return el(
     "div",
     { class: "scroll", tabindex: 0, role: "group", "aria-label": `${label}, a table that may scroll` },
@@ -39,7 +49,14 @@ export function heatTable(label, columns, rows, format = (/** @type {number} */ 
       el(
         "tbody",
         {},
-        rows.map(([name, ...cells]) => el("tr", {}, el("th", { scope: "row" }, name), cells.map(cell))),
+        rows.map(([name, ...cells]) =>
+          el(
+            "tr",
+            {},
+            el("th", { scope: "row" }, name),
+            cells.map((value, column) => cell(name, value, column)),
+          ),
+        ),
       ),
     ),
   );

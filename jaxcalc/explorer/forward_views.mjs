@@ -59,6 +59,7 @@ export function stagesView(app) {
         "Length of the stream by stage and position",
         app.tokens.map((id) => app.words[id]),
         rows,
+        (stage, position, cell) => app.explain({ kind: "node", stage, position, show: "length" }, cell),
       ),
     );
   };
@@ -98,6 +99,25 @@ export function attentionView(app) {
             /** @type {(i: number, j: number) => number} */
             const share = (i, j) => pattern.data[(head * t + i) * t + j];
             const best = Array.from({ length: t }, (_, j) => j).sort((a, b) => share(asks, b) - share(asks, a))[0];
+            /** @type {(i: number, j: number) => void} */
+            const explain = (i, j) =>
+              app.explain({ kind: "arc", stage: `block ${block} attention`, head, position: i, from: j }, grid);
+            let [at, to] = [asks, best]; // the cell that the arrow keys are at
+            const move = (/** @type {KeyboardEvent} */ event) => {
+              if (event.key === "Enter") return explain(at, to);
+              /** @type {Record<string, [number, number]>} */
+              const ways = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+              const [down, right] = ways[event.key] ?? [0, 0];
+              if (!(event.key in ways) || !cells[(at + down) * t + to + right]) return;
+              event.preventDefault();
+              if (at + down >= t || to + right < 0 || to + right > at + down) return;
+              [at, to] = [at + down, to + right];
+              show();
+            };
+            const show = () => {
+              for (const [index, cell] of cells.entries()) cell.classList.toggle("at", index === at * t + to);
+              say(block, head, at, to, share(at, to));
+            };
             const cells = names.flatMap((_, i) =>
               names.map((_, j) =>
                 j > i
@@ -106,26 +126,24 @@ export function attentionView(app) {
                       title: `${names[i]} → ${names[j]}: ${percent(share(i, j))}`,
                       style: { "--share": share(i, j) },
                       onpointerenter: () => say(block, head, i, j, share(i, j)),
+                      onclick: () => explain(i, j),
                     }),
               ),
             );
-            return el(
-              "figure",
-              {},
-              el(
-                "div",
-                {
-                  class: "pattern",
-                  role: "img",
-                  tabindex: 0,
-                  style: { "grid-template-columns": `repeat(${t}, max-content)` },
-                  "aria-label": `Block ${block}, head ${head}: ${names[asks]} looks most at ${names[best]}, ${percent(share(asks, best))}`,
-                  onfocus: () => say(block, head, asks, best, share(asks, best)),
-                },
-                cells,
-              ),
-              el("figcaption", {}, `block ${block} · head ${head}`),
+            const grid = el(
+              "div",
+              {
+                class: "pattern",
+                role: "application",
+                tabindex: 0,
+                style: { "grid-template-columns": `repeat(${t}, max-content)` },
+                "aria-label": `Block ${block}, head ${head}: ${names[asks]} looks most at ${names[best]}, ${percent(share(asks, best))}; arrow keys move, Enter shows the sum`,
+                onfocus: show,
+                onkeydown: move,
+              },
+              cells,
             );
+            return el("figure", {}, grid, el("figcaption", {}, `block ${block} · head ${head}`));
           }),
         ),
       ),

@@ -2,6 +2,8 @@
 
 import { follow, keepAddress, readAddress } from "./address.mjs";
 import { App } from "./app.mjs";
+import { mostBlamed } from "./arithmetic.mjs";
+import { arithmeticView } from "./arithmetic_view.mjs";
 import { collect, walk } from "./backprop.mjs";
 import { backwardView } from "./blame_view.mjs";
 import { brokenView } from "./broken.mjs";
@@ -42,34 +44,20 @@ const INSIDE = [
 ];
 
 // Where the numbers behind a thing on the stage are.
-const PART_OF = { bar: "output", arc: "attention", node: "weight", cell: "backward" };
+const PART_OF = { bar: "output", loss: "loss", arc: "attention", node: "weight", weight: "weight", cell: "backward" };
 
-// Opens the part with the numbers of what was picked; for a box of the network, its weight with the most blame.
-/** @type {(app: App, what: Picked, fill: () => void) => void} */
+// Opens the part with all numbers around what was picked; for a box of the network, its weight with the most blame.
+/** @type {(app: App, what: Asked, fill: () => void) => void} */
 function openInside(app, what, fill) {
-  if (what.kind === "node") app.weight = mostBlamed(app.moment, what.stage);
+  if (what.kind === "node" && what.stage)
+    app.weight = mostBlamed(app.moment, what.stage.replace(/^block (\d+) /, "blocks.$1."));
+  if (what.weight) app.weight = { ...what.weight };
   document.getElementById("inside").open = true;
   fill();
   const node = document.getElementById(PART_OF[what.kind]);
   node.scrollIntoView();
   node.setAttribute("tabindex", -1);
   node.focus({ preventScroll: true });
-}
-
-// The weight of a stage, such as "block 0 mlp", that promises the largest part of the drop: {name, index}.
-/** @type {(moment: Moment, stage: string) => { name: string, index: number }} */
-function mostBlamed({ grads, update }, stage) {
-  const inStage = `${stage.replace(/^block (\d+) /, "blocks.$1.")}.`;
-  const updates = namedLeaves(update);
-  let found = { name: "", index: 0, blame: -Infinity };
-  for (const [name, { data }] of Object.entries(namedLeaves(grads))) {
-    if (!name.startsWith(inStage)) continue;
-    data.forEach((gradient, index) => {
-      const blame = -gradient * updates[name].data[index];
-      if (blame > found.blame) found = { name, index, blame };
-    });
-  }
-  return { name: found.name, index: found.index };
 }
 
 // Fills the parts inside when they are open, and only then.
@@ -121,12 +109,16 @@ async function build(app) {
   const inside = insideView(app);
   const stage = new Stage(document.getElementById("stage"), {
     words: app.words,
-    onpick: (what) => openInside(app, what, inside),
+    onpick: (what) => arithmetic.open(what),
   });
+  const about = { words: app.words, betas: app.data.adam_betas };
+  const arithmetic = arithmeticView(stage, about, (what) => openInside(app, what, inside));
+  app.explain = arithmetic.open;
   const transport = new Transport(document.getElementById("transport"), ({ scene, t }) => {
     const { before, after } = app.lesson ?? { before: app.moment, after: scene === "again" ? app.after : null };
     const compared = scene === "again" && after && Number.isFinite(after.loss) ? after : null;
     stage.show(compared ?? before, { scene, t, before: compared && before });
+    arithmetic.follow(compared ?? before, scene);
     keepSoon();
   });
   let timer = 0;

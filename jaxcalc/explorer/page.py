@@ -50,11 +50,12 @@ ENGINE = (
     *("random", "lessons", "matrices", "training", "optimizers", "live", "embedding_map"),
 )
 VIEWS = ("data", "numbers", "dom", "charts", "forward_views", "blame_view", "step_view", "weight_view", "run_views")
+ARITHMETIC = ("sums", "sums_of_weight", "sums_of_stream", "arithmetic", "arithmetic_view")
 STAGE = ("facts", "layout", "scenes", "stage_network", "stage_numbers", "stage", "transport")
 LIVE = ("live_run", "live_charts", "live_settings", "live_question", "live_view", "tabs")
-MODULES = (*ENGINE, *VIEWS, "embedding_view", *STAGE, *LIVE, "app", "address", "opening", "broken", "main")
+MODULES = (*ENGINE, *VIEWS, "embedding_view", *ARITHMETIC, *STAGE, *LIVE, "app", "address", "opening", "broken", "main")
 """The JavaScript modules of the page, each before those that import it."""
-STYLES = ("style", "parts", "stage", "live", "map")
+STYLES = ("style", "parts", "stage", "arithmetic", "live", "map")
 """The style sheets of the page: the page as a whole, then what its parts draw."""
 FIT_FRAME = """
 addEventListener("message", ({ source, data }) => {
@@ -240,10 +241,11 @@ def _page(title: str, data: dict[str, object]) -> str:
 
 
 def _script() -> str:
-    """Return all JavaScript modules as one, without their imports and exports."""
+    """Return all JavaScript modules as one, without their imports, exports and comments, which fill a fifth of it."""
     parts = []
     for name in MODULES:
         source = re.sub(r'^import [^;]*? from "\./\w+\.mjs";\n', "", _source(f"{name}.mjs"), flags=re.MULTILINE)
+        source = re.sub(r"^ *(?://.*|/\*\*(?:(?!\*/)[\s\S])*\*/)\n", "", source, flags=re.MULTILINE)
         parts.append(f"// {name}.mjs\n{re.sub(r'^export ', '', source, flags=re.MULTILINE)}")
     return "\n".join(parts)
 

