@@ -1,8 +1,8 @@
 // @ts-nocheck
 // Where everything stands on the stage: pure geometry, in pixels. Level 0 is the lowest, the embeddings; y grows downwards.
 
-const BOX_HEIGHT = 22, // the height of an attention, embedding or output box
-  BAR_ROW = 19, // of a bar of the output
+const BOX_HEIGHT = 24, // the height of an attention, embedding or output box
+  BAR_ROW = 24, // of a bar of the output
   SUMMARY_HEIGHT = 40,
   LEAST_HEIGHT = 96, // of a block
   TITLE = 12, // of a level, above its boxes on a narrow stage
@@ -59,7 +59,7 @@ function barsLayout(width, isWide) {
     width: width - left - end,
     end: width,
     y: (row) => 26 + row * BAR_ROW,
-    height: BAR_ROW - 5,
+    height: 14,
   };
 }
 

@@ -93,6 +93,7 @@ function ageView(app) {
     const { step } = app.data.snapshots[app.snapshot];
     const age = step ? `trained for ${step.toLocaleString("en-US")} steps` : "untrained";
     const lessons = (n) => `${n} lesson${n > 1 ? "s" : ""} of yours`;
+    const hadFocus = node.contains(document.activeElement);
     node.replaceChildren(
       app.stepped ? `The model: ${age}, and ${lessons(app.stepped)}` : `The model: ${age}`,
       app.branch
@@ -103,6 +104,7 @@ function ageView(app) {
           )
         : "",
     );
+    if (hadFocus) (document.getElementById("branch") ?? node).focus(); // the text says where it has gone back to
   };
 }
 

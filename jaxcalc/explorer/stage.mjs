@@ -52,7 +52,9 @@ export class Stage {
     const facts = factsOf(moment);
     const past = before && factsOf(before);
     const rows = shownWords(past ?? facts);
-    const layout = layoutOf({ width, height, names: facts.names, nColumns: facts.tokens.length, nBars: rows.length });
+    const sizes = { width, names: facts.names, nColumns: facts.tokens.length, nBars: rows.length };
+    const layout = layoutOf({ ...sizes, height });
+    this.container.style.setProperty("min-height", `${layoutOf({ ...sizes, height: 0 }).height}px`);
     this.nLevels = facts.names.length;
     this.updates = [];
     this.picks = [];

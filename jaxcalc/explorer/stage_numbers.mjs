@@ -147,6 +147,7 @@ export function drawOutput({ layout, facts, past, rows, words, on, pick }) {
       return svg(
         "g",
         { ...labelled, class: `word pickable ${kind}` },
+        svg("rect", { class: "reach", x: 0, y: y - 5, width: bars.end, height: 24 }),
         svg("rect", { class: "track", x: bars.left, y, width: bars.width, height: bars.height, rx: 3 }),
         isRight ? gap({ bars, p, y, on }) : null,
         bar,

@@ -133,7 +133,7 @@ interface App extends Omit<Moment, "update" | "next" | "blame"> {
   kind: "sgd" | "adam";
   rate: number;
   weight: { name: string; index: number };
-  pending: { update: Params; state: OptimizerState; blame: Account; losses: [number, number][]; actual: number };
+  pending: { update: Params; state: OptimizerState; blame: Account; actual: number };
   last: TakenStep | null;
   stepped: number;
   scores(): Float64Array;
@@ -145,12 +145,15 @@ interface App extends Omit<Moment, "update" | "next" | "blame"> {
   setSnapshot(index: number): Promise<void>;
   setOptimizer(kind: string, rate: number | null): void;
   teach(times: number): Promise<unknown>;
+  curve(): Promise<[number, number][] | null>;
   undo(): void;
   reset(): void;
 }
 /** Makes its part of the page once, and returns a function that fills it anew. */
 type View = (app: App) => () => void;
 
+type Size = { width: number; height: number };
+type Box = { left: number; top: number; right: number; bottom: number };
 /** An axis of a chart: its ends, and its ticks as [value, text]. */
 type Axis = { from: number; to: number; log?: boolean; ticks: [number, string][] };
 /** A line of a chart. */
@@ -158,17 +161,15 @@ type Line = { points: [number, number][]; class: string };
 /** A place on an axis, in the units of the drawing. */
 type Place = (value: number) => number;
 type ChartOptions = {
-  width?: number;
   height?: number;
   marks?: (atX: Place, atY: Place) => any[];
   onclick?: (distance: Place) => void;
 };
 /** A grid of cells on a canvas. A click or Enter asks, an arrow key only moves. */
 type GridOptions = {
-  rows: number;
-  columns: number;
-  size: number;
-  label: string;
+  shape: () => { rows: number; columns: number };
+  sizeIn: (width: number) => number;
+  label: () => string;
   colour: (row: number, column: number) => string | null;
   chosen: () => [number, number] | null;
   onmove?: (row: number, column: number) => void;
