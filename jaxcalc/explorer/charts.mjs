@@ -17,12 +17,12 @@ export function heatTable(label, columns, rows, format = (/** @type {number} */ 
   const cell = (/** @type {number} */ value) =>
     el(
       "td",
-      { class: "heat", style: { background: `rgba(48, 116, 214, ${most ? (0.55 * value) / most : 0})` } },
+      { class: "heat", style: { "--heat": `rgba(48, 116, 214, ${most ? (0.55 * value) / most : 0})` } },
       format(value),
     );
   return el(
     "div",
-    { class: "scroll", tabindex: 0, role: "group", "aria-label": `${label}, a table that may scroll` },
+    { class: "scroll heat-table", tabindex: 0, role: "group", "aria-label": `${label}, a table that may scroll` },
     el(
       "table",
       { "aria-label": label },

@@ -60,12 +60,15 @@ export function placeBeside({ width, height }, button, thing, room, gap = 8) {
   return { left: places[0].left, top: places[0].top };
 }
 
+const unbroken = (/** @type {string} */ text) => text.replace(/(\d) (%|nats)/g, "$1\u00a0$2");
+
 // A "?" that opens a short explanation beside it.
 /** @type {(title: string, text: string) => HTMLButtonElement} */
 export function helpButton(title, text) {
   const open = () => {
     const help = document.getElementById("help");
-    help.replaceChildren(el("h3", {}, title), ...text.split("\n").map((line) => el("p", {}, line)));
+    help.replaceChildren(el("h3", {}, title), ...text.split("\n").map((line) => el("p", {}, unbroken(line))));
+    help.style.setProperty("left", "0");
     help.showPopover();
     const thing = button.closest("tbody tr, table, figure, p, div, section") ?? button;
     const { clientWidth: width, clientHeight } = document.documentElement;
@@ -93,7 +96,7 @@ export function helpButton(title, text) {
 export function part(id, title, caption, help) {
   const body = el("div");
   const heading = el("h2", {}, title, helpButton(title, help));
-  const node = el("section", { id, "aria-label": title }, heading, el("p", { class: "caption" }, caption), body);
+  const node = el("section", { id, "aria-label": title }, heading, el("p", { class: "caption" }, unbroken(caption)), body);
   document.getElementById("main").append(node);
   return body;
 }

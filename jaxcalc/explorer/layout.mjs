@@ -15,7 +15,7 @@ export function layoutOf({ width, height, names, nColumns, nBars }) {
   const right = isWide ? 200 : Math.max(54, Math.min(110, width - nColumns * 52));
   const pitch = (width - left - right) / nColumns;
   const labels = isWide ? 22 : 34; // on a narrow stage the words stand in two rows
-  const top = 26 + nBars * BAR_ROW + 14;
+  const top = 26 + nBars * BAR_ROW + 2;
   const nBlocks = (names.length - 2) / 2;
   const title = isWide ? 0 : TITLE;
   const end = BOX_HEIGHT + 16 + title;

@@ -71,6 +71,7 @@ export class Stage {
     this.root.setAttribute("viewBox", `0 0 ${layout.width} ${layout.height}`);
     this.root.style.setProperty("height", `${layout.height}px`);
     this.root.classList.toggle("narrow", !layout.isWide);
+    this.root.classList.toggle("tiny", width < 360);
     this.root.replaceChildren(drawNetwork(drawing), drawMargin(drawing), drawOutput(drawing), drawSummary(drawing));
     const [first] = this.root.querySelectorAll("[data-pick]");
     first?.setAttribute("tabindex", 0);

@@ -83,8 +83,8 @@ function numberLine(x, y, step, on) {
 
 // What widths and colours mean, beside the output box.
 function drawScale({ layout, facts, on }) {
-  const { top, box } = layout.bands.at(-1);
-  const y = top + 6 + box.height / 2 + 4;
+  const { box } = layout.bands.at(-1);
+  const y = box.top + box.height / 2 + 4;
   const x = layout.left + 8;
   const most = Math.max(...facts.messages.flat(), ...facts.arcs.map(({ message }) => message));
   const heads = [...new Set(facts.arcs.map(({ head }) => head))];
@@ -197,7 +197,8 @@ function surpriseLine({ bars, facts, past, words, on }) {
 // Tokenizer, embeddings, attention and feed-forward, output: the blame of each.
 export function drawSummary({ layout, facts, past, on, pick }) {
   const { top, height } = layout.summary;
-  const parts = [0.19, 0.23, 0.39, 0.19];
+  const isTiny = layout.width < 360;
+  const parts = isTiny ? [0.22, 0.25, 0.33, 0.2] : [0.19, 0.23, 0.39, 0.19];
   const n = layout.bands.length;
   const lastLevel = [n - 1, 0, 1, n - 1]; // the level whose blame is the last to arrive
   let x = 0;
@@ -220,7 +221,7 @@ export function drawSummary({ layout, facts, past, on, pick }) {
         pick({ kind: "cell", stage: name, position: null, word: null }, null), // its name is what it shows
         svg("rect", { class: "box on", x: left, y: top, width, height, rx: 6 }),
         fill,
-        svg("text", { class: "name", x: left + width / 2, y: top + 15 }, `${name} `),
+        svg("text", { class: "name", x: left + width / 2, y: top + 15 }, `${isTiny ? name.replace("feed-forward", "mlp") : name} `),
         number,
       );
     }),
