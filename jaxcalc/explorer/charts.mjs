@@ -152,7 +152,6 @@ export function cellGrid({ shape, sizeIn, label, colour, chosen, onmove, onpick 
     const [width, height] = [columns * size, rows * size];
     canvas.setAttribute("aria-label", label());
     canvas.style.setProperty("width", `${width}px`);
-    canvas.style.setProperty("height", `${height}px`);
     canvas.width = Math.round(width * devicePixelRatio);
     canvas.height = Math.round(height * devicePixelRatio);
     const pixel = (/** @type {number} */ cell) => Math.round(cell * size * devicePixelRatio);

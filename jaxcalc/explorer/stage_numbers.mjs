@@ -91,7 +91,7 @@ function drawScale({ layout, facts, on }) {
   const note = (shown, ...children) =>
     on(svg("g", { class: "scale" }, children), "display", ({ scene }) => (shown.includes(scene) ? "inline" : "none"));
   const text = (at, words) => svg("text", { x: at, y }, words);
-  const wide = layout.isWide;
+  const wide = layout.x(facts.tokens.length - 1) - layout.boxWidth / 2 - x > 330; // room for the longer sentence
   return [
     note(
       ["forward", "surprise", "again"],
@@ -186,7 +186,7 @@ function surpriseLine({ bars, facts, past, words, on }) {
   const node = svg("text", { class: "surprise", x: bars.title, y: 16 });
   const right = words[facts.target];
   return on(node, "text", ({ scene, count, bars: grown }) => {
-    if (scene === "backward") return `p − 1 = ${significant(facts.error, 3)}: the error at “${right}” goes back`;
+    if (scene === "backward") return `p − 1 = ${significant(facts.error, 3)}: the error at “${right}”${bars.end < 360 ? "" : " goes back"}`;
     if (count) return `surprise at “${right}”: −ln ${significant(p, 3)} = ${(facts.loss * count).toFixed(2)} nats`;
     if (past && grown > 0.5)
       return `surprise at “${right}”: ${significant(past.loss, 3)} → ${significant(facts.loss, 3)} nats`;
