@@ -4,10 +4,11 @@ import { el, svg } from "./dom.mjs";
 import { significant } from "./numbers.mjs";
 
 // Blue for a positive and red for a negative value; 0 is transparent, which suits a light and a dark page.
-/** @type {(value: number, most: number) => string} */
+/** @type {(value: number, most: number) => Colour} */
 export function signed(value, most) {
   const strength = most ? Math.min(Math.abs(value) / most, 1) : 0;
-  return `rgba(${value < 0 ? "220, 62, 54" : "48, 116, 214"}, ${value && 0.06 + 0.94 * strength ** 0.7})`;
+  const alpha = value && 0.06 + 0.94 * strength ** 0.7;
+  return value < 0 ? [220, 62, 54, alpha] : [48, 116, 214, alpha];
 }
 
 // Rows of [name, cells…] of numbers, each cell shaded by its share of the largest.
@@ -136,7 +137,22 @@ export function frameAround(row, column, size, width, height) {
   return [at(column, width), at(row, height), side, side];
 }
 
-// A grid of cells on a canvas: colour(row, column) → CSS colour or null; the chosen cell has a frame. A click or an arrow
+// A picture with one pixel for each cell.
+/** @type {(rows: number, columns: number, colour: GridOptions["colour"]) => HTMLCanvasElement} */
+function pictureOfCells(rows, columns, colour) {
+  const picture = el("canvas", { width: columns, height: rows });
+  const pixels = new ImageData(columns, rows);
+  for (let r = 0; r < rows; r++) {
+    for (let c = 0; c < columns; c++) {
+      const [red, green, blue, alpha] = colour(r, c) ?? [0, 0, 0, 0];
+      pixels.data.set([red, green, blue, 255 * alpha], 4 * (r * columns + c));
+    }
+  }
+  picture.getContext("2d").putImageData(pixels, 0, 0);
+  return picture;
+}
+
+// A grid of cells on a canvas: colour(row, column) → [red, green, blue, alpha] or null; the chosen cell has a frame. A click or an arrow
 // key picks a cell: onpick(row, column, asks), where asks is true for a click and for Enter. shape() says how many rows
 // and columns there are, and sizeIn(width) how large a cell is in a place of that width. It draws itself anew when its place,
 // the theme or the sharpness of the screen changes; draw() is for other changes.
@@ -154,15 +170,8 @@ export function cellGrid({ shape, sizeIn, label, colour, chosen, onmove, onpick 
     canvas.style.setProperty("width", `${width}px`);
     canvas.width = Math.round(width * devicePixelRatio);
     canvas.height = Math.round(height * devicePixelRatio);
-    const pixel = (/** @type {number} */ cell) => Math.round(cell * size * devicePixelRatio);
-    for (let r = 0; r < rows; r++) {
-      for (let c = 0; c < columns; c++) {
-        const fillStyle = colour(r, c);
-        if (!fillStyle) continue;
-        pen.fillStyle = fillStyle;
-        pen.fillRect(pixel(c), pixel(r), pixel(c + 1) - pixel(c), pixel(r + 1) - pixel(r));
-      }
-    }
+    pen.imageSmoothingEnabled = false;
+    pen.drawImage(pictureOfCells(rows, columns, colour), 0, 0, canvas.width, canvas.height);
     const place = chosen();
     if (!place) return;
     // A dark line and a light one, so that it is seen on every cell and in every theme.

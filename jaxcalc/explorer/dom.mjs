@@ -96,7 +96,13 @@ export function helpButton(title, text) {
 export function part(id, title, caption, help) {
   const body = el("div");
   const heading = el("h2", {}, title, helpButton(title, help));
-  const node = el("section", { id, "aria-label": title }, heading, el("p", { class: "caption" }, unbroken(caption)), body);
+  const node = el(
+    "section",
+    { id, "aria-label": title },
+    heading,
+    el("p", { class: "caption" }, unbroken(caption)),
+    body,
+  );
   document.getElementById("main").append(node);
   return body;
 }

@@ -158,10 +158,16 @@ async function build(app) {
     ...[answerView(app), askView(app, ask), drawChips(app, chips, pick), showTeach, ageView(app)],
     ...[brokenView(app, ask), inside],
   ];
+  const showAgain = () => {
+    if (!transport.playing && !app.lesson) transport.seek(transport.seconds);
+  };
   app.onchange = (what) => {
     if (what === "credit") return inside();
     views.forEach((update) => update());
-    if (!app.lesson) transport.seek(transport.seconds);
+    if (!app.lesson) {
+      transport.pause();
+      setTimeout(showAgain); // a task of its own, as it takes its time
+    }
     keepSoon();
   };
   return { stage, transport, chips, pick };

@@ -184,10 +184,11 @@ export function tableView(app) {
     cells = n * n;
   const readout = el("p", { class: "readout", "aria-live": "polite" });
   const grids = el("div", { class: "grids" });
+  /** @type {[[number, number, number], string][]} */
   const legend = [
-    ["116, 160, 220", "✓ right, was in training"],
-    ["24, 78, 168", "✓ right, was held out"],
-    ["206, 92, 0", "✗ wrong"],
+    [[116, 160, 220], "✓ right, was in training"],
+    [[24, 78, 168], "✓ right, was held out"],
+    [[206, 92, 0], "✗ wrong"],
   ];
   const scoreHelp = helpButton(
     "Right",
@@ -198,7 +199,7 @@ export function tableView(app) {
     el(
       "p",
       { class: "legend" },
-      legend.map(([rgb, text]) => el("span", {}, el("i", { style: { background: `rgb(${rgb})` } }), text)),
+      legend.map(([rgb, text]) => el("span", {}, el("i", { style: { background: `rgb(${rgb.join()})` } }), text)),
     ),
     score,
     grids,
@@ -225,8 +226,8 @@ export function tableView(app) {
         const i = cellIndex(operation, a, b),
           result = verdict(app.verdicts[i]);
         if (!result) return null;
-        const [rgb] = legend[result.right ? app.membership[i] - 1 : 2];
-        return `rgba(${rgb}, ${0.15 + 0.8 * result.p})`;
+        const [[red, green, blue]] = legend[result.right ? app.membership[i] - 1 : 2];
+        return [red, green, blue, 0.15 + 0.8 * result.p];
       },
       chosen: () => (chosen.operation === operation ? [chosen.a, chosen.b] : null),
       onmove: (a, b) => describe(operation, a, b),

@@ -186,7 +186,8 @@ function surpriseLine({ bars, facts, past, words, on }) {
   const node = svg("text", { class: "surprise", x: bars.title, y: 16 });
   const right = words[facts.target];
   return on(node, "text", ({ scene, count, bars: grown }) => {
-    if (scene === "backward") return `p − 1 = ${significant(facts.error, 3)}: the error at “${right}”${bars.end < 360 ? "" : " goes back"}`;
+    if (scene === "backward")
+      return `p − 1 = ${significant(facts.error, 3)}: the error at “${right}”${bars.end < 360 ? "" : " goes back"}`;
     if (count) return `surprise at “${right}”: −ln ${significant(p, 3)} = ${(facts.loss * count).toFixed(2)} nats`;
     if (past && grown > 0.5)
       return `surprise at “${right}”: ${significant(past.loss, 3)} → ${significant(facts.loss, 3)} nats`;
@@ -221,7 +222,11 @@ export function drawSummary({ layout, facts, past, on, pick }) {
         pick({ kind: "cell", stage: name, position: null, word: null }, null), // its name is what it shows
         svg("rect", { class: "box on", x: left, y: top, width, height, rx: 6 }),
         fill,
-        svg("text", { class: "name", x: left + width / 2, y: top + 15 }, `${isTiny ? name.replace("feed-forward", "mlp") : name} `),
+        svg(
+          "text",
+          { class: "name", x: left + width / 2, y: top + 15 },
+          `${isTiny ? name.replace("feed-forward", "mlp") : name} `,
+        ),
         number,
       );
     }),

@@ -165,12 +165,14 @@ type ChartOptions = {
   marks?: (atX: Place, atY: Place) => any[];
   onclick?: (distance: Place) => void;
 };
+/** Red, green and blue to 255, and alpha to 1. */
+type Colour = [number, number, number, number];
 /** A grid of cells on a canvas. A click or Enter asks, an arrow key only moves. */
 type GridOptions = {
   shape: () => { rows: number; columns: number };
   sizeIn: (width: number) => number;
   label: () => string;
-  colour: (row: number, column: number) => string | null;
+  colour: (row: number, column: number) => Colour | null;
   chosen: () => [number, number] | null;
   onmove?: (row: number, column: number) => void;
   onpick: (row: number, column: number, asks: boolean) => void;
