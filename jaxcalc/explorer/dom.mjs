@@ -70,7 +70,7 @@ export function helpButton(title, text) {
     help.replaceChildren(el("h3", {}, title), ...text.split("\n").map((line) => el("p", {}, unbroken(line))));
     help.style.setProperty("left", "0");
     help.showPopover();
-    const thing = button.closest("tbody tr, table, figure, p, div, section") ?? button;
+    const thing = button.closest("table, figure, p, div, section") ?? button;
     const { clientWidth: width, clientHeight } = document.documentElement;
     const place = placeBeside(
       help.getBoundingClientRect(),
