@@ -320,22 +320,26 @@ export class App extends Known {
     this.pending = this.#pendingStep(moment);
   }
 
-  // The step that the optimizer would take. The curve along it is computed when it is first shown.
+  // The step that the optimizer would take. What it would bring is computed when it is first shown.
   /** @type {(moment: Moment) => PendingStep} */
   #pendingStep({ params, tokens, target, update, next, blame, loss: now }) {
-    const lossAt = (/** @type {number} */ t) => loss(along(params, update, t), tokens, target);
     return {
       ...{ update, state: next, blame },
-      get losses() {
-        /** @type {[number, number][]} */
-        const value = Array.from({ length: 13 }, (_, i) => [i / 6, lossAt(i / 6)]);
-        Object.defineProperty(this, "losses", { value });
+      get actual() {
+        const value = now - loss(along(params, update), tokens, target);
+        Object.defineProperty(this, "actual", { value });
         return value;
       },
-      get actual() {
-        return now - this.losses[6][1];
-      },
     };
+  }
+
+  // The loss along that step, [t, loss], from the worker; null if the user has gone on meanwhile.
+  /** @type {() => Promise<[number, number][] | null>} */
+  async curve() {
+    const { pending, params, tokens, target } = this;
+    pending.losses ??= this.engine.run("curve", { params, update: pending.update, tokens, target });
+    const losses = await pending.losses;
+    return this.pending === pending ? losses : null;
   }
 
   // The blame of a lesson's first step, and what the lesson brought.

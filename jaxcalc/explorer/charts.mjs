@@ -4,10 +4,11 @@ import { el, svg } from "./dom.mjs";
 import { significant } from "./numbers.mjs";
 
 // Blue for a positive and red for a negative value; 0 is transparent, which suits a light and a dark page.
-/** @type {(value: number, most: number) => string} */
+/** @type {(value: number, most: number) => Colour} */
 export function signed(value, most) {
   const strength = most ? Math.min(Math.abs(value) / most, 1) : 0;
-  return `rgba(${value < 0 ? "220, 62, 54" : "48, 116, 214"}, ${value && 0.06 + 0.94 * strength ** 0.7})`;
+  const alpha = value && 0.06 + 0.94 * strength ** 0.7;
+  return value < 0 ? [220, 62, 54, alpha] : [48, 116, 214, alpha];
 }
 
 // Rows of [name, cells…] of numbers, each cell shaded by its share of the largest. onpick(name, column, cell) is for a
@@ -26,13 +27,13 @@ export function heatTable(
     button.append(format(value));
     return el(
       "td",
-      { class: "heat", style: { background: `rgba(48, 116, 214, ${most ? (0.55 * value) / most : 0})` } },
+      { class: "heat", style: { "--heat": `rgba(48, 116, 214, ${most ? (0.55 * value) / most : 0})` } },
       button,
     );
   };
   return el(
     "div",
-    { class: "scroll", tabindex: 0, role: "group", "aria-label": `${label}, a table that may scroll` },
+    { class: "scroll heat-table", tabindex: 0, role: "group", "aria-label": `${label}, a table that may scroll` },
     el(
       "table",
       { "aria-label": label },
@@ -83,15 +84,20 @@ export function bars(label, rows) {
   );
 }
 
-// A chart of lines. x and y are {from, to, log, ticks}; lines are {points: [[x, y]], class}; marks(atX, atY) go on top.
-// onclick gets a function: the distance in pixels from the click to a value of x.
+const EDGE = 30; // pixels; a tick nearer to the right end has its text on its left
+
+// A chart of lines, drawn at the width that it has on the page, and anew when that changes: so its text keeps its size. x
+// and y are {from, to, log, ticks}; lines are {points: [[x, y]], class}; marks(atX, atY) go on top. onclick gets a
+// function: the distance in pixels from the click to a value of x.
 /** @type {(label: string, x: Axis, y: Axis, lines: Line[], options?: ChartOptions) => SVGSVGElement} */
-export function chart(label, x, y, lines, options = {}) {
-  const { width = Math.min(520, document.body.clientWidth - 60), height = 170, marks = () => [], onclick } = options;
-  const left = 46,
+export function chart(label, x, y, lines, { height = 170, marks = () => [], onclick } = {}) {
+  const node = svg("svg", { class: "chart", role: "img", "aria-label": label });
+  node.style.setProperty("height", `${height}px`);
+  const left = 52,
     right = 8,
     top = 8,
     bottom = 22;
+  let width = 0;
   /** @type {(axis: Axis, value: number, low: number, high: number) => number} */
   const place = ({ from, to, log }, value, low, high) => {
     const f = log ? Math.log : Number;
@@ -105,17 +111,29 @@ export function chart(label, x, y, lines, options = {}) {
   /** @type {(points: [number, number][]) => string} */
   const path = (points) =>
     points.map(([a, b], i) => `${i ? "L" : "M"}${atX(a).toFixed(1)} ${atY(b).toFixed(1)}`).join("");
-  const node = svg(
-    "svg",
-    { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
-    y.ticks.map(([value, text]) => [
-      svg("line", { class: "axis", x1: left, x2: width - right, y1: atY(value), y2: atY(value) }),
-      svg("text", { x: left - 5, y: atY(value) + 4, "text-anchor": "end" }, text),
-    ]),
-    x.ticks.map(([value, text]) => svg("text", { x: atX(value), y: height - 6, "text-anchor": "middle" }, text)),
-    lines.map((line) => svg("path", { class: line.class, d: path(line.points) })),
-    marks(atX, atY),
-  );
+  /** @type {(tick: [number, string]) => SVGElement} */
+  const below = ([value, text]) =>
+    atX(value) > width - EDGE
+      ? svg("text", { x: width, y: height - 6, "text-anchor": "end" }, text)
+      : svg("text", { x: atX(value), y: height - 6, "text-anchor": "middle" }, text);
+  new ResizeObserver(() => {
+    if (!node.clientWidth || node.clientWidth === width) return;
+    width = node.clientWidth;
+    node.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    node.replaceChildren(
+      ...[
+        y.ticks.map(([value, text]) => [
+          svg("line", { class: "axis", x1: left, x2: width - right, y1: atY(value), y2: atY(value) }),
+          svg("text", { x: left - 5, y: atY(value) + 4, "text-anchor": "end" }, text),
+        ]),
+        x.ticks.map(below),
+        lines.map((line) => svg("path", { class: line.class, d: path(line.points) })),
+        marks(atX, atY),
+      ]
+        .flat(Infinity)
+        .filter(Boolean),
+    );
+  }).observe(node);
   if (onclick) {
     node.addEventListener("click", (/** @type {MouseEvent} */ event) => {
       const box = node.getBoundingClientRect();
@@ -125,39 +143,84 @@ export function chart(label, x, y, lines, options = {}) {
   return node;
 }
 
-// A grid of cells on a canvas: colour(row, column) → CSS colour or null; the chosen cell has a frame. A click or an arrow
-// key picks a cell: onpick(row, column, asks), where asks is true for a click and for Enter.
-/** @type {(options: GridOptions) => { node: HTMLCanvasElement, draw: () => void }} */
-export function cellGrid({ rows, columns, size, label, colour, chosen, onmove, onpick }) {
-  const node = el("canvas", {
-    width: columns * size,
-    height: rows * size,
-    tabindex: 0,
-    role: "application",
-    "aria-label": label,
-  });
-  const pen = node.getContext("2d");
+const FRAME = 2; // pixels; the frame of the chosen cell
+
+// The frame around a cell, [x, y, side], moved where it would leave the canvas: it is nowhere clipped.
+/** @type {(row: number, column: number, size: number, width: number, height: number) => [number, number, number, number]} */
+export function frameAround(row, column, size, width, height) {
+  const side = Math.min(size + 2 * FRAME, width, height);
+  const at = (/** @type {number} */ cell, /** @type {number} */ end) =>
+    Math.min(Math.max(cell * size - FRAME, 0), end - side);
+  return [at(column, width), at(row, height), side, side];
+}
+
+// A picture with one pixel for each cell.
+/** @type {(rows: number, columns: number, colour: GridOptions["colour"]) => HTMLCanvasElement} */
+function pictureOfCells(rows, columns, colour) {
+  const picture = el("canvas", { width: columns, height: rows });
+  const pixels = new ImageData(columns, rows);
+  for (let r = 0; r < rows; r++) {
+    for (let c = 0; c < columns; c++) {
+      const [red, green, blue, alpha] = colour(r, c) ?? [0, 0, 0, 0];
+      pixels.data.set([red, green, blue, 255 * alpha], 4 * (r * columns + c));
+    }
+  }
+  picture.getContext("2d").putImageData(pixels, 0, 0);
+  return picture;
+}
+
+// A grid of cells on a canvas: colour(row, column) → [red, green, blue, alpha] or null; the chosen cell has a frame. A click or an arrow
+// key picks a cell: onpick(row, column, asks), where asks is true for a click and for Enter. shape() says how many rows
+// and columns there are, and sizeIn(width) how large a cell is in a place of that width. It draws itself anew when its place,
+// the theme or the sharpness of the screen changes; draw() is for other changes.
+/** @type {(options: GridOptions) => { node: HTMLElement, draw: () => void }} */
+export function cellGrid({ shape, sizeIn, label, colour, chosen, onmove, onpick }) {
+  const canvas = el("canvas", { tabindex: 0, role: "application" });
+  const node = el("div", { class: "scroll cells" }, canvas);
+  const pen = canvas.getContext("2d");
   const draw = () => {
-    pen.clearRect(0, 0, node.width, node.height);
-    for (let r = 0; r < rows; r++) {
-      for (let c = 0; c < columns; c++) {
-        const fillStyle = colour(r, c);
-        if (!fillStyle) continue;
-        pen.fillStyle = fillStyle;
-        pen.fillRect(c * size, r * size, size, size);
-      }
-    }
+    if (!node.clientWidth) return; // not on the page yet
+    const { rows, columns } = shape();
+    const size = sizeIn(node.clientWidth - 2);
+    const [width, height] = [columns * size, rows * size];
+    canvas.setAttribute("aria-label", label());
+    canvas.style.setProperty("width", `${width}px`);
+    canvas.width = Math.round(width * devicePixelRatio);
+    canvas.height = Math.round(height * devicePixelRatio);
+    pen.imageSmoothingEnabled = false;
+    pen.drawImage(pictureOfCells(rows, columns, colour), 0, 0, canvas.width, canvas.height);
     const place = chosen();
-    if (place) {
-      const [r, c] = place;
-      pen.lineWidth = 2;
-      pen.strokeStyle = getComputedStyle(node).color;
-      pen.strokeRect(c * size - 1, r * size - 1, size + 2, size + 2);
-    }
+    if (!place) return;
+    // A dark line and a light one, so that it is seen on every cell and in every theme.
+    const styles = getComputedStyle(canvas);
+    const [x, y, w, h] = frameAround(place[0], place[1], size, width, height);
+    pen.scale(devicePixelRatio, devicePixelRatio);
+    pen.lineWidth = FRAME;
+    pen.strokeStyle = styles.color;
+    pen.strokeRect(x + 1, y + 1, w - 2, h - 2);
+    pen.lineWidth = 1;
+    pen.strokeStyle = styles.backgroundColor;
+    if (w > 8) pen.strokeRect(x + 2.5, y + 2.5, w - 5, h - 5);
+    pen.resetTransform();
   };
+  new ResizeObserver(draw).observe(node);
+  new MutationObserver(draw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+  for (const query of ["(prefers-color-scheme: dark)", "(forced-colors: active)"])
+    matchMedia(query).addEventListener("change", draw);
+  const followScreen = () =>
+    matchMedia(`(resolution: ${devicePixelRatio}dppx)`).addEventListener(
+      "change",
+      () => {
+        draw();
+        followScreen();
+      },
+      { once: true },
+    );
+  followScreen();
   /** @type {(event: MouseEvent) => [number, number]} */
   const cellUnder = (event) => {
-    const box = node.getBoundingClientRect();
+    const { rows, columns } = shape();
+    const box = canvas.getBoundingClientRect();
     /** @type {(value: number, n: number) => number} */
     const clamp = (value, n) => Math.min(Math.max(Math.floor(value), 0), n - 1);
     return [
@@ -165,9 +228,10 @@ export function cellGrid({ rows, columns, size, label, colour, chosen, onmove, o
       clamp(((event.clientX - box.left) / box.width) * columns, columns),
     ];
   };
-  node.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => onmove?.(...cellUnder(event)));
-  node.addEventListener("click", (/** @type {MouseEvent} */ event) => onpick(...cellUnder(event), true));
-  node.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+  canvas.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => onmove?.(...cellUnder(event)));
+  canvas.addEventListener("click", (/** @type {MouseEvent} */ event) => onpick(...cellUnder(event), true));
+  canvas.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+    const { rows, columns } = shape();
     const [r, c] = chosen() ?? [0, 0];
     /** @type {Record<string, [number, number]>} */
     const targets = {
@@ -182,6 +246,5 @@ export function cellGrid({ rows, columns, size, label, colour, chosen, onmove, o
     event.preventDefault();
     onpick(...to, event.key === "Enter");
   });
-  draw();
   return { node, draw };
 }

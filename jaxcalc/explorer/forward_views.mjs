@@ -221,7 +221,7 @@ export function lossView(app) {
     { id: "target", onchange: () => app.setTarget(Number(picker.value)) },
     app.words.map((word, id) => el("option", { value: id }, word)),
   );
-  const readout = el("p", { class: "readout", id: "surprise" });
+  const readout = el("p", { class: "readout", id: "surprise", "aria-live": "polite" });
   const plot = el("div");
   body.append(
     el(

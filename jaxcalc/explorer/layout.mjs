@@ -1,7 +1,7 @@
 // Where everything stands on the stage: pure geometry, in pixels. Level 0 is the lowest, the embeddings; y grows downwards.
 
-const BOX_HEIGHT = 22, // the height of an attention, embedding or output box
-  BAR_ROW = 19, // of a bar of the output
+const BOX_HEIGHT = 24, // the height of an attention, embedding or output box
+  BAR_ROW = 24, // of a bar of the output
   SUMMARY_HEIGHT = 40,
   LEAST_HEIGHT = 96, // of a block
   TITLE = 12, // of a level, above its boxes on a narrow stage
@@ -15,7 +15,7 @@ export function layoutOf({ width, height, names, nColumns, nBars }) {
   const right = isWide ? 200 : Math.max(54, Math.min(110, width - nColumns * 52));
   const pitch = (width - left - right) / nColumns;
   const labels = isWide ? 22 : 34; // on a narrow stage the words stand in two rows
-  const top = 26 + nBars * BAR_ROW + 14;
+  const top = 26 + nBars * BAR_ROW + 2;
   const nBlocks = (names.length - 2) / 2;
   const title = isWide ? 0 : TITLE;
   const end = BOX_HEIGHT + 16 + title;
@@ -59,8 +59,9 @@ function barsLayout(width, isWide) {
     title: isWide ? left : 4,
     left,
     width: width - left - end,
+    end: width,
     y: (row) => 26 + row * BAR_ROW,
-    height: BAR_ROW - 5,
+    height: 14,
   };
 }
 

@@ -1,7 +1,7 @@
 // The tab "Train from nothing": a small model learns from its first step while one watches.
 
 import { MEMBERSHIP, verdict } from "./data.mjs";
-import { el } from "./dom.mjs";
+import { el, switchOn } from "./dom.mjs";
 import { BLAMED, blameChart, lossChart, problemGrid } from "./live_charts.mjs";
 import { questionOf, watchedView } from "./live_question.mjs";
 import { LiveRun } from "./live_run.mjs";
@@ -66,8 +66,8 @@ function controlsView(live, engine) {
   const draw = () => {
     const { run, settings, points, playing } = live;
     play.textContent = playing ? "Pause" : run.step && !live.isDone ? "Go on" : "Train";
-    play.disabled = live.isDone;
-    step.disabled = playing || live.isDone;
+    switchOn(play, !live.isDone, reset);
+    switchOn(step, !playing && !live.isDone, live.isDone ? reset : play);
     reset.classList.toggle("primary", live.isOther && !playing);
     done.value = run.step;
     const examples = (run.step * settings.batch).toLocaleString("en-US");

@@ -90,6 +90,7 @@ function ageView(app) {
     const { step } = app.data.snapshots[app.snapshot];
     const age = step ? `trained for ${step.toLocaleString("en-US")} steps` : "untrained";
     const lessons = (/** @type {number} */ n) => `${n} lesson${n > 1 ? "s" : ""} of yours`;
+    const hadFocus = node.contains(document.activeElement);
     node.replaceChildren(
       app.stepped ? `The model: ${age}, and ${lessons(app.stepped)}` : `The model: ${age}`,
       app.branch
@@ -100,6 +101,7 @@ function ageView(app) {
           )
         : "",
     );
+    if (hadFocus) (document.getElementById("branch") ?? node).focus(); // the text says where it has gone back to
   };
 }
 
@@ -158,10 +160,16 @@ async function build(app) {
     ...[answerView(app), askView(app, ask), drawChips(app, chips, pick), showTeach, ageView(app)],
     ...[brokenView(app, ask), inside],
   ];
+  const showAgain = () => {
+    if (!transport.playing && !app.lesson) transport.seek(transport.seconds);
+  };
   app.onchange = (what) => {
     if (what === "credit") return inside();
     views.forEach((update) => update());
-    if (!app.lesson) transport.seek(transport.seconds);
+    if (!app.lesson) {
+      transport.pause();
+      setTimeout(showAgain); // a task of its own, as it takes its time
+    }
     keepSoon();
   };
   return { stage, transport, chips, pick };

@@ -7,12 +7,18 @@ export function percent(share) {
   return share < 1e-4 ? "<0.01\u00a0%" : `${Math.min(share * 100, 99.99).toFixed(2)}\u00a0%`;
 }
 
+// With minus signs, at which no line breaks, in place of hyphens.
 /** @type {(value: number, digits?: number) => string} */
 export function significant(value, digits = 4) {
   if (value === 0) return "0";
   const size = Math.abs(value);
   const isPlain = size >= 1e-3 && size < 1e5;
-  const text = isPlain ? String(Number(size.toPrecision(digits))) : size.toExponential(digits - 1).replace("e+", "e");
+  const text = isPlain
+    ? String(Number(size.toPrecision(digits)))
+    : size
+        .toExponential(digits - 1)
+        .replace("e+", "e")
+        .replace("e-", "e−");
   return value < 0 ? `−${text}` : text;
 }
 

@@ -1,7 +1,7 @@
 // The opening: what this is in one sentence, a question that the model gets wrong, and the button that teaches it.
 
 import { MEMBERSHIP, verdict } from "./data.mjs";
-import { el, helpButton } from "./dom.mjs";
+import { el, helpButton, switchOn } from "./dom.mjs";
 import { percent, significant } from "./numbers.mjs";
 import { END, InputError } from "./tokenizer.mjs";
 import { numberToWords } from "./words.mjs";
@@ -204,7 +204,7 @@ export function teachView(app, teach) {
     said,
   );
   return (problem) => {
-    undo.disabled = !app.history.depth;
+    switchOn(undo, app.history.depth > 0, document.getElementById("teach"));
     said.classList.toggle("error", Boolean(problem));
     said.replaceChildren(...(problem ? [problem] : lessonText(app)));
   };

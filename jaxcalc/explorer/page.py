@@ -55,8 +55,8 @@ STAGE = ("facts", "layout", "scenes", "stage_network", "stage_numbers", "stage",
 LIVE = ("live_run", "live_charts", "live_settings", "live_question", "live_view", "tabs")
 MODULES = (*ENGINE, *VIEWS, "embedding_view", *ARITHMETIC, *STAGE, *LIVE, "app", "address", "opening", "broken", "main")
 """The JavaScript modules of the page, each before those that import it."""
-STYLES = ("style", "parts", "stage", "arithmetic", "live", "map")
-"""The style sheets of the page: the page as a whole, then what its parts draw."""
+STYLES = ("style", "parts", "stage", "arithmetic", "live", "map", "media")
+"""The style sheets of the page: the page as a whole, what its parts draw, and what differs on other media."""
 FIT_FRAME = """
 addEventListener("message", ({ source, data }) => {
   for (const frame of document.querySelectorAll("iframe.jaxcalc"))

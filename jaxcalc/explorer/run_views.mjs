@@ -184,11 +184,12 @@ export function tableView(app) {
   const n = app.tokenizer.max_number + 1,
     cells = n * n;
   const readout = el("p", { class: "readout", "aria-live": "polite" });
-  const grids = el("div", { class: "heads" });
+  const grids = el("div", { class: "grids" });
+  /** @type {[[number, number, number], string][]} */
   const legend = [
-    ["116, 160, 220", "✓ right, was in training"],
-    ["24, 78, 168", "✓ right, was held out"],
-    ["206, 92, 0", "✗ wrong"],
+    [[116, 160, 220], "✓ right, was in training"],
+    [[24, 78, 168], "✓ right, was held out"],
+    [[206, 92, 0], "✗ wrong"],
   ];
   const scoreHelp = helpButton(
     "Right",
@@ -199,7 +200,7 @@ export function tableView(app) {
     el(
       "p",
       { class: "legend" },
-      legend.map(([rgb, text]) => el("span", {}, el("i", { style: { background: `rgb(${rgb})` } }), text)),
+      legend.map(([rgb, text]) => el("span", {}, el("i", { style: { background: `rgb(${rgb.join()})` } }), text)),
     ),
     score,
     grids,
@@ -218,8 +219,31 @@ export function tableView(app) {
       : `${text} has no answer in the vocabulary`;
     return result ? text : null;
   };
+  const drawings = app.tokenizer.operations.map((name, operation) => {
+    const grid = cellGrid({
+      shape: () => ({ rows: n, columns: n }),
+      sizeIn: (width) => Math.max(1, Math.floor((Math.min(width, 500) * devicePixelRatio) / n) / devicePixelRatio),
+      label: () => `${name}: ${n} × ${n} problems; arrow keys move, Enter asks`,
+      colour: (a, b) => {
+        const i = cellIndex(operation, a, b),
+          result = verdictAt(i);
+        if (!result) return null;
+        const [[red, green, blue]] = legend[result.right ? membership[i] - 1 : 2];
+        return [red, green, blue, 0.15 + 0.8 * result.p];
+      },
+      chosen: () => (chosen.operation === operation ? [chosen.a, chosen.b] : null),
+      onmove: (a, b) => describe(operation, a, b),
+      onpick: (a, b, asks) => {
+        Object.assign(chosen, { operation, a, b });
+        drawings.forEach((drawing) => drawing.draw());
+        const text = describe(operation, a, b);
+        if (asks && text) app.setPrompt(text);
+      },
+    });
+    grids.append(el("figure", {}, el("figcaption", {}, name), grid.node));
+    return grid;
+  });
   return () => {
-    const size = Math.max(1, Math.floor(Math.min(body.clientWidth - 4, 500) / n));
     const counts = { right: 0, all: 0, heldRight: 0, held: 0 };
     app.verdicts?.forEach((byte, i) => {
       if (!byte) return;
@@ -236,31 +260,6 @@ export function tableView(app) {
         : ".",
       scoreHelp,
     );
-    grids.replaceChildren(
-      ...app.tokenizer.operations.map((name, operation) => {
-        const grid = cellGrid({
-          rows: n,
-          columns: n,
-          size,
-          label: `${name}: ${n} × ${n} problems; arrow keys move, Enter asks`,
-          colour: (a, b) => {
-            const i = cellIndex(operation, a, b),
-              result = verdictAt(i);
-            if (!result) return null;
-            const [rgb] = legend[result.right ? membership[i] - 1 : 2];
-            return `rgba(${rgb}, ${0.15 + 0.8 * result.p})`;
-          },
-          chosen: () => (chosen.operation === operation ? [chosen.a, chosen.b] : null),
-          onmove: (a, b) => describe(operation, a, b),
-          onpick: (a, b, asks) => {
-            Object.assign(chosen, { operation, a, b });
-            grid.draw();
-            const text = describe(operation, a, b);
-            if (asks && text) app.setPrompt(text);
-          },
-        });
-        return el("figure", {}, el("figcaption", {}, name), el("div", { class: "scroll" }, grid.node));
-      }),
-    );
+    drawings.forEach((drawing) => drawing.draw());
   };
 }

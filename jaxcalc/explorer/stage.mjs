@@ -70,7 +70,9 @@ export class Stage {
     const facts = factsOf(moment);
     const past = before && factsOf(before);
     const rows = shownWords(past ?? facts);
-    const layout = layoutOf({ width, height, names: facts.names, nColumns: facts.tokens.length, nBars: rows.length });
+    const sizes = { width, names: facts.names, nColumns: facts.tokens.length, nBars: rows.length };
+    const layout = layoutOf({ ...sizes, height });
+    this.container.style.setProperty("min-height", `${layoutOf({ ...sizes, height: 0 }).height}px`);
     this.nLevels = facts.names.length;
     this.updates = [];
     this.picks = [];
@@ -88,6 +90,7 @@ export class Stage {
     this.root.setAttribute("viewBox", `0 0 ${layout.width} ${layout.height}`);
     this.root.style.setProperty("height", `${layout.height}px`);
     this.root.classList.toggle("narrow", !layout.isWide);
+    this.root.classList.toggle("tiny", width < 360);
     this.root.replaceChildren(drawNetwork(drawing), drawMargin(drawing), drawOutput(drawing), drawSummary(drawing));
     const [first] = this.root.querySelectorAll("[data-pick]");
     first?.setAttribute("tabindex", "0");

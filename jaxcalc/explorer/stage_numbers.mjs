@@ -92,8 +92,8 @@ function numberLine(x, y, step, on) {
 // What widths and colours mean, beside the output box.
 /** @type {(drawing: Pick<Drawing, "layout" | "facts" | "on">) => SVGElement[]} */
 function drawScale({ layout, facts, on }) {
-  const { top, box } = layout.bands.at(-1);
-  const y = top + 6 + box.height / 2 + 4;
+  const { box } = layout.bands.at(-1);
+  const y = box.top + box.height / 2 + 4;
   const x = layout.left + 8;
   const most = Math.max(...facts.messages.flat(), ...facts.arcs.map(({ message }) => message));
   const heads = [...new Set(facts.arcs.map(({ head }) => head))];
@@ -102,7 +102,7 @@ function drawScale({ layout, facts, on }) {
     on(svg("g", { class: "scale" }, children), "display", ({ scene }) => (shown.includes(scene) ? "inline" : "none"));
   /** @type {(at: number, words: string) => SVGElement} */
   const text = (at, words) => svg("text", { x: at, y }, words);
-  const wide = layout.isWide;
+  const wide = layout.x(facts.tokens.length - 1) - layout.boxWidth / 2 - x > 330; // room for the longer sentence
   return [
     note(
       ["forward", "surprise", "again"],
@@ -159,6 +159,7 @@ export function drawOutput({ layout, facts, past, rows, words, on, pick }) {
       return svg(
         "g",
         { ...labelled, class: `word pickable ${kind}` },
+        svg("rect", { class: "reach", x: 0, y: y - 5, width: bars.end, height: 24 }),
         svg("rect", { class: "track", x: bars.left, y, width: bars.width, height: bars.height, rx: 3 }),
         isRight ? gap({ bars, p, y, on }) : null,
         bar,
@@ -206,7 +207,8 @@ function surpriseLine({ bars, facts, past, words, on, pick }) {
   });
   const right = words[facts.target];
   return on(node, "text", ({ scene, count, bars: grown }) => {
-    if (scene === "backward") return `p − 1 = ${significant(facts.error, 3)}: the error at “${right}” goes back`;
+    if (scene === "backward")
+      return `p − 1 = ${significant(facts.error, 3)}: the error at “${right}”${bars.end < 360 ? "" : " goes back"}`;
     if (count) return `surprise at “${right}”: −ln ${significant(p, 3)} = ${(facts.loss * count).toFixed(2)} nats`;
     if (past && grown > 0.5)
       return `surprise at “${right}”: ${significant(past.loss, 3)} → ${significant(facts.loss, 3)} nats`;
@@ -218,7 +220,8 @@ function surpriseLine({ bars, facts, past, words, on, pick }) {
 /** @type {(drawing: Drawing) => SVGElement} */
 export function drawSummary({ layout, facts, past, on, pick }) {
   const { top, height } = layout.summary;
-  const parts = [0.19, 0.23, 0.39, 0.19];
+  const isTiny = layout.width < 360;
+  const parts = isTiny ? [0.22, 0.25, 0.33, 0.2] : [0.19, 0.23, 0.39, 0.19];
   const n = layout.bands.length;
   const lastLevel = [n - 1, 0, 1, n - 1]; // the level whose blame is the last to arrive
   let x = 0;
@@ -241,7 +244,11 @@ export function drawSummary({ layout, facts, past, on, pick }) {
         pick({ kind: "cell", stage: name, position: null, word: null }, null), // its name is what it shows
         svg("rect", { class: "box on", x: left, y: top, width, height, rx: 6 }),
         fill,
-        svg("text", { class: "name", x: left + width / 2, y: top + 15 }, `${name} `),
+        svg(
+          "text",
+          { class: "name", x: left + width / 2, y: top + 15 },
+          `${isTiny ? name.replace("feed-forward", "mlp") : name} `,
+        ),
         number,
       );
     }),

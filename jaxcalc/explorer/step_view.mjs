@@ -1,7 +1,7 @@
 // The part of the page about a step: an optimizer, a learning rate, and the predicted and the actual drop in loss.
 
 import { chart } from "./charts.mjs";
-import { el, helpButton, part, svg } from "./dom.mjs";
+import { el, helpButton, part, svg, switchOn } from "./dom.mjs";
 import { percent, significant } from "./numbers.mjs";
 
 /** @type {View} */
@@ -41,7 +41,14 @@ export function stepView(app) {
   const undo = el("button", { type: "button", id: "undo", onclick: () => app.undo() }, "Undo");
   const reset = el("button", { type: "button", id: "reset", onclick: () => app.reset() }, "Reset");
   const counter = el("span", { class: "faint", id: "stepped" });
-  const readout = el("div", { class: "columns" });
+  const dropHelp = helpButton(
+    "Predicted and actual drop",
+    "Predicted: −⟨gradient, step⟩, the drop if the loss were a straight line. Actual: the loss before the step minus the loss after it. The two agree for a small step and differ once the curve bends.",
+  );
+  const promise = el("div", { "aria-live": "polite", class: "promised" }),
+    plot = el("div", { class: "plot" }),
+    taken = el("div", { "aria-live": "polite" });
+  const curveNote = "Dashed: the prediction, a straight line. Solid: the actual loss along the step.";
   body.append(
     el(
       "div",
@@ -55,7 +62,12 @@ export function stepView(app) {
       problem,
     ),
     el("div", { class: "row", style: { "margin-top": "10px" } }, step, undo, reset, counter),
-    readout,
+    el(
+      "div",
+      { class: "columns" },
+      el("div", { id: "promise" }, promise, plot, el("p", { class: "faint" }, curveNote)),
+      taken,
+    ),
   );
   return () => {
     kind.value = app.kind;
@@ -63,85 +75,72 @@ export function stepView(app) {
     const typed = Number(rate.value);
     const isTyping = document.activeElement === rate && (typed === app.rate || !(typed > 0));
     if (!isTyping) rate.value = app.rate;
-    undo.disabled = reset.disabled = !app.stepped;
+    switchOn(undo, app.stepped > 0, step);
+    switchOn(reset, app.stepped > 0, step);
     counter.textContent = app.stepped ? `${app.stepped} taken` : "none taken yet";
-    const { losses, blame, actual } = app.pending;
-    const predicted = blame.total;
-    const finite = losses.filter(([, loss]) => Number.isFinite(loss));
-    const shown = [...finite.map(([, loss]) => loss), app.loss];
-    const low = Math.min(...shown, Math.max(0, app.loss - predicted)),
-      high = Math.max(...shown) + 1e-12;
-    // The tangent ends where it falls below the chart.
-    const end = predicted > 0 ? Math.min(2, (app.loss - low) / predicted) : 2;
-    /** @type {[number, number][]} */
-    const tangent = [
-      [0, app.loss],
-      [end, app.loss - end * predicted],
-    ];
-    const worse = actual < 0;
-    readout.replaceChildren(
-      el(
-        "div",
-        { id: "promise" },
-        el(
-          "p",
-          { class: "readout" },
-          "The gradient predicts a drop of ",
-          el("strong", {}, significant(predicted)),
-          " nats for the next step; the actual drop would be ",
-          el("strong", { class: worse ? "bad" : "good" }, significant(actual)),
-          ".",
-          helpButton(
-            "Predicted and actual drop",
-            "Predicted: −⟨gradient, step⟩, the drop if the loss were a straight line. Actual: the loss before the step minus the loss after it. The two agree for a small step and differ once the curve bends.",
-          ),
-        ),
-        worse
-          ? el(
-              "p",
-              { class: "bad" },
-              `Too large: the loss would rise by ${significant(-actual, 3)} nats. Take a smaller learning rate.`,
-            )
-          : null,
-        chart(
-          "Loss along the step",
-          {
-            from: 0,
-            to: 2,
-            ticks: [
-              [0, "now"],
-              [1, "the step"],
-              [2, "twice it"],
-            ],
-          },
-          {
-            from: low,
-            to: high,
-            ticks: [
-              [low, significant(low, 3)],
-              [high, significant(high, 3)],
-            ],
-          },
-          [
-            { class: "tangent", points: tangent },
-            { class: "curve", points: finite },
-          ],
-          {
-            marks: (atX, atY) => [
-              svg("circle", { class: "dot", cx: atX(0), cy: atY(app.loss), r: 4 }),
-              Number.isFinite(app.loss - actual)
-                ? svg("circle", { class: "dot", cx: atX(1), cy: atY(app.loss - actual), r: 5 })
-                : null,
-            ],
-          },
-        ),
-        el("p", { class: "faint" }, "Dashed: the prediction, a straight line. Solid: the actual loss along the step."),
-      ),
+    promise.replaceChildren(...promiseOf(app), dropHelp);
+    app.curve().then((losses) => losses && plot.replaceChildren(curveChart(app, losses)));
+    taken.replaceChildren(
       app.last
         ? lastStep({ last: app.last, words: app.words })
         : el("p", { class: "faint" }, "Take a step to see its blame and its credit here."),
     );
   };
+}
+
+// What the gradient predicts for the next step, and what it would bring.
+/** @type {(app: App) => any[]} */
+function promiseOf({ pending: { blame, actual } }) {
+  const worse = actual < 0;
+  const tooLarge = `Too large: the loss would rise by ${significant(-actual, 3)} nats. Take a smaller learning rate. `;
+  return [
+    "The gradient predicts a drop of ",
+    el("strong", {}, significant(blame.total)),
+    " nats for the next step; the actual drop would be ",
+    el("strong", { class: worse ? "bad" : "good" }, significant(actual)),
+    ". ",
+    worse ? el("span", { class: "bad" }, tooLarge) : "",
+  ];
+}
+
+// The loss along the step, and the straight line that the gradient predicts.
+/** @type {(app: App, losses: [number, number][]) => SVGSVGElement} */
+function curveChart(app, losses) {
+  const { blame, actual } = app.pending;
+  const predicted = blame.total;
+  const shown = [...losses.map(([, loss]) => loss), app.loss];
+  const low = Math.min(...shown, Math.max(0, app.loss - predicted)),
+    high = Math.max(...shown) + 1e-12;
+  // The tangent ends where it falls below the chart.
+  const end = predicted > 0 ? Math.min(2, (app.loss - low) / predicted) : 2;
+  /** @type {[number, number][]} */
+  const tangent = [
+    [0, app.loss],
+    [end, app.loss - end * predicted],
+  ];
+  /** @type {[number, string][]} */
+  const along = [
+    [0, "now"],
+    [1, "the step"],
+    [2, "twice it"],
+  ];
+  /** @type {(value: number) => [number, string]} */
+  const tick = (value) => [value, significant(value, 3)];
+  return chart(
+    "Loss along the step",
+    { from: 0, to: 2, ticks: along },
+    { from: low, to: high, ticks: [tick(low), tick(high)] },
+    [
+      { class: "tangent", points: tangent },
+      { class: "curve", points: losses },
+    ],
+    {
+      marks: (atX, atY) => [
+        svg("circle", { class: "dot", cx: atX(0), cy: atY(app.loss), r: 4 }),
+        Number.isFinite(actual) ? svg("circle", { class: "dot", cx: atX(1), cy: atY(app.loss - actual), r: 5 }) : null,
+      ],
+    },
+  );
 }
 
 /** @type {(app: { last: TakenStep, words: string[] }) => HTMLElement} */

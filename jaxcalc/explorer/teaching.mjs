@@ -101,6 +101,11 @@ const bytesOf = ({ params, state }) =>
     .flatMap((tree) => Object.values(namedLeaves(tree)))
     .reduce((sum, { data }) => sum + data.byteLength, 0);
 
+// The curve alone, for a step that is only looked at.
+TASKS.curve = async function* ({ params, update, tokens, target }) {
+  return yield* lossCurve(params, update, tokens, target);
+};
+
 // One step from {params, state, tokens, target, kind, rate, betas}; rate null is the one that promises half of the loss.
 // The step comes first, as progress; its credit and the curve along it take longer and are in the result.
 TASKS.teach = async function* ({ params, state, tokens, target, kind, rate: given, betas }) {

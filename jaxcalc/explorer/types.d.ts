@@ -113,6 +113,7 @@ type Bars = {
   width: number;
   y: (row: number) => number;
   height: number;
+  end: number;
 };
 /** Where everything stands on the stage. */
 type Layout = {
@@ -287,13 +288,14 @@ type TakenStep = {
 };
 /** A moment, and the rate of its step. */
 type RatedMoment = Moment & { rate: number };
-/** The step that the optimizer would take; the losses along it, [t, loss], are computed when they are first read. */
+/** The step that the optimizer would take; what it would bring is computed when it is first read. */
 type PendingStep = {
   update: Params;
   state: OptimizerState;
   blame: Account;
-  readonly losses: [number, number][];
   readonly actual: number;
+  /** The losses along it, [t, loss], once they are asked for. */
+  losses?: Promise<[number, number][]>;
 };
 /** What the user has taught: the moments before and after so many steps. */
 type Taught = { before: RatedMoment; after: RatedMoment; taken: number };
@@ -331,6 +333,8 @@ type MapState = { places: [number, number][]; shares: number[]; inView: [number,
 /** Makes its part of the page once, and returns a function that fills it anew. */
 type View = (app: App) => () => void;
 
+type Size = { width: number; height: number };
+type Box = { left: number; top: number; right: number; bottom: number };
 /** An axis of a chart: its ends, and its ticks as [value, text]. */
 type Axis = { from: number; to: number; log?: boolean; ticks: [number, string][] };
 /** A line of a chart. */
@@ -338,18 +342,18 @@ type Line = { points: [number, number][]; class: string };
 /** A place on an axis, in the units of the drawing. */
 type Place = (value: number) => number;
 type ChartOptions = {
-  width?: number;
   height?: number;
   marks?: (atX: Place, atY: Place) => any[];
   onclick?: (distance: Place) => void;
 };
+/** Red, green and blue to 255, and alpha to 1. */
+type Colour = [number, number, number, number];
 /** A grid of cells on a canvas. A click or Enter asks, an arrow key only moves. */
 type GridOptions = {
-  rows: number;
-  columns: number;
-  size: number;
-  label: string;
-  colour: (row: number, column: number) => string | null;
+  shape: () => { rows: number; columns: number };
+  sizeIn: (width: number) => number;
+  label: () => string;
+  colour: (row: number, column: number) => Colour | null;
   chosen: () => [number, number] | null;
   onmove?: (row: number, column: number) => void;
   onpick: (row: number, column: number, asks: boolean) => void;

@@ -45,8 +45,33 @@ export function weightView(app) {
     { id: "show", onchange: () => update() },
     ["weights", "gradient", "step"].map((name) => el("option", {}, name)),
   );
-  const place = el("div", { class: "scroll" }),
-    story = el("div", { id: "story", class: "readout" });
+  const story = el("div", { id: "story", class: "readout" }),
+    said = el("p", { id: "said-of-weight", class: "unseen", "aria-live": "polite" });
+  /** @type {() => { shape: number[], data: Float64Array, rows: number, columns: number }} */
+  const shown = () => {
+    /** @type {Record<string, Params>} */
+    const trees = { weights: app.params, gradient: app.grads, step: app.pending.update };
+    const { name } = app.weight;
+    const { shape, data } = namedLeaves(trees[showPicker.value])[name];
+    const columns = name.endsWith("attention.out") ? shape[2] : shape.length === 1 ? shape[0] : data.length / shape[0];
+    return { shape, data, columns, rows: data.length / columns };
+  };
+  let matrix = shown();
+  let most = 0;
+  const grid = cellGrid({
+    shape: () => matrix,
+    sizeIn: (width) => Math.max(3, Math.min(10, Math.floor(width / matrix.columns), Math.floor(560 / matrix.rows))),
+    label: () =>
+      `${showPicker.value} of ${app.weight.name}, ${matrix.shape.join(" × ")}; arrow keys move the chosen cell`,
+    colour: (r, c) => signed(matrix.data[r * matrix.columns + c], most),
+    chosen: () => [Math.floor(app.weight.index / matrix.columns), app.weight.index % matrix.columns],
+    onpick: (r, c, asks) => {
+      app.weight.index = r * matrix.columns + c;
+      grid.draw();
+      tell();
+      if (asks) app.explain({ kind: "weight", weight: { ...app.weight } }, grid.node);
+    },
+  });
   body.append(
     el(
       "div",
@@ -56,37 +81,14 @@ export function weightView(app) {
       el("label", { for: "show" }, "shows"),
       showPicker,
     ),
-    el("div", { class: "row beside" }, place, story),
+    el("div", { class: "beside" }, grid.node, story),
+    said,
   );
   const valueIn = (/** @type {Params} */ tree) => namedLeaves(tree)[app.weight.name].data[app.weight.index];
   function update() {
-    const { name } = app.weight;
-    leafPicker.value = name;
-    /** @type {Record<string, Params>} */
-    const trees = { weights: app.params, gradient: app.grads, step: app.pending.update };
-    const { shape, data } = namedLeaves(trees[showPicker.value])[name];
-    const columns = name.endsWith("attention.out") ? shape[2] : shape.length === 1 ? shape[0] : data.length / shape[0];
-    const rows = data.length / columns;
-    const most = data.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
-    const size = Math.max(
-      3,
-      Math.min(10, Math.floor(Math.min(body.clientWidth - 8, 900) / columns), Math.floor(560 / rows)),
-    );
-    const grid = cellGrid({
-      rows,
-      columns,
-      size,
-      label: `${showPicker.value} of ${name}, ${shape.join(" × ")}; arrow keys move the chosen cell`,
-      colour: (r, c) => signed(data[r * columns + c], most),
-      chosen: () => [Math.floor(app.weight.index / columns), app.weight.index % columns],
-      onpick: (r, c, asks) => {
-        app.weight.index = r * columns + c;
-        grid.draw();
-        tell();
-        if (asks) app.explain({ kind: "weight", weight: { ...app.weight } }, grid.node);
-      },
-    });
-    place.replaceChildren(grid.node);
+    leafPicker.value = app.weight.name;
+    matrix = shown();
+    most = matrix.data.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
     grid.draw();
     tell();
   }
@@ -123,8 +125,11 @@ export function weightView(app) {
       ["new value", value + delta, "value + step"],
       ["blame", -gradient * delta, "nats: −gradient · step"],
     ];
+    const which = `${name}[${placeOf(namedLeaves(app.params)[name].shape, index).join(", ")}]`;
+    // The table would take long to hear; this is its gist.
+    said.textContent = `${which}: value ${significant(value, 3)}, gradient ${significant(gradient, 3)}, step ${significant(delta, 3)}, blame ${significant(-gradient * delta, 3)} nats`;
     story.replaceChildren(
-      el("h3", {}, `${name}[${placeOf(namedLeaves(app.params)[name].shape, index).join(", ")}]`),
+      el("h3", {}, which),
       el(
         "table",
         { "aria-label": "One weight" },

