@@ -132,6 +132,11 @@ async function build(app) {
   document
     .getElementById("theatre")
     .append(el("button", { type: "button", id: "save", onclick: save }, "Save picture"));
+  // The stage follows in the next frame, so that the answer need not wait for it.
+  const drawSoon = () => {
+    transport.pause();
+    requestAnimationFrame(() => transport.playing || app.lesson || transport.seek(transport.seconds));
+  };
   const endOf = (name) => transport.endOf(indexOfScene(name));
   const ask = (text) => {
     app.setPrompt(text);
@@ -159,7 +164,7 @@ async function build(app) {
   app.onchange = (what) => {
     if (what === "credit") return inside();
     views.forEach((update) => update());
-    if (!app.lesson) transport.seek(transport.seconds);
+    if (!app.lesson) drawSoon();
     keepSoon();
   };
   return { stage, transport, chips, pick };
