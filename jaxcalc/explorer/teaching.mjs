@@ -72,7 +72,7 @@ export function* lossCurve(params, update, tokens, target) {
 // be undone, at least one; the first is kept too, for going back to the start.
 export class History {
   /** @param {number} room */
-  constructor(room = 24e6) {
+  constructor(room = 27e6) {
     this.room = room;
     /** @type {HistoryEntry[]} */
     this.entries = [];
