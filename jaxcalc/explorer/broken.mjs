@@ -53,7 +53,8 @@ export function brokenView(app, ask) {
       el("b", { class: "good" }, `✓ ${count(changes.mended)}`),
       " the other way round.",
     );
-    maps.replaceChildren(...app.tokenizer.operations.map((name, i) => mapOf(app, name, i, verdicts, changes)));
+    const colours = coloursOf(["--rail", "--ahead", "--back"]);
+    maps.replaceChildren(...app.tokenizer.operations.map((name, i) => mapOf(app, name, i, verdicts, changes, colours)));
     const step = Math.max(1, Math.floor(changes.broken.length / EXAMPLES));
     examples.replaceChildren(
       ...changes.broken
@@ -74,33 +75,48 @@ export function brokenView(app, ask) {
   };
 }
 
+// The colours that variables of the style have now. Asking makes the browser compute the page's style, so ask once.
+/** @type {(variables: string[]) => string[]} */
+function coloursOf(variables) {
+  const probe = el("i");
+  document.body.append(probe);
+  const style = getComputedStyle(probe);
+  const colours = variables.map((variable) => {
+    probe.style.setProperty("color", `var(${variable})`);
+    return style.color;
+  });
+  probe.remove();
+  return colours;
+}
+
 // A small picture of one operation's problems: broken, mended, and asked.
-/** @type {(app: App, name: string, operation: number, verdicts: Uint8Array, changes: TableChanges) => HTMLElement} */
-function mapOf(app, name, operation, verdicts, { broken, mended }) {
+/** @type {(app: App, name: string, operation: number, verdicts: Uint8Array, changes: TableChanges, colours: string[]) => HTMLElement} */
+function mapOf(app, name, operation, verdicts, { broken, mended }, [asked, better, worse]) {
   const n = app.tokenizer.max_number + 1,
     first = operation * n * n;
   /** @type {HTMLCanvasElement} */
   const canvas = el("canvas", { width: n, height: n, role: "img", "aria-label": `${name}: broken and mended answers` });
   const pen = canvas.getContext("2d");
   if (!pen) throw new Error("this browser cannot draw");
-  /** @type {(cells: number[], colour: string, size: number) => void} */
-  const paint = (cells, colour, size) => {
+  /** @type {(cells: number[], colour: string) => void} */
+  const paint = (cells, colour) => {
     pen.fillStyle = colour;
     for (const cell of cells) {
       const place = cell - first;
-      if (place >= 0 && place < n * n) pen.fillRect(place % n, Math.floor(place / n), size, size);
+      if (place >= 0 && place < n * n) pen.fillRect(place % n, Math.floor(place / n), 2, 2);
     }
   };
-  const probe = el("i");
-  document.body.append(probe);
-  const colourOf = (/** @type {string} */ variable) => {
-    probe.style.setProperty("color", `var(${variable})`);
-    return getComputedStyle(probe).color;
-  };
-  const all = Array.from({ length: n * n }, (_, i) => first + i).filter((cell) => verdicts[cell]);
-  paint(all, colourOf("--rail"), 1);
-  paint(mended, colourOf("--ahead"), 2);
-  paint(broken, colourOf("--back"), 2);
-  probe.remove();
+  // What was asked, in runs of neighbours: a few hundred rectangles where there are thousands of problems.
+  pen.fillStyle = asked;
+  for (let row = 0; row < n; row++) {
+    let start = 0;
+    for (let column = 0; column <= n; column++) {
+      if (column < n && verdicts[first + row * n + column]) continue;
+      if (column > start) pen.fillRect(start, row, column - start, 1);
+      start = column + 1;
+    }
+  }
+  paint(mended, better);
+  paint(broken, worse);
   return el("figure", {}, canvas, el("figcaption", {}, name));
 }

@@ -58,19 +58,23 @@ function blameByColumn({ params, tokens, target, update }, levels) {
   return levels.map(({ path, messageIn }, i) =>
     tokens.map((_, column) => {
       const d = messageIn.shape[1];
-      const rows = i ? column + 1 : tokens.length; // a column only looks at itself and at those before it
+      const told = messageIn.data.subarray(column * d, (column + 1) * d);
+      if (told.every((value) => value === 0)) return 0;
+      // Attention looks at the column itself and at those before it; the other layers work on each column by itself.
+      const first = !i || path.at(-1) === "attention" ? 0 : column;
+      const rows = i ? column + 1 - first : tokens.length;
       const message = array([rows, d]);
-      message.data.set(messageIn.data.subarray(column * d, (column + 1) * d), column * d);
-      if (message.data.every((value) => value === 0)) return 0;
-      const input = i ? firstRows(made[i].input, rows) : tokens;
+      message.data.set(told, (column - first) * d);
+      const input = i ? someRows(made[i].input, first, rows) : tokens;
       const [grads] = made[i].stage.apply(select(params, path), input)[1](message);
       return -inner(grads, select(update, path));
     }),
   );
 }
 
-/** @type {(array: Leaf, rows: number) => Leaf} */
-const firstRows = ({ shape: [, d], data }, rows) => array([rows, d], data.subarray(0, rows * d));
+/** @type {(array: Leaf, first: number, rows: number) => Leaf} */
+const someRows = ({ shape: [, d], data }, first, rows) =>
+  array([rows, d], data.subarray(first * d, (first + rows) * d));
 
 // Every arc of one attention layer: column `to` looks at column `from`. Its message is the length of what goes back over
 // the arc into the stream of `from`, through the value and through the key. All arcs into a column, its own query and

@@ -72,7 +72,7 @@ export function* lossCurve(params, update, tokens, target) {
 // be undone, at least one.
 export class History {
   /** @param {number} room */
-  constructor(room = 40e6) {
+  constructor(room = 27e6) {
     this.room = room;
     /** @type {HistoryEntry[]} */
     this.entries = [];
