@@ -2,11 +2,12 @@
 // The state that all parts of the page show, and the ways to change it.
 
 import { MEMBERSHIP, unpack, unpackWeights } from "./data.mjs";
+import { headsOnly, NO_EDITS, swapped } from "./interventions.mjs";
 import { along, blame, loss } from "./learning.mjs";
 import { lastRow, softmax, trace } from "./model.mjs";
 import { momentOf } from "./moment.mjs";
 import { halvingRate, History, optimizerOf } from "./teaching.mjs";
-import { END, InputError, Tokenizer } from "./tokenizer.mjs";
+import { END, InputError, PAD, Tokenizer } from "./tokenizer.mjs";
 
 const MOST_STEPS = 100; // of “until right”
 
@@ -20,6 +21,7 @@ export class App {
     this.kind = "sgd";
     this.chosenRate = null; // null: the rate that promises half of the loss
     this.optimizerState = null;
+    this.edits = NO_EDITS;
     this.history = new History();
     this.stepped = 0;
     this.weight = { name: "blocks.0.attention.query", index: 0 };
@@ -48,9 +50,48 @@ export class App {
   }
 
   setPrompt(text) {
+    const own = this.read(text);
     this.prompt = text;
-    Object.assign(this, this.read(text));
+    this.edits = headsOnly(this.edits);
+    Object.assign(this, { ...own, own });
     this.#changed("question");
+  }
+
+  // Interventions: heads off, shares held, tokens swapped.
+  setEdits(edits) {
+    const isAsked = JSON.stringify(edits.tokens) === JSON.stringify(this.edits.tokens);
+    this.edits = edits;
+    if (!isAsked) Object.assign(this, this.#asked());
+    this.#changed("edits");
+  }
+
+  // The question with its swapped words. Where they are a problem, its right word is the right one; else it stays.
+  #asked() {
+    const { own, target, edits } = this;
+    if (!Object.keys(edits.tokens).length) return own;
+    const tokens = swapped(own.tokens, edits);
+    try {
+      const other = this.read(this.#wordsOf(tokens).join(" "));
+      if (other.tokens.join() === tokens.join()) return other;
+    } catch (error) {
+      if (!(error instanceof InputError)) throw error;
+    }
+    const asked = this.#wordsOf(tokens.slice(0, this.tokenizer.prompt_length));
+    return { tokens, target, parsed: { ...own.parsed, answer: null, tokens: asked, isProblem: false } };
+  }
+
+  #wordsOf(tokens) {
+    return tokens.map((id) => this.words[id]).filter((word) => word !== PAD);
+  }
+
+  // The same question without the interventions.
+  get unedited() {
+    this.untouched ??= this.#momentAt(this.params, this.optimizerState, {
+      tokens: this.own.tokens,
+      target: Object.keys(this.edits.tokens).length ? (this.own.target ?? this.target) : this.target,
+      edits: NO_EDITS,
+    });
+    return this.untouched;
   }
 
   async setSnapshot(index) {
@@ -118,8 +159,8 @@ export class App {
 
   // One step. Its credit takes longer and comes after it.
   #stepInWorker(lesson) {
-    const { params, optimizerState: state, tokens, target, kind, chosenRate: rate } = this;
-    const input = { params, state, tokens, target, kind, rate, betas: this.data.adam_betas };
+    const { params, optimizerState: state, tokens, target, edits, kind, chosenRate: rate } = this;
+    const input = { params, state, tokens, target, edits, kind, rate, betas: this.data.adam_betas };
     return new Promise((resolve, reject) => {
       this.engine.run("teach", input, resolve).then((result) => {
         if (!result || this.lesson !== lesson || lesson.taken > 1) return;
@@ -163,13 +204,18 @@ export class App {
     ];
   }
 
-  // The answer of the model, always taking the likeliest next word: {words, p}.
+  // The answer of the model, always taking the likeliest next word: {words, p}. Interventions are in the question that
+  // is shown, and in no other.
   answer(parsed = this.parsed, params = this.params) {
-    const tokens = this.tokenizer.encode({ ...parsed, begun: [] }),
+    const isShown = parsed === this.parsed;
+    const edits = isShown ? this.edits : NO_EDITS;
+    const tokens = isShown
+        ? this.tokens.slice(0, this.tokenizer.prompt_length)
+        : this.tokenizer.encode({ ...parsed, begun: [] }),
       words = [];
     let p = 1;
     while (words.length < this.data.task.answer_length) {
-      const shares = softmax(lastRow(trace(params, tokens).logits));
+      const shares = softmax(lastRow(trace(params, tokens, edits).logits));
       const best = shares.indexOf(Math.max(...shares));
       p *= shares[best];
       tokens.push(best);
@@ -180,8 +226,8 @@ export class App {
   }
 
   // "training", "held out" or "outside" (not a problem of the table); null if the page has no table.
-  membershipOf({ a, operation, b }) {
-    if (!this.membership) return null;
+  membershipOf({ a, operation, b, isProblem = true }) {
+    if (!this.membership || !isProblem) return null;
     return MEMBERSHIP[this.membership[this.cellOf(this.tokenizer.operations.indexOf(operation), a, b)]];
   }
 
@@ -231,13 +277,14 @@ export class App {
     return table ? unpack(table) : null;
   }
 
-  #momentAt(params, state) {
-    const { tokens, target, kind } = this;
+  #momentAt(params, state, { tokens, target, edits } = this) {
+    const { kind } = this;
     const betas = this.data.adam_betas;
     const probe = momentOf({
       params,
       tokens,
       target,
+      edits,
       optimizer: optimizerOf(kind, 1, betas),
       state: state ?? undefined,
     });
@@ -249,9 +296,9 @@ export class App {
   }
 
   #compute() {
-    const { params, tokens } = this;
+    const { params, tokens, edits } = this;
     if (this.target === null) {
-      const scores = lastRow(trace(params, tokens).logits);
+      const scores = lastRow(trace(params, tokens, edits).logits);
       this.target = scores.indexOf(Math.max(...scores)); // if no word is right, the likeliest
     }
     this.#take(this.#momentAt(params, this.optimizerState));
@@ -261,12 +308,13 @@ export class App {
     const { logits, activations, probabilities, walked, grads, rate } = moment;
     Object.assign(this, { moment, logits, activations, probabilities, walked, grads, rate, loss: moment.loss });
     this.preview = null;
+    this.untouched = null;
     this.pending = this.#pendingStep(moment);
   }
 
   // The step that the optimizer would take. The curve along it is computed when it is first shown.
-  #pendingStep({ params, tokens, target, update, next, blame, loss: now }) {
-    const lossAt = (t) => loss(along(params, update, t), tokens, target);
+  #pendingStep({ params, tokens, target, edits, update, next, blame, loss: now }) {
+    const lossAt = (t) => loss(along(params, update, t), tokens, target, edits);
     return {
       ...{ update, state: next, blame },
       get losses() {

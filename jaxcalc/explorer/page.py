@@ -36,6 +36,7 @@ MOST_BYTES = 6_000_000
 ENGINE = (
     *(
         "trees",
+        "interventions",
         "model",
         "backprop",
         "learning",

@@ -11,6 +11,13 @@ type AttentionParams = { norm: Leaf; query: Leaf; key: Leaf; value: Leaf; out: L
 type MlpParams = { norm: Leaf; up: Leaf; down: Leaf };
 type OutputParams = { norm: Leaf; unembed: Leaf };
 
+/** What the user changes inside the network: heads off, shares of attention held, tokens swapped by position. */
+type Edits = { heads: { block: number; head: number }[]; shares: HeldShare[]; tokens: Record<number, number> };
+/** The share of its attention that position `to` must give to position `from`. */
+type HeldShare = { block: number; head: number; to: number; from: number; share: number };
+/** (head, to) → what is held of a row of attention, by position; nothing stands where it is free. */
+type Held = (head: number, to: number) => number[];
+
 /** What each stage computes on the way to the scores. */
 type Activations = {
   embed: { residual: Leaf };
@@ -60,6 +67,7 @@ type Moment = {
   params: Params;
   tokens: number[];
   target: number;
+  edits: Edits;
   logits: Leaf;
   activations: Activations;
   probabilities: number[];
@@ -88,8 +96,17 @@ type TaskData = {
   prompt_length: number;
   answer_length: number;
 };
-/** A problem, and the words with which its answer begins; `answer` is null if no number is right. */
-type Question = { a: number; operation: string; b: number; answer: number | null; tokens: string[]; begun: string[] };
+/** A problem, and the words with which its answer begins; `answer` is null if no number is right. Swapped words may be no
+ * problem any more. */
+type Question = {
+  a: number;
+  operation: string;
+  b: number;
+  answer: number | null;
+  tokens: string[];
+  begun: string[];
+  isProblem?: false;
+};
 
 /** What page.py packs into the page: a run's snapshots, its curve and its task. */
 type PageData = {
@@ -138,6 +155,10 @@ interface App extends Omit<Moment, "update" | "next" | "blame"> {
   stepped: number;
   scores(): Float64Array;
   streams(): [string, Leaf][];
+  prompt: string;
+  moment: Moment;
+  unedited: Moment;
+  setEdits(edits: Edits): void;
   answer(): { words: string[]; p: number };
   membershipOf(question: Question): string | null;
   setPrompt(text: string): void;
