@@ -1,4 +1,4 @@
-// The parts of the page about the forward pass: tokens, stages, attention, the next word and the surprise at it.
+// The parts of the page about the forward pass: tokens, stages, the next word and the surprise at it.
 
 import { bars, chart, heatTable } from "./charts.mjs";
 import { el, helpButton, part, svg } from "./dom.mjs";
@@ -59,75 +59,6 @@ export function stagesView(app) {
         "Length of the stream by stage and position",
         app.tokens.map((id) => app.words[id]),
         rows,
-      ),
-    );
-  };
-}
-
-// Attention: one matrix per head.
-/** @type {View} */
-export function attentionView(app) {
-  const body = part(
-    "attention",
-    "Attention",
-    "Each position looks at itself and at the positions before it. A row shows where one position looks: its cells are the shares of its attention, and they add up to 100 %. Point at a cell to read it.",
-    "pattern = softmax(query · key / √K), where K is the width of a head. It is the share of its attention that one position (the row) gives to another (the column). The upper right is empty because a model that predicts the next word must not look ahead.",
-  );
-  const readout = el("p", { class: "readout", "aria-live": "polite" });
-  const heads = el("div");
-  body.append(heads, readout);
-  return () => {
-    const names = app.tokens.map((id) => app.words[id]);
-    const asks = names.length - 1;
-    /** @type {(block: number, head: number, i: number, j: number, share: number) => void} */
-    const say = (block, head, i, j, share) =>
-      (readout.textContent = `block ${block}, head ${head}: “${names[i]}” (position ${i}) gives ${percent(share)} of its attention to “${names[j]}” (position ${j})`);
-    readout.textContent = `The last row of each pattern is “${names[asks]}”, the position that predicts the next word.`;
-    heads.replaceChildren(
-      ...app.activations.blocks.map(({ attention: { pattern } }, block) =>
-        el(
-          "div",
-          { class: "heads" },
-          el(
-            "div",
-            { class: "names", "aria-hidden": "true" },
-            names.map((name) => el("span", {}, name)),
-          ),
-          Array.from({ length: pattern.shape[0] }, (_, head) => {
-            const t = names.length;
-            /** @type {(i: number, j: number) => number} */
-            const share = (i, j) => pattern.data[(head * t + i) * t + j];
-            const best = Array.from({ length: t }, (_, j) => j).sort((a, b) => share(asks, b) - share(asks, a))[0];
-            const cells = names.flatMap((_, i) =>
-              names.map((_, j) =>
-                j > i
-                  ? el("i", { class: "masked" })
-                  : el("i", {
-                      title: `${names[i]} → ${names[j]}: ${percent(share(i, j))}`,
-                      style: { "--share": share(i, j) },
-                      onpointerenter: () => say(block, head, i, j, share(i, j)),
-                    }),
-              ),
-            );
-            return el(
-              "figure",
-              {},
-              el(
-                "div",
-                {
-                  class: "pattern",
-                  role: "img",
-                  tabindex: 0,
-                  style: { "grid-template-columns": `repeat(${t}, max-content)` },
-                  "aria-label": `Block ${block}, head ${head}: ${names[asks]} looks most at ${names[best]}, ${percent(share(asks, best))}`,
-                  onfocus: () => say(block, head, asks, best, share(asks, best)),
-                },
-                cells,
-              ),
-              el("figcaption", {}, `block ${block} · head ${head}`),
-            );
-          }),
-        ),
       ),
     );
   };

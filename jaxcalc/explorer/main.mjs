@@ -3,12 +3,14 @@
 
 import { follow, keepAddress, readAddress } from "./address.mjs";
 import { App } from "./app.mjs";
+import { attentionView } from "./attention_view.mjs";
 import { collect, walk } from "./backprop.mjs";
 import { backwardView } from "./blame_view.mjs";
 import { brokenView } from "./broken.mjs";
 import { credit, finish } from "./credit.mjs";
 import { el } from "./dom.mjs";
-import { attentionView, lossView, outputView, stagesView, tokensView } from "./forward_views.mjs";
+import { lossView, outputView, stagesView, tokensView } from "./forward_views.mjs";
+import { changesView } from "./interventions_view.mjs";
 import { adam, along, blame, finiteDifference, gradient, loss, sgd } from "./learning.mjs";
 import { trace } from "./model.mjs";
 import { momentOf } from "./moment.mjs";
@@ -109,9 +111,10 @@ function ageView(app) {
 // Everything on the page that follows the app.
 async function build(app) {
   const inside = insideView(app);
+  const changes = changesView(app, (what) => openInside(app, what, inside));
   const stage = new Stage(document.getElementById("stage"), {
     words: app.words,
-    onpick: (what) => openInside(app, what, inside),
+    onpick: (what) => changes.pick(what) || openInside(app, what, inside),
   });
   const transport = new Transport(document.getElementById("transport"), ({ scene, t }) => {
     const { before, after } = app.lesson ?? { before: app.moment, after: scene === "again" ? app.after : null };
@@ -154,7 +157,7 @@ async function build(app) {
   const showTeach = teachView(app, teach);
   const views = [
     ...[answerView(app), askView(app, ask), drawChips(app, chips, pick), showTeach, ageView(app)],
-    ...[brokenView(app, ask), inside],
+    ...[brokenView(app, ask), changes.update, inside],
   ];
   app.onchange = (what) => {
     if (what === "credit") return inside();

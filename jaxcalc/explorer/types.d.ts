@@ -15,6 +15,9 @@ type OutputParams = { norm: Leaf; unembed: Leaf };
 type Edits = { heads: { block: number; head: number }[]; shares: HeldShare[]; tokens: Record<number, number> };
 /** The share of its attention that position `to` must give to position `from`. */
 type HeldShare = { block: number; head: number; to: number; from: number; share: number };
+type Place4 = Omit<HeldShare, "share">;
+/** What is picked on the stage; `position` is the column, and of an arc the one that looks; `from` is where it looks. */
+type Picked = { kind: string; stage: string; head: number; position: number; from: number };
 /** (head, to) → what is held of a row of attention, by position; nothing stands where it is free. */
 type Held = (head: number, to: number) => number[];
 
@@ -156,6 +159,7 @@ interface App extends Omit<Moment, "update" | "next" | "blame"> {
   scores(): Float64Array;
   streams(): [string, Leaf][];
   prompt: string;
+  own: { parsed: Question; tokens: number[]; target: number | null };
   moment: Moment;
   unedited: Moment;
   setEdits(edits: Edits): void;
