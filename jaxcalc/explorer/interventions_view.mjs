@@ -5,7 +5,7 @@ import { el } from "./dom.mjs";
 import { describe, holdShare, isEdited, isOff, letGo, NO_EDITS, swapToken, toggleHead } from "./interventions.mjs";
 import { largest, percent, significant } from "./numbers.mjs";
 
-const HINT = "Or click an arc, or a word below the network, to change it.";
+const HOW_TO_CHANGE = "Or click an arc, or a word below the network, to change it.";
 
 // The share of its attention that one position gives to another, as it is now.
 /** @type {(app: App, place: Place4) => number} */
@@ -64,7 +64,7 @@ export function changesView(app, showMatrix) {
   /** @type {any[]} */
   const buttons = [];
   const heads = el("div", { class: "switches" });
-  const slot = el("div", { class: "picked" }, el("p", { class: "faint" }, HINT));
+  const slot = el("div", { class: "picked" }, el("p", { class: "faint" }, HOW_TO_CHANGE));
   const said = el("p", { id: "changed", "aria-live": "polite" });
   const putBack = () => {
     app.setEdits(NO_EDITS);
@@ -101,7 +101,7 @@ export function changesView(app, showMatrix) {
     for (const button of buttons) button.setAttribute("aria-pressed", isOff(app.edits, button.block, button.head));
     if (picked && picked.prompt !== app.prompt) {
       picked = null;
-      slot.replaceChildren(el("p", { class: "faint" }, HINT));
+      slot.replaceChildren(el("p", { class: "faint" }, HOW_TO_CHANGE));
     }
     picked?.fill();
     const isChanged = isEdited(app.edits);

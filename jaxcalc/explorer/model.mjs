@@ -55,7 +55,7 @@ export function attention(params, x, held = () => []) {
         for (let c = 0; c < k; c++) dot += query.data[(i * h + head) * k + c] * key.data[(j * h + head) * k + c];
         scores.push(dot / Math.sqrt(k));
       }
-      sharesOf(scores, held(head, i)).forEach((share, j) => {
+      attentionShares(scores, held(head, i)).forEach((share, j) => {
         pattern.data[(head * t + i) * t + j] = share;
         for (let c = 0; c < k; c++) mixed.data[(i * h + head) * k + c] += share * value.data[(j * h + head) * k + c];
       });
@@ -67,7 +67,7 @@ export function attention(params, x, held = () => []) {
 
 // The softmax of the scores. Where some shares are held, the others keep their ratios and make up the rest.
 /** @type {(scores: number[], held: number[]) => number[]} */
-function sharesOf(scores, held) {
+function attentionShares(scores, held) {
   const rest = held.reduce((left, share) => left - share, 1);
   const free = softmax(scores.filter((_, j) => held[j] === undefined));
   return scores.map((_, j) => held[j] ?? rest * /** @type {number} */ (free.shift()));
