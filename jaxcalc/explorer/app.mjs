@@ -22,6 +22,7 @@ export class App {
     this.chosenRate = null; // null: the rate that promises half of the loss
     this.optimizerState = null;
     this.edits = NO_EDITS;
+    this.untouched = null; // the moment without them
     this.history = new History();
     this.stepped = 0;
     this.weight = { name: "blocks.0.attention.query", index: 0 };
@@ -86,12 +87,14 @@ export class App {
 
   // The same question without the interventions.
   get unedited() {
-    this.untouched ??= this.#momentAt(this.params, this.optimizerState, {
-      tokens: this.own.tokens,
-      target: Object.keys(this.edits.tokens).length ? (this.own.target ?? this.target) : this.target,
-      edits: NO_EDITS,
-    });
-    return this.untouched;
+    const isSwapped = Object.keys(this.edits.tokens).length > 0;
+    const target = isSwapped ? (this.own.target ?? this.target) : this.target;
+    const is = [this.params, this.own, target, this.kind, this.chosenRate];
+    if (!is.every((value, i) => value === this.untouched?.is[i])) {
+      const question = { tokens: this.own.tokens, target, edits: NO_EDITS };
+      this.untouched = { is, moment: this.#momentAt(this.params, this.optimizerState, question) };
+    }
+    return this.untouched.moment;
   }
 
   async setSnapshot(index) {
@@ -308,7 +311,6 @@ export class App {
     const { logits, activations, probabilities, walked, grads, rate } = moment;
     Object.assign(this, { moment, logits, activations, probabilities, walked, grads, rate, loss: moment.loss });
     this.preview = null;
-    this.untouched = null;
     this.pending = this.#pendingStep(moment);
   }
 

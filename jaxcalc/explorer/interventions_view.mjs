@@ -5,7 +5,7 @@ import { el } from "./dom.mjs";
 import { describe, holdShare, isEdited, isOff, letGo, NO_EDITS, swapToken, toggleHead } from "./interventions.mjs";
 import { largest, percent, significant } from "./numbers.mjs";
 
-const HOW_TO_CHANGE = "Or click an arc, or a word below the network, to change it.";
+const HOW_TO_CHANGE = "or click an arc or a word of the network";
 
 // The share of its attention that one position gives to another, as it is now.
 /** @type {(app: App, place: Place4) => number} */
@@ -71,14 +71,14 @@ export function changesView(app, showMatrix) {
     buttons[0].focus();
   };
   const back = el("button", { type: "button", id: "put-back", onclick: putBack }, "Put everything back");
+  document.getElementById("broken").before(said);
   document
     .getElementById("theatre")
     .append(
       el(
         "div",
         { id: "changes", role: "group", "aria-label": "Change something" },
-        el("div", { class: "row" }, el("b", {}, "Change something"), heads, slot),
-        el("div", { class: "outcome" }, said, back),
+        el("div", { class: "row" }, el("b", {}, "Change something"), heads, back, slot),
       ),
     );
   /** @type {{ prompt: string, fill: () => void } | null} */
@@ -105,7 +105,6 @@ export function changesView(app, showMatrix) {
     }
     picked?.fill();
     const isChanged = isEdited(app.edits);
-    document.body.classList.toggle("changed", isChanged);
     back.hidden = !isChanged;
     said.textContent = isChanged ? sentence(app) : "";
   };
@@ -138,11 +137,11 @@ function switches(app) {
           onclick: () => app.setEdits(toggleHead(app.edits, block, head)),
         },
         el("i", { "aria-hidden": "true" }),
-        `head ${head}`,
+        String(head),
       );
       return Object.assign(button, { block, head });
     });
-    return { node: el("span", {}, el("small", {}, `block ${block}`), all), all };
+    return { node: el("span", {}, el("small", {}, `heads of block ${block}`), all), all };
   });
 }
 
@@ -171,7 +170,7 @@ function shareSlider(app, what, showMatrix) {
   const matrix = el("button", { type: "button", onclick: () => showMatrix(what) }, "its matrix");
   const fill = () => {
     const [to, from] = [place.to, place.from].map((position) => app.words[app.tokens[position]]);
-    label.textContent = `Attention of head ${place.head}, block ${place.block}, from “${to}” to “${from}”`;
+    label.textContent = `Head ${place.head} of block ${place.block}: attention from “${to}” to “${from}”`;
     const share = shareAt(app, place);
     slider.value = Math.round(100 * share);
     slider.disabled = !canHold(app, place);

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from browsers import Tab
 
 import jaxcalc
 from jaxcalc import ModelConfig, Params, Task
@@ -238,3 +239,121 @@ def test_interventions_are_changed_described_and_written_into_an_address(ask: As
         "swapped is no position of this question",
         "swapped is not a word of this model",
     ]
+
+
+# In a browser.
+
+
+def press(tab: Tab, name: str) -> None:
+    tab.page.get_by_role("button", name=name).click()
+
+
+@pytest.mark.slow
+def test_a_head_is_switched_off_and_on_again(tab: Tab) -> None:
+    before = tab.state("app.loss")
+    press(tab, "Switch head 2 of block 0 off")
+    assert tab.state("app.loss") != before
+    assert tab.state("app.unedited.loss") == before
+    said = tab.text("#changed")
+    assert said.startswith("Without head 2 of block 0: “")
+    word, p = tab.state("[app.words[app.probabilities.indexOf(Math.max(...app.probabilities))], app.loss]")
+    assert said.startswith(f"Without head 2 of block 0: “{word}” ")
+    assert f"→ {p:.3g} nats" in said
+    assert tab.page.locator("#changes [aria-pressed=true]").count() == 1
+    press(tab, "Teach it")
+    tab.wait("jaxcalc.app.stepped === 1")
+    assert "It was learned without head 2 of block 0." in tab.text("#lesson")
+    assert tab.state("app.lesson.after.edits.heads") == off((0, 2))
+    press(tab, "Undo")
+    tab.ask("four plus nine")
+    tab.page.evaluate("jaxcalc.app.setSnapshot(1)")
+    tab.wait("jaxcalc.app.snapshot === 1")
+    assert tab.state("app.edits.heads") == off((0, 2)), "it stays off in another question and another snapshot"
+    press(tab, "Put everything back")
+    assert tab.state("app.edits.heads") == []
+    assert tab.text("#changed") == ""
+    assert tab.page.evaluate("document.activeElement.getAttribute('aria-label')") == "Switch head 0 of block 0 off"
+
+
+@pytest.mark.slow
+def test_attention_is_dragged_in_its_matrix_and_on_the_stage(tab: Tab) -> None:
+    tab.look_inside()
+    cell = tab.page.locator("#attention .pattern").nth(1).get_by_role("slider").last
+    before = tab.state("app.loss")
+    cell.scroll_into_view_if_needed()
+    box = cell.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    start = round(float(cell.get_attribute("aria-valuetext").split()[0].lstrip("<")))
+    tab.page.mouse.move(x, y)
+    tab.page.mouse.down()
+    tab.page.mouse.move(x, y - 30)
+    tab.page.mouse.up()
+    tab.wait("jaxcalc.app.edits.shares.length === 1")
+    asks = tab.state("app.tokens.length") - 1
+    (share,) = tab.state("app.edits.shares")
+    assert (share["block"], share["head"], share["to"], share["from"]) == (0, 1, asks, asks)
+    assert 100 * share["share"] == pytest.approx(start + 20, abs=1)
+    assert tab.state("app.loss") != before
+    cell.focus()
+    tab.page.keyboard.press("ArrowUp")
+    tab.wait(f"jaxcalc.app.edits.shares[0].share > {share['share']}")
+    assert cell.get_attribute("aria-valuenow") == str(round(100 * share["share"]) + 1)
+    assert tab.page.evaluate("document.activeElement.getAttribute('role')") == "slider"
+    tab.page.keyboard.press("Delete")
+    assert tab.state("app.edits.shares") == []
+    assert tab.state("app.loss") == before
+    tab.page.evaluate("jaxcalc.transport.showEnd(0)")
+    tab.page.locator(".stage .ahead path.asks").first.dispatch_event("click")
+    assert tab.page.evaluate("document.activeElement.id") == "share"
+    tab.page.fill("#share", "34")
+    tab.wait("jaxcalc.app.edits.shares.length === 1")
+    assert tab.state("app.edits.shares[0].share") == 0.34
+    assert "34" in tab.text(".picked output")
+    assert "with 34\u00a0% of the attention of head" in tab.text("#changed").lower()
+    tab.ask("four plus nine")
+    assert tab.state("app.edits.shares") == []
+
+
+@pytest.mark.slow
+def test_a_swapped_word_asks_its_own_question(tab: Tab) -> None:
+    tab.ask("two plus three")
+    own = tab.state("app.target")
+    tab.page.locator(".stage g.pickable[aria-label='word three']").click()
+    tab.page.select_option("#swap", label="four")
+    assert tab.page.input_value("#prompt") == "two plus three"
+    assert tab.text("#answer").replace("\n", " ").startswith("two plus four equals →")
+    assert tab.state("app.words[app.target]") == "six"
+    assert tab.page.locator(".stage .swapped").inner_text() == "four"
+    assert "with “four” in place of “three”" in tab.text("#changed").lower()
+    tab.page.select_option("#swap", label="plus")
+    assert "two plus plus equals →" in tab.text("#answer")
+    assert "this is no problem" in tab.text("#answer")
+    press(tab, "Put everything back")
+    assert tab.state("app.target") == own
+    assert tab.page.locator(".stage .swapped").count() == 0
+
+
+@pytest.mark.slow
+def test_a_link_holds_the_interventions(tab: Tab, browser: Any, file: Path) -> None:
+    tab.ask("two plus three")
+    tab.page.evaluate(
+        "jaxcalc.app.setEdits({heads: [{block: 1, head: 3}], "
+        "shares: [{block: 0, head: 1, to: 5, from: 2, share: 0.34}], tokens: {4: jaxcalc.app.words.indexOf('four')}})"
+    )
+    tab.wait("location.hash.includes('swapped=4.four')")
+    address = tab.page.evaluate("location.href")
+    assert "off=1.3&held=0.1.5.2.0.34&swapped=4.four" in address
+    shown = "[app.prompt, app.tokens, app.target, app.edits, app.loss]"
+    context = browser.new_context(offline=True)
+    again = Tab.__new__(Tab)
+    again.page, again.messages = context.new_page(), []
+    again.page.goto(address)
+    again.wait("globalThis.jaxcalc !== undefined")
+    assert again.state(shown) == tab.state(shown)
+    again.page.goto("about:blank")
+    again.page.goto(address.replace("off=1.3", "off=1.9"))
+    again.wait("globalThis.jaxcalc !== undefined")
+    assert again.text("#problem") == (
+        "The link's off “1.9” is no head of this model, so the page opens as it does without the link."
+    )
+    context.close()
