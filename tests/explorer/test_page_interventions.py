@@ -323,7 +323,7 @@ def test_a_swapped_word_asks_its_own_question(tab: Tab) -> None:
     assert tab.page.input_value("#prompt") == "two plus three"
     assert tab.text("#answer").replace("\n", " ").startswith("two plus four equals →")
     assert tab.state("app.words[app.target]") == "six"
-    assert tab.page.locator(".stage .swapped").inner_text() == "four"
+    assert tab.page.locator(".stage .swapped").text_content() == "four"
     assert "with “four” in place of “three”" in tab.text("#changed").lower()
     tab.page.select_option("#swap", label="plus")
     assert "two plus plus equals →" in tab.text("#answer")
