@@ -78,7 +78,7 @@ export function changesView(app, showMatrix) {
       el(
         "div",
         { id: "changes", role: "group", "aria-label": "Change something" },
-        el("div", { class: "row" }, el("b", {}, "Change something"), heads, back, slot),
+        el("div", { class: "row" }, el("b", {}, "Change something"), heads, slot, back),
       ),
     );
   /** @type {{ prompt: string, fill: () => void } | null} */
