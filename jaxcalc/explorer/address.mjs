@@ -1,19 +1,22 @@
 // What the page shows, in its address: a link that was copied shows the same again.
 
+import { editFields, readEdits } from "./interventions.mjs";
 import { SCENES } from "./scenes.mjs";
 import { sceneAt } from "./transport.mjs";
 
-// "#question=two+plus+three&step=290&target=five&optimizer=sgd&scene=backward"; a rate only where one was chosen.
+// "#question=two+plus+three&step=290&target=five&optimizer=sgd&scene=backward"; a rate only where one was chosen, and
+// interventions only where there are some.
 /** @type {(app: App, seconds: number) => string} */
 function addressOf(app, seconds) {
   const { step } = app.data.snapshots[app.snapshot];
   /** @type {Record<string, string>} */
   const fields = { question: app.prompt, step: String(step), target: app.words[app.target], optimizer: app.kind };
   if (app.chosenRate !== null) fields.rate = String(app.chosenRate);
+  Object.assign(fields, editFields(app.edits, app.words));
   return `#${new URLSearchParams({ ...fields, scene: sceneAt(seconds).scene })}`;
 }
 
-// What an address asks for: {question, snapshot, target, optimizer, rate, scene}. Throws an Error that names what is
+// What an address asks for: {question, snapshot, edits, target, optimizer, rate, scene}. Throws an Error that names what is
 // not on this page.
 /** @type {(app: App, hash: string) => Address} */
 export function readAddress(app, hash) {
@@ -24,8 +27,10 @@ export function readAddress(app, hash) {
     throw new Error(`The link's ${name} “${given(name)}” ${why}, so the page opens as it does without the link.`);
   };
   const question = given("question") ?? "";
+  /** @type {number[]} */
+  let tokens = [];
   try {
-    app.read(question);
+    tokens = app.read(question).tokens;
   } catch {
     refuse("question", "cannot be read");
   }
@@ -39,14 +44,17 @@ export function readAddress(app, hash) {
   if (rate !== null && !(rate > 0 && Number.isFinite(rate))) refuse("rate", "is not a number above 0");
   const scene = SCENES.findIndex(({ name }) => name === given("scene"));
   if (scene < 0) refuse("scene", "is none of the five");
-  return { question, snapshot, target, optimizer, rate, scene };
+  const heads = app.data.leaves.filter(([name]) => name.endsWith(".query")).map(([, shape]) => shape[1]);
+  const edits = readEdits(given, refuse, { heads, length: tokens.length, words: app.words });
+  return { question, snapshot, edits, target, optimizer, rate, scene };
 }
 
 // Shows what an address asks for.
 /** @type {(app: App, transport: import("./transport.mjs").Transport, address: Address) => Promise<void>} */
-export async function follow(app, transport, { question, snapshot, target, optimizer, rate, scene }) {
+export async function follow(app, transport, { question, snapshot, edits, target, optimizer, rate, scene }) {
   await app.load(snapshot);
   app.setPrompt(question);
+  app.setEdits(edits);
   app.setTarget(target);
   app.setOptimizer(optimizer, rate);
   transport.showEnd(scene);

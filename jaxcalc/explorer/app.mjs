@@ -1,11 +1,12 @@
 // The state that all parts of the page show, and the ways to change it.
 
 import { MEMBERSHIP, unpack, unpackWeights } from "./data.mjs";
+import { headsOnly, NO_EDITS, swapped } from "./interventions.mjs";
 import { along, blame, loss } from "./learning.mjs";
 import { lastRow, softmax, trace } from "./model.mjs";
 import { momentOf } from "./moment.mjs";
 import { halvingRate, History, optimizerOf } from "./teaching.mjs";
-import { END, InputError, Tokenizer } from "./tokenizer.mjs";
+import { END, InputError, PAD, Tokenizer } from "./tokenizer.mjs";
 
 const MOST_STEPS = 100; // of “until right”
 
@@ -31,6 +32,9 @@ export class App extends Known {
     this.chosenRate = null; // null: the rate that promises half of the loss
     /** @type {OptimizerState} */
     this.optimizerState = null;
+    this.edits = NO_EDITS;
+    /** @type {{ is: unknown[], moment: RatedMoment } | null} */
+    this.untouched = null; // the moment without them
     this.history = new History();
     this.stepped = 0;
     /** @type {TakenStep | null} */
@@ -81,10 +85,56 @@ export class App extends Known {
 
   /** @type {(text: string) => void} */
   setPrompt(text) {
+    const own = this.read(text);
     this.prompt = text;
-    const { parsed, tokens, target } = this.read(text);
-    Object.assign(this, { parsed, tokens, target: target ?? this.#likeliest(tokens) });
+    this.edits = headsOnly(this.edits);
+    Object.assign(this, { ...own, target: own.target ?? this.#likeliest(own.tokens), own });
     this.#changed("question");
+  }
+
+  // Interventions: heads off, shares held, tokens swapped.
+  /** @type {(edits: Edits) => void} */
+  setEdits(edits) {
+    const isAsked = JSON.stringify(edits.tokens) === JSON.stringify(this.edits.tokens);
+    this.edits = edits;
+    if (!isAsked) {
+      const { parsed, tokens, target } = this.#asked();
+      Object.assign(this, { parsed, tokens, target: target ?? this.#likeliest(tokens) });
+    }
+    this.#changed("edits");
+  }
+
+  // The question with its swapped words. Where they are a problem, its right word is the right one; else it stays.
+  /** @type {() => Asking} */
+  #asked() {
+    const { own, target, edits } = this;
+    if (!Object.keys(edits.tokens).length) return own;
+    const tokens = swapped(own.tokens, edits);
+    try {
+      const other = this.read(this.#wordsOf(tokens).join(" "));
+      if (other.tokens.join() === tokens.join()) return other;
+    } catch (error) {
+      if (!(error instanceof InputError)) throw error;
+    }
+    const asked = this.#wordsOf(tokens.slice(0, this.tokenizer.prompt_length));
+    return { tokens, target, parsed: { ...own.parsed, answer: null, tokens: asked, isProblem: false } };
+  }
+
+  /** @type {(tokens: number[]) => string[]} */
+  #wordsOf(tokens) {
+    return tokens.map((id) => this.words[id]).filter((word) => word !== PAD);
+  }
+
+  // The same question without the interventions.
+  get unedited() {
+    const isSwapped = Object.keys(this.edits.tokens).length > 0;
+    const target = isSwapped ? (this.own.target ?? this.target) : this.target;
+    const is = [this.params, this.own, target, this.kind, this.chosenRate];
+    if (!this.untouched || !is.every((value, i) => value === this.untouched?.is[i])) {
+      const question = { tokens: this.own.tokens, target, edits: NO_EDITS };
+      this.untouched = { is, moment: this.#momentAt(this.params, this.optimizerState, question) };
+    }
+    return this.untouched.moment;
   }
 
   /** @type {(index: number) => Promise<void>} */
@@ -158,8 +208,8 @@ export class App extends Known {
   // One step. Its credit takes longer and comes after it.
   /** @type {(lesson: Taught) => Promise<{ params: Params, state: OptimizerState }>} */
   #stepInWorker(lesson) {
-    const { params, optimizerState: state, tokens, target, kind, chosenRate: rate } = this;
-    const input = { params, state, tokens, target, kind, rate, betas: this.data.adam_betas };
+    const { params, optimizerState: state, tokens, target, edits, kind, chosenRate: rate } = this;
+    const input = { params, state, tokens, target, edits, kind, rate, betas: this.data.adam_betas };
     return new Promise((resolve, reject) => {
       this.engine.run("teach", input, resolve).then((result) => {
         if (!result || !this.last || this.lesson !== lesson || lesson.taken > 1) return;
@@ -209,15 +259,20 @@ export class App extends Known {
     ];
   }
 
-  // The answer of the model, always taking the likeliest next word: {words, p}.
+  // The answer of the model, always taking the likeliest next word: {words, p}. Interventions are in the question that
+  // is shown, and in no other.
   /** @type {(parsed?: Question, params?: Params) => { words: string[], p: number }} */
   answer(parsed = this.parsed, params = this.params) {
-    const tokens = this.tokenizer.encode({ ...parsed, begun: [] });
+    const isShown = parsed === this.parsed;
+    const edits = isShown ? this.edits : NO_EDITS;
+    const tokens = isShown
+      ? this.tokens.slice(0, this.tokenizer.prompt_length)
+      : this.tokenizer.encode({ ...parsed, begun: [] });
     /** @type {string[]} */
     const words = [];
     let p = 1;
     while (words.length < this.data.task.answer_length) {
-      const shares = softmax(lastRow(trace(params, tokens).logits));
+      const shares = softmax(lastRow(trace(params, tokens, edits).logits));
       const best = shares.indexOf(Math.max(...shares));
       p *= shares[best];
       tokens.push(best);
@@ -229,8 +284,8 @@ export class App extends Known {
 
   // "training", "held out" or "outside" (not a problem of the table); null if the page has no table.
   /** @type {(question: Question) => string | null} */
-  membershipOf({ a, operation, b }) {
-    if (!this.membership) return null;
+  membershipOf({ a, operation, b, isProblem = true }) {
+    if (!this.membership || !isProblem) return null;
     return MEMBERSHIP[this.membership[this.cellOf(this.tokenizer.operations.indexOf(operation), a, b)]];
   }
 
@@ -287,14 +342,15 @@ export class App extends Known {
     return table ? unpack(table) : null;
   }
 
-  /** @type {(params: Params, state: OptimizerState) => RatedMoment} */
-  #momentAt(params, state) {
-    const { tokens, target, kind } = this;
+  /** @type {(params: Params, state: OptimizerState, question?: { tokens: number[], target: number, edits: Edits }) => RatedMoment} */
+  #momentAt(params, state, { tokens, target, edits } = this) {
+    const { kind } = this;
     const betas = this.data.adam_betas;
     const probe = momentOf({
       params,
       tokens,
       target,
+      edits,
       optimizer: optimizerOf(kind, 1, betas),
       state: state ?? undefined,
     });
@@ -308,7 +364,7 @@ export class App extends Known {
   // The target where no word is right.
   /** @type {(tokens: number[]) => number} */
   #likeliest(tokens) {
-    const scores = lastRow(trace(this.params, tokens).logits);
+    const scores = lastRow(trace(this.params, tokens, this.edits).logits);
     return scores.indexOf(Math.max(...scores));
   }
 
@@ -322,11 +378,11 @@ export class App extends Known {
 
   // The step that the optimizer would take. What it would bring is computed when it is first shown.
   /** @type {(moment: Moment) => PendingStep} */
-  #pendingStep({ params, tokens, target, update, next, blame, loss: now }) {
+  #pendingStep({ params, tokens, target, edits, update, next, blame, loss: now }) {
     return {
       ...{ update, state: next, blame },
       get actual() {
-        const value = now - loss(along(params, update), tokens, target);
+        const value = now - loss(along(params, update), tokens, target, edits);
         Object.defineProperty(this, "actual", { value });
         return value;
       },
@@ -336,8 +392,8 @@ export class App extends Known {
   // The loss along that step, [t, loss], from the worker; null if the user has gone on meanwhile.
   /** @type {() => Promise<[number, number][] | null>} */
   async curve() {
-    const { pending, params, tokens, target } = this;
-    pending.losses ??= this.engine.run("curve", { params, update: pending.update, tokens, target });
+    const { pending, params, tokens, target, edits } = this;
+    pending.losses ??= this.engine.run("curve", { params, update: pending.update, tokens, target, edits });
     const losses = await pending.losses;
     return this.pending === pending ? losses : null;
   }

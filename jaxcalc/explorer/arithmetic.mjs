@@ -1,6 +1,7 @@
 // The arithmetic behind what is asked: each of its numbers as the sum that it is.
 
-import { outputError } from "./backprop.mjs";
+import { outputError, toScores } from "./backprop.mjs";
+import { heldShares } from "./interventions.mjs";
 import { lastRow } from "./model.mjs";
 import { rowView, sumUp, valueAt, weightFactor } from "./sums.mjs";
 import { ofStream } from "./sums_of_stream.mjs";
@@ -108,7 +109,7 @@ function ofWord(moment, asked, { words }) {
 
 // An arc: how much of its attention a head at one position gives to another, and what comes back over it.
 /** @type {(moment: Moment, asked: Asked, about: ArithmeticAbout) => Arithmetic} */
-function ofArc({ tokens, activations, walked }, asked, { words }) {
+function ofArc({ tokens, edits, activations, walked }, asked, { words }) {
   const { stage, head = 0, from = 0 } = asked;
   const to = Number(asked.position);
   const { path, inside } = /** @type {Walked} */ (walked.find(({ name }) => name === stage));
@@ -125,7 +126,7 @@ function ofArc({ tokens, activations, walked }, asked, { words }) {
   const powers = scores.map((score) => Math.exp(score - Math.max(...scores)));
   const shares = seen.map((j) => valueAt(made.pattern, head, to, j));
   const toShares = seen.map((j) => dot(ofHead(inside.toMixed, to), ofHead(made.value, j)));
-  const mean = toShares.reduce((sum, message, j) => sum + shares[j] * message, 0);
+  const held = heldShares(edits, block, head, to);
   /** @type {(j: number, show: string, value: number) => Factor} */
   const ofOther = (j, show, value) => ({
     name: `of ${name(j)}`,
@@ -145,7 +146,12 @@ function ofArc({ tokens, activations, walked }, asked, { words }) {
     }),
   });
   const total = powers.reduce((a, b) => a + b, 0);
-  const isHeld = Math.abs(powers[from] / total - shares[from]) > 1e-9; // by an intervention
+  const isHeld = held[from] !== undefined;
+  const shareIs = isHeld
+    ? "share, held by hand"
+    : held.length
+      ? "share = that, divided by the sum of those that are free, times what the held ones leave"
+      : "share = that, divided by the sum";
   const title = `${stage}, head ${head}: ${name(to)} looks at ${name(from)}`;
   return {
     title,
@@ -159,7 +165,7 @@ function ofArc({ tokens, activations, walked }, asked, { words }) {
         term: (j) => ({ label: `${name(j)} ${j}`, factors: [ofOther(j, "score", powers[j])] }),
         follows: [
           [`e^(score − largest) of ${name(from)}`, powers[from]],
-          [isHeld ? "share, held by hand" : "share = that, divided by the sum", shares[from], "%"],
+          [shareIs, shares[from], "%"],
         ],
       }),
       sumUp({
@@ -190,8 +196,12 @@ function ofArc({ tokens, activations, walked }, asked, { words }) {
           1,
         ),
         follows: [
-          ["mean of ∂loss/∂share over all shares", mean],
-          ["∂loss/∂score = share · (∂loss/∂share − mean)", shares[from] * (toShares[from] - mean)],
+          [
+            isHeld
+              ? "∂loss/∂score: none, as the share is held by hand"
+              : "∂loss/∂score = share · (∂loss/∂share − its mean over the free shares)",
+            toScores(shares, toShares, held)[from],
+          ],
         ],
       }),
     ],

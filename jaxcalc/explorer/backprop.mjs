@@ -1,18 +1,23 @@
 // Backpropagation, one stage at a time, like backprop.py. There jax.vjp derives each stage's vector-Jacobian product
 // (vjp); here each is written out: incoming message → [gradients of the stage's parameters, outgoing message].
 
+import { heldShares, NO_EDITS } from "./interventions.mjs";
 import { attention, embed, EPSILON, lastRow, meanSquare, mlp, output, softmax, sum, surprise } from "./model.mjs";
 import { add, array, treeMap, zerosLike } from "./trees.mjs";
 
 // The network as a list of stages. The last one is the loss: the surprise at the target, the word after the last token.
 // apply(the stage's parameters, input) → [output, vjp].
-/** @type {(params: Params, target: number) => NetworkStage[]} */
-export function stages(params, target) {
+/** @type {(params: Params, target: number, edits?: Edits) => NetworkStage[]} */
+export function stages(params, target, edits = NO_EDITS) {
   /** @type {(name: string, path: Path, apply: NetworkStage["apply"]) => NetworkStage} */
   const stage = (name, path, apply) => ({ name, path, apply });
   const network = [stage("embed", ["embed"], applyEmbed)];
   params.blocks.forEach((_, i) => {
-    network.push(stage(`block ${i} attention`, ["blocks", i, "attention"], applyAttention));
+    /** @type {Held} */
+    const held = (head, to) => heldShares(edits, i, head, to);
+    network.push(
+      stage(`block ${i} attention`, ["blocks", i, "attention"], (weights, x) => applyAttention(weights, x, held)),
+    );
     network.push(stage(`block ${i} mlp`, ["blocks", i, "mlp"], applyMlp));
   });
   network.push(stage("output", ["output"], applyOutput));
@@ -50,8 +55,8 @@ function backward(walked) {
 }
 
 // Forward, then the stages backwards: the loss first, the embeddings last.
-/** @type {(params: Params, tokens: number[], target: number) => Walked[]} */
-export const walk = (params, tokens, target) => backward(forward(params, tokens, stages(params, target)));
+/** @type {(params: Params, tokens: number[], target: number, edits?: Edits) => Walked[]} */
+export const walk = (params, tokens, target, edits) => backward(forward(params, tokens, stages(params, target, edits)));
 
 // The whole gradient, a tree like the parameters.
 /** @type {(params: Params, walked: Walked[]) => Params} */
@@ -85,13 +90,13 @@ function applyEmbed(params, tokens) {
   return [residual, vjp];
 }
 
-/** @type {(params: AttentionParams, x: Leaf) => [Leaf, Vjp]} */
-function applyAttention(params, x) {
-  const made = attention(params, x);
+/** @type {(params: AttentionParams, x: Leaf, held: Held) => [Leaf, Vjp]} */
+function applyAttention(params, x, held) {
+  const made = attention(params, x, held);
   /** @type {Vjp} */
   const vjp = (message) => {
     const [out, toMixed] = projectVjp(made.mixed, params.out, message);
-    const { toQuery, toKey, toValue } = mixVjp(made, toMixed);
+    const { toQuery, toKey, toValue } = mixVjp(made, toMixed, held);
     const [toAsked, toOffered] = [rmsNormVjp(made.asked, toQuery), rmsNormVjp(made.offered, toKey)];
     const [query, fromQuery] = projectVjp(made.normed, params.query, toAsked);
     const [key, fromKey] = projectVjp(made.normed, params.key, toOffered);
@@ -104,8 +109,8 @@ function applyAttention(params, x) {
 }
 
 // Back through mixed = pattern · value and pattern = softmax(query · key / √K), head by head.
-/** @type {(made: AttentionActivations, toMixed: Leaf) => Record<"toQuery" | "toKey" | "toValue", Leaf>} */
-function mixVjp({ query, key, value, pattern }, toMixed) {
+/** @type {(made: AttentionActivations, toMixed: Leaf, held: Held) => Record<"toQuery" | "toKey" | "toValue", Leaf>} */
+function mixVjp({ query, key, value, pattern }, toMixed, held) {
   const [t, h, k] = query.shape;
   const toQuery = array(query.shape),
     toKey = array(key.shape),
@@ -122,9 +127,8 @@ function mixVjp({ query, key, value, pattern }, toMixed) {
         }
         return dot;
       });
-      const mean = toShare.reduce((total, message, j) => total + share[j] * message, 0);
-      toShare.forEach((message, j) => {
-        const toScore = (share[j] * (message - mean)) / Math.sqrt(k);
+      toScores(Array.from(share), toShare, held(head, i)).forEach((message, j) => {
+        const toScore = message / Math.sqrt(k);
         for (let c = 0; c < k; c++) {
           toQuery.data[index(i, c)] += toScore * key.data[index(j, c)];
           toKey.data[index(j, c)] += toScore * query.data[index(i, c)];
@@ -133,6 +137,15 @@ function mixVjp({ query, key, value, pattern }, toMixed) {
     }
   }
   return { toQuery, toKey, toValue };
+}
+
+// Back through the softmax of one row. A held share listens to no score; the free ones share the rest.
+/** @type {(shares: number[], toShares: number[], held: number[]) => number[]} */
+export function toScores(shares, toShares, held) {
+  const free = shares.map((share, j) => (held[j] === undefined ? share : 0));
+  const rest = free.reduce((total, share) => total + share, 0) || 1;
+  const mean = free.reduce((total, share, j) => total + share * toShares[j], 0) / rest;
+  return free.map((share, j) => share * (toShares[j] - mean));
 }
 
 /** @type {(params: MlpParams, x: Leaf) => [Leaf, Vjp]} */

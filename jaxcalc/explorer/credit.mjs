@@ -6,9 +6,9 @@ import { along, blame, gradient, loss, sumOf } from "./learning.mjs";
 // credits miss its drop most, until their sum is within 1 % of the whole drop (and what the pieces miss, in both
 // directions, within 5 %), or until `most` gradients are spent. The remainder is what no stage has got. A generator,
 // which yields after each gradient, so that a worker can be stopped.
-/** @type {(params: Params, update: Params, tokens: number[], target: number, most?: number) => Generator<void, Credit>} */
-export function* credit(params, update, tokens, target, most = 1024) {
-  const lossAt = (/** @type {number} */ t) => loss(along(params, update, t), tokens, target);
+/** @type {(params: Params, update: Params, tokens: number[], target: number, edits?: Edits, most?: number) => Generator<void, Credit>} */
+export function* credit(params, update, tokens, target, edits, most = 1024) {
+  const lossAt = (/** @type {number} */ t) => loss(along(params, update, t), tokens, target, edits);
   const ends = [0, 1].map((t) => ({ t, loss: lossAt(t) }));
   const drop = ends[0].loss - ends[1].loss;
   const rounding = 1e-13 * (ends[0].loss + ends[1].loss);
@@ -23,7 +23,7 @@ export function* credit(params, update, tokens, target, most = 1024) {
     /** @type {Record<string, number>} */
     const nats = {};
     for (const [node, weight] of gaussLegendre(NODES)) {
-      const here = gradient(along(params, update, from.t + node * length), tokens, target);
+      const here = gradient(along(params, update, from.t + node * length), tokens, target, edits);
       for (const [name, value] of Object.entries(blame(here, update).nats))
         nats[name] = (nats[name] ?? 0) + weight * length * value;
       yield;

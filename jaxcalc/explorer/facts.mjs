@@ -1,7 +1,8 @@
 // The numbers that the stage draws of a moment. Levels go up: the embeddings, each block's attention and feed-forward
 // layer, the output.
 
-import { forward, outputError, rmsNormVjp, select, stages } from "./backprop.mjs";
+import { forward, outputError, rmsNormVjp, select, stages, toScores } from "./backprop.mjs";
+import { heldShares } from "./interventions.mjs";
 import { lastRow, output, softmax } from "./model.mjs";
 import { largest } from "./numbers.mjs";
 import { array, inner, namedLeaves, norm, placeOf, rowNorms } from "./trees.mjs";
@@ -19,7 +20,7 @@ export function factsOf(moment) {
 
 /** @type {(moment: Moment) => Facts} */
 function computeFacts(moment) {
-  const { params, tokens, target, logits, probabilities, loss, walked, update } = moment;
+  const { params, tokens, target, edits, logits, probabilities, loss, walked, update } = moment;
   const levels = walked.filter(hasWeights).toReversed();
   const byColumn = blameByColumn(moment, levels);
   const total = moment.blame.total;
@@ -31,7 +32,12 @@ function computeFacts(moment) {
     error: outputError(lastRow(logits), target)[target], // p − 1 of the right word
     names: levels.map(({ name }) => name),
     says: levels.map((level) => lensWord(params, level)),
-    arcs: params.blocks.flatMap((block, i) => arcsOf(block.attention, levels[1 + 2 * i], moment.activations.blocks[i])),
+    edits,
+    arcs: params.blocks.flatMap((block, i) =>
+      arcsOf(block.attention, levels[1 + 2 * i], moment.activations.blocks[i], (head, to) =>
+        heldShares(edits, i, head, to),
+      ),
+    ),
     messages: levels.map(({ messageIn }, i) => (i < levels.length - 1 ? rowNorms(messageIn) : [])), // above each level
     shares: levels.map(({ name }) => (total ? moment.blame.nats[name] / total : 0)),
     cells: byColumn.map((row) => row.map((nats) => (total ? nats / total : 0))),
@@ -53,8 +59,8 @@ function lensWord(params, { name, output: stream }) {
 
 // The blame of what each level wrote in each column. All of it adds up to the blame of the whole network.
 /** @type {(moment: Moment, levels: Level[]) => number[][]} */
-function blameByColumn({ params, tokens, target, update }, levels) {
-  const made = forward(params, tokens, stages(params, target));
+function blameByColumn({ params, tokens, target, edits, update }, levels) {
+  const made = forward(params, tokens, stages(params, target, edits));
   return levels.map(({ path, messageIn }, i) =>
     tokens.map((_, column) => {
       const d = messageIn.shape[1];
@@ -79,8 +85,8 @@ const someRows = ({ shape: [, d], data }, first, rows) =>
 // Every arc of one attention layer: column `to` looks at column `from`. Its message is the length of what goes back over
 // the arc into the stream of `from`, through the value and through the key. All arcs into a column, its own query and
 // its rail add up to the message below the layer.
-/** @type {(params: AttentionParams, level: Level, made: { attention: AttentionActivations }) => Arc[]} */
-function arcsOf(params, { name, input, messageIn }, { attention: made }) {
+/** @type {(params: AttentionParams, level: Level, made: { attention: AttentionActivations }, held: Held) => Arc[]} */
+function arcsOf(params, { name, input, messageIn }, { attention: made }, held) {
   const [t, heads, k] = made.query.shape;
   /** @type {Arc[]} */
   const arcs = [];
@@ -90,9 +96,10 @@ function arcsOf(params, { name, input, messageIn }, { attention: made }) {
       const toMixed = messageToMixed(params.out, messageIn, to, head);
       const shares = Array.from({ length: to + 1 }, (_, from) => made.pattern.data[(head * t + to) * t + from]);
       const toShares = shares.map((_, from) => dotProduct(toMixed, rowOf(made.value, from, head)));
-      const mean = dotProduct(shares, toShares);
+      const isHeld = held(head, to);
+      const scores = toScores(shares, toShares, isHeld);
       shares.forEach((share, from) => {
-        const toScore = (share * (toShares[from] - mean)) / Math.sqrt(k);
+        const toScore = scores[from] / Math.sqrt(k);
         const toValue = toMixed.map((value) => share * value);
         const toKey = rmsNormVjp(
           asVector(rowOf(made.offered, from, head)),
@@ -100,7 +107,7 @@ function arcsOf(params, { name, input, messageIn }, { attention: made }) {
         ).data;
         const normed = toStream(params, head, toValue, toKey);
         const message = norm(rmsNormVjp(asVector(rowOf(input, from, 0)), asVector(normed)));
-        arcs.push({ stage: name, head, to, from, share, message });
+        arcs.push({ stage: name, head, to, from, share, message, held: isHeld[from] !== undefined });
       });
     }
   }

@@ -1,4 +1,4 @@
-// The parts of the page about the forward pass: tokens, stages, attention, the next word and the surprise at it.
+// The parts of the page about the forward pass: tokens, stages, the next word and the surprise at it.
 
 import { bars, chart, heatTable } from "./charts.mjs";
 import { el, helpButton, part, svg } from "./dom.mjs";
@@ -60,92 +60,6 @@ export function stagesView(app) {
         app.tokens.map((id) => app.words[id]),
         rows,
         (stage, position, cell) => app.explain({ kind: "node", stage, position, show: "length" }, cell),
-      ),
-    );
-  };
-}
-
-// Attention: one matrix per head.
-/** @type {View} */
-export function attentionView(app) {
-  const body = part(
-    "attention",
-    "Attention",
-    "Each position looks at itself and at the positions before it. A row shows where one position looks: its cells are the shares of its attention, and they add up to 100 %. Point at a cell to read it.",
-    "pattern = softmax(query · key / √K), where K is the width of a head. It is the share of its attention that one position (the row) gives to another (the column). The upper right is empty because a model that predicts the next word must not look ahead.",
-  );
-  const readout = el("p", { class: "readout", "aria-live": "polite" });
-  const heads = el("div");
-  body.append(heads, readout);
-  return () => {
-    const names = app.tokens.map((id) => app.words[id]);
-    const asks = names.length - 1;
-    /** @type {(block: number, head: number, i: number, j: number, share: number) => void} */
-    const say = (block, head, i, j, share) =>
-      (readout.textContent = `block ${block}, head ${head}: “${names[i]}” (position ${i}) gives ${percent(share)} of its attention to “${names[j]}” (position ${j})`);
-    readout.textContent = `The last row of each pattern is “${names[asks]}”, the position that predicts the next word.`;
-    heads.replaceChildren(
-      ...app.activations.blocks.map(({ attention: { pattern } }, block) =>
-        el(
-          "div",
-          { class: "heads" },
-          el(
-            "div",
-            { class: "names", "aria-hidden": "true" },
-            names.map((name) => el("span", {}, name)),
-          ),
-          Array.from({ length: pattern.shape[0] }, (_, head) => {
-            const t = names.length;
-            /** @type {(i: number, j: number) => number} */
-            const share = (i, j) => pattern.data[(head * t + i) * t + j];
-            const best = Array.from({ length: t }, (_, j) => j).sort((a, b) => share(asks, b) - share(asks, a))[0];
-            /** @type {(i: number, j: number) => void} */
-            const explain = (i, j) =>
-              app.explain({ kind: "arc", stage: `block ${block} attention`, head, position: i, from: j }, grid);
-            let [at, to] = [asks, best]; // the cell that the arrow keys are at
-            const move = (/** @type {KeyboardEvent} */ event) => {
-              if (event.key === "Enter") return explain(at, to);
-              /** @type {Record<string, [number, number]>} */
-              const ways = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-              const [down, right] = ways[event.key] ?? [0, 0];
-              if (!(event.key in ways) || !cells[(at + down) * t + to + right]) return;
-              event.preventDefault();
-              if (at + down >= t || to + right < 0 || to + right > at + down) return;
-              [at, to] = [at + down, to + right];
-              show();
-            };
-            const show = () => {
-              for (const [index, cell] of cells.entries()) cell.classList.toggle("at", index === at * t + to);
-              say(block, head, at, to, share(at, to));
-            };
-            const cells = names.flatMap((_, i) =>
-              names.map((_, j) =>
-                j > i
-                  ? el("i", { class: "masked" })
-                  : el("i", {
-                      title: `${names[i]} → ${names[j]}: ${percent(share(i, j))}`,
-                      style: { "--share": share(i, j) },
-                      onpointerenter: () => say(block, head, i, j, share(i, j)),
-                      onclick: () => explain(i, j),
-                    }),
-              ),
-            );
-            const grid = el(
-              "div",
-              {
-                class: "pattern",
-                role: "application",
-                tabindex: 0,
-                style: { "grid-template-columns": `repeat(${t}, max-content)` },
-                "aria-label": `Block ${block}, head ${head}: ${names[asks]} looks most at ${names[best]}, ${percent(share(asks, best))}; arrow keys move, Enter shows the sum`,
-                onfocus: show,
-                onkeydown: move,
-              },
-              cells,
-            );
-            return el("figure", {}, grid, el("figcaption", {}, `block ${block} · head ${head}`));
-          }),
-        ),
       ),
     );
   };

@@ -40,11 +40,11 @@ export const adam = (rate, b1, b2, epsilon = 1e-8) => ({
   },
 });
 
-/** @type {(params: Params, tokens: number[], target: number) => number} */
-export const loss = (params, tokens, target) => surprise(lastRow(trace(params, tokens).logits), target);
+/** @type {(params: Params, tokens: number[], target: number, edits?: Edits) => number} */
+export const loss = (params, tokens, target, edits) => surprise(lastRow(trace(params, tokens, edits).logits), target);
 
-/** @type {(params: Params, tokens: number[], target: number) => Params} */
-export const gradient = (params, tokens, target) => collect(params, walk(params, tokens, target));
+/** @type {(params: Params, tokens: number[], target: number, edits?: Edits) => Params} */
+export const gradient = (params, tokens, target, edits) => collect(params, walk(params, tokens, target, edits));
 
 // θ + t Δ
 /** @type {(params: Params, update: Params, t?: number) => Params} */
@@ -79,14 +79,14 @@ export function blame(grads, update) {
 }
 
 // ∂L/∂w of one weight, measured: the loss a little above and a little below its value.
-/** @type {(params: Params, name: string, index: number, tokens: number[], target: number, h?: number) => number} */
-export function finiteDifference(params, name, index, tokens, target, h = 1e-6) {
+/** @type {(params: Params, name: string, index: number, tokens: number[], target: number, edits?: Edits, h?: number) => number} */
+export function finiteDifference(params, name, index, tokens, target, edits, h = 1e-6) {
   const leaf = name.split(".").reduce((node, key) => node[key], /** @type {any} */ (params));
   const value = leaf.data[index];
   /** @type {(offset: number) => number} */
   const lossAt = (offset) => {
     leaf.data[index] = value + offset;
-    const result = loss(params, tokens, target);
+    const result = loss(params, tokens, target, edits);
     leaf.data[index] = value;
     return result;
   };

@@ -4,13 +4,15 @@ import { follow, keepAddress, readAddress } from "./address.mjs";
 import { App } from "./app.mjs";
 import { mostBlamed } from "./arithmetic.mjs";
 import { arithmeticView } from "./arithmetic_view.mjs";
+import { attentionView } from "./attention_view.mjs";
 import { collect, walk } from "./backprop.mjs";
 import { backwardView } from "./blame_view.mjs";
 import { brokenView } from "./broken.mjs";
 import { credit, finish } from "./credit.mjs";
 import { el } from "./dom.mjs";
 import { mapView } from "./embedding_view.mjs";
-import { attentionView, lossView, outputView, stagesView, tokensView } from "./forward_views.mjs";
+import { lossView, outputView, stagesView, tokensView } from "./forward_views.mjs";
+import { changesView } from "./interventions_view.mjs";
 import { adam, along, blame, finiteDifference, gradient, loss, sgd } from "./learning.mjs";
 import { trace } from "./model.mjs";
 import { momentOf } from "./moment.mjs";
@@ -109,9 +111,13 @@ function ageView(app) {
 /** @param {App} app */
 async function build(app) {
   const inside = insideView(app);
+  const changes = changesView(app, (what) => openInside(app, what, inside));
   const stage = new Stage(document.getElementById("stage"), {
     words: app.words,
-    onpick: (what) => arithmetic.open(what),
+    onpick: (what) => {
+      changes.pick(what);
+      if (what.kind !== "token") arithmetic.open(what);
+    },
   });
   const about = { words: app.words, betas: app.data.adam_betas };
   const arithmetic = arithmeticView(stage, about, (what) => openInside(app, what, inside));
@@ -158,7 +164,7 @@ async function build(app) {
   const showTeach = teachView(app, teach);
   const views = [
     ...[answerView(app), askView(app, ask), drawChips(app, chips, pick), showTeach, ageView(app)],
-    ...[brokenView(app, ask), inside],
+    ...[brokenView(app, ask), changes.update, inside],
   ];
   const showAgain = () => {
     if (!transport.playing && !app.lesson) transport.seek(transport.seconds);

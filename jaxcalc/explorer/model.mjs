@@ -1,17 +1,19 @@
 // The model, stage by stage, like model.py, for one sequence: T and S positions, D width, H heads, K head width,
 // F hidden width, V words. Numbers are float64.
 
+import { heldShares, NO_EDITS } from "./interventions.mjs";
 import { array } from "./trees.mjs";
 
-// trace(params, tokens) → the logits [T, V] and every activation on the way there.
-/** @type {(params: Params, tokens: number[]) => { logits: Leaf, activations: Activations }} */
-export function trace(params, tokens) {
+// trace(params, tokens) → the logits [T, V] and every activation on the way there. Of edits, interventions, it sees the
+// heads and the shares of attention; swapped tokens come as tokens.
+/** @type {(params: Params, tokens: number[], edits?: Edits) => { logits: Leaf, activations: Activations }} */
+export function trace(params, tokens, edits = NO_EDITS) {
   const embedded = embed(params.embed, tokens);
   /** @type {Activations["blocks"]} */
   const blocks = [];
   let x = embedded.residual;
-  for (const block of params.blocks) {
-    const attended = attention(block.attention, x);
+  for (const [i, block] of params.blocks.entries()) {
+    const attended = attention(block.attention, x, (head, to) => heldShares(edits, i, head, to));
     const fedForward = mlp(block.mlp, attended.residual);
     blocks.push({ attention: attended, mlp: fedForward });
     x = fedForward.residual;
@@ -33,8 +35,9 @@ export function embed(params, tokens) {
 }
 
 // Every position gathers from itself and those before it: pattern = softmax(query · key / √K), mixed = pattern · value.
-/** @type {(params: AttentionParams, x: Leaf) => AttentionActivations} */
-export function attention(params, x) {
+// held(head, to): the shares of a row that are held, see heldShares.
+/** @type {(params: AttentionParams, x: Leaf, held?: Held) => AttentionActivations} */
+export function attention(params, x, held = () => []) {
   const normed = scale(rmsNorm(x), params.norm);
   const asked = project(normed, params.query),
     offered = project(normed, params.key);
@@ -52,7 +55,7 @@ export function attention(params, x) {
         for (let c = 0; c < k; c++) dot += query.data[(i * h + head) * k + c] * key.data[(j * h + head) * k + c];
         scores.push(dot / Math.sqrt(k));
       }
-      softmax(scores).forEach((share, j) => {
+      attentionShares(scores, held(head, i)).forEach((share, j) => {
         pattern.data[(head * t + i) * t + j] = share;
         for (let c = 0; c < k; c++) mixed.data[(i * h + head) * k + c] += share * value.data[(j * h + head) * k + c];
       });
@@ -60,6 +63,14 @@ export function attention(params, x) {
   }
   const out = project(mixed, params.out, 2);
   return { normed, asked, offered, query, key, value, pattern, mixed, out, residual: sum(x, out) };
+}
+
+// The softmax of the scores. Where some shares are held, the others keep their ratios and make up the rest.
+/** @type {(scores: number[], held: number[]) => number[]} */
+function attentionShares(scores, held) {
+  const rest = held.reduce((left, share) => left - share, 1);
+  const free = softmax(scores.filter((_, j) => held[j] === undefined));
+  return scores.map((_, j) => held[j] ?? rest * /** @type {number} */ (free.shift()));
 }
 
 // The feed-forward layer, which works on each position by itself.

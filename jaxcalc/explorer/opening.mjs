@@ -2,6 +2,7 @@
 
 import { MEMBERSHIP, verdict } from "./data.mjs";
 import { el, helpButton, switchOn } from "./dom.mjs";
+import { describe, isEdited } from "./interventions.mjs";
 import { percent, significant } from "./numbers.mjs";
 import { END, InputError } from "./tokenizer.mjs";
 import { numberToWords } from "./words.mjs";
@@ -126,9 +127,11 @@ export function answerView(app) {
     const text = words.filter((word) => word !== END).join(" ") + (words.at(-1) === END ? "" : " …");
     const verdictText = isRight
       ? "right"
-      : rightWords
-        ? `wrong, it is ${rightWords.slice(0, -1).join(" ")}`
-        : `the right answer is not a whole number from 0 to ${app.tokenizer.max_number}`;
+      : app.parsed.isProblem === false
+        ? "this is no problem, so the right word stays"
+        : rightWords
+          ? `wrong, it is ${rightWords.slice(0, -1).join(" ")}`
+          : `the right answer is not a whole number from 0 to ${app.tokenizer.max_number}`;
     line.replaceChildren(
       `${tokens.join(" ")} → `,
       el("strong", { class: isRight ? "good" : "bad" }, text || "nothing"),
@@ -225,11 +228,12 @@ function lessonText(app) {
     ];
   }
   const { before, after, taken } = lesson;
+  const changes = isEdited(before.edits) ? ` It was learned ${describe(before.edits, app.own.tokens, app.words)}.` : "";
   return [
     `${taken} step${taken > 1 ? "s" : ""}: p(${word}) went from ${percent(before.probabilities[before.target])} to `,
     el("b", {}, percent(after.probabilities[after.target])),
     `, the surprise from ${significant(before.loss, 3)} to `,
     el("b", {}, significant(after.loss, 3)),
-    " nats.",
+    ` nats.${changes}`,
   ];
 }

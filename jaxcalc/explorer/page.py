@@ -36,6 +36,7 @@ MOST_BYTES = 6_000_000
 ENGINE = (
     *(
         "trees",
+        "interventions",
         "model",
         "backprop",
         "learning",
@@ -49,13 +50,25 @@ ENGINE = (
     ),
     *("random", "lessons", "matrices", "training", "optimizers", "live", "embedding_map"),
 )
-VIEWS = ("data", "numbers", "dom", "charts", "forward_views", "blame_view", "step_view", "weight_view", "run_views")
+VIEWS = (
+    "data",
+    "numbers",
+    "dom",
+    "charts",
+    "interventions_view",
+    "forward_views",
+    "attention_view",
+    "blame_view",
+    "step_view",
+    "weight_view",
+    "run_views",
+)
 ARITHMETIC = ("sums", "sums_of_weight", "sums_of_stream", "arithmetic", "arithmetic_view")
 STAGE = ("facts", "layout", "scenes", "stage_network", "stage_numbers", "stage", "transport")
 LIVE = ("live_run", "live_charts", "live_settings", "live_question", "live_view", "tabs")
 MODULES = (*ENGINE, *VIEWS, "embedding_view", *ARITHMETIC, *STAGE, *LIVE, "app", "address", "opening", "broken", "main")
 """The JavaScript modules of the page, each before those that import it."""
-STYLES = ("style", "parts", "stage", "arithmetic", "live", "map", "media")
+STYLES = ("style", "parts", "stage", "arithmetic", "live", "map", "interventions", "media")
 """The style sheets of the page: the page as a whole, what its parts draw, and what differs on other media."""
 FIT_FRAME = """
 addEventListener("message", ({ source, data }) => {

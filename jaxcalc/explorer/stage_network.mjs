@@ -144,7 +144,7 @@ function arcsOn({ layout, facts, pick, words }) {
   const heads = 1 + Math.max(...facts.arcs.map(({ head }) => head));
   const asks = facts.tokens.length - 1;
   const most = widestMessage(facts);
-  return facts.arcs.map(({ stage, head, to, from, share, message }) => {
+  return facts.arcs.map(({ stage, head, to, from, share, message, held }) => {
     const level = facts.names.indexOf(stage);
     const { path, x, top, bottom } = arcOf(layout, level, from, to, head, heads);
     const says = `${stage}, head ${head}: ${words[facts.tokens[to]]} gives ${percent(share)} of its attention to ${words[facts.tokens[from]]}`;
@@ -155,7 +155,7 @@ function arcsOn({ layout, facts, pick, words }) {
     const lit = isDrawn
       ? draw(WIDEST.share * share, {
           ...pick({ kind: "arc", stage, head, position: to, from, word: facts.tokens[from] }, says),
-          class: `head-${head % 8} ${to === asks ? "asks" : ""}`,
+          class: `head-${head % 8} ${to === asks ? "asks" : ""} ${held ? "held" : ""}`,
         })
       : null;
     lit?.append(svg("title", {}, says));
@@ -268,15 +268,22 @@ export const shareText = (share) => {
 };
 
 /** @type {(drawing: Drawing) => SVGElement[]} */
-function tokenLabels({ layout, facts, words }) {
+function tokenLabels({ layout, facts, words, pick }) {
   const asks = facts.tokens.length - 1;
   return facts.tokens.map((token, column) => {
     const word = words[token];
     const kind = word === "<pad>" ? "padding" : column === asks ? "asks" : "";
+    const isSwapped = facts.edits.tokens[column] !== undefined;
+    const text = word === "<pad>" ? "pad" : word;
+    const labelled = pick({ kind: "token", stage: "embed", position: column, word: token }, `word ${text}`);
     return svg(
-      "text",
-      { class: `token ${kind}`, x: layout.x(column), y: layout.labelY(column) },
-      word === "<pad>" ? "pad" : word,
+      "g",
+      { ...labelled, class: `pickable ${isSwapped ? "swapped" : ""}` },
+      svg("rect", {
+        ...{ class: "token-place", x: layout.x(column) - layout.pitch / 2, y: layout.labelY(column) - 16 },
+        ...{ width: layout.pitch, height: 24 },
+      }),
+      svg("text", { class: `token ${kind}`, x: layout.x(column), y: layout.labelY(column) }, text),
     );
   });
 }

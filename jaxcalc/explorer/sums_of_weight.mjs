@@ -38,7 +38,7 @@ export function ofWeight(moment, { weight }, about) {
 // What a weight was multiplied by, times the message to what it made, at each position.
 /** @type {(moment: Moment, name: string, index: number, words: string[]) => Sum} */
 function gradientSum(moment, name, index, words) {
-  const { params, grads, tokens, target } = moment;
+  const { params, grads, tokens, target, edits } = moment;
   const { input, message, reads, feels, row } = sidesOf(moment, name);
   const m = message.data.length / tokens.length;
   const [i, j] = name.endsWith("norm") ? [index, index] : [Math.floor(index / m), index % m];
@@ -46,7 +46,7 @@ function gradientSum(moment, name, index, words) {
   const isIn = (/** @type {number} */ t) => row === null || (row === "token" ? tokens[t] : t) === i;
   const from = tokens.map((_, t) => (row === null ? input.data[t * k + i] : isIn(t) ? 1 : 0));
   const told = tokens.map((_, t) => message.data[t * m + j]);
-  const measured = finiteDifference(params, name, index, tokens, target);
+  const measured = finiteDifference(params, name, index, tokens, target, edits);
   return sumUp({
     name: "gradient",
     title: "∂loss/∂weight",

@@ -26,11 +26,11 @@ export function halvingRate(kind, loss, grads, state, betas) {
 
 // The step of a moment, taken: {params, state, loss}. The moment stays as it is, also where the step is refused.
 /** @type {(moment: Moment, rate: number) => { params: Params, state: OptimizerState, loss: number }} */
-function teach({ params, tokens, target, grads, update, next }, rate) {
+function teach({ params, tokens, target, edits, grads, update, next }, rate) {
   if (inner(grads, grads) === 0)
     throw new InputError("the gradient is 0, so there is nothing to learn here; ask another question");
   const after = along(params, update);
-  const lossAfter = loss(after, tokens, target);
+  const lossAfter = loss(after, tokens, target, edits);
   const made = [after, ...(next ? [next.mu, next.nu] : [])];
   if (!made.every(allFinite) || !Number.isFinite(lossAfter))
     throw new InputError(
@@ -46,11 +46,11 @@ const allFinite = (/** @type {Params} */ tree) =>
 
 // The loss along a step, [t, loss] from 0 to twice the step. Points are added where the line through them is more than
 // 0.3 % of the chart's height off, so the curve has no kinks that the loss does not have. A generator, like credit.
-/** @type {(params: Params, update: Params, tokens: number[], target: number) => Generator<void, [number, number][]>} */
-export function* lossCurve(params, update, tokens, target) {
+/** @type {(params: Params, update: Params, tokens: number[], target: number, edits?: Edits) => Generator<void, [number, number][]>} */
+export function* lossCurve(params, update, tokens, target, edits) {
   /** @type {[number, number][]} */
   const points = [];
-  const add = (/** @type {number} */ t) => points.push([t, loss(along(params, update, t), tokens, target)]);
+  const add = (/** @type {number} */ t) => points.push([t, loss(along(params, update, t), tokens, target, edits)]);
   for (let i = 0; i <= 32; i++) yield void add(i / 16);
   let parts = Array.from({ length: 32 }, (_, i) => [points[i], points[i + 1]]);
   while (parts.length && points.length < 400) {
@@ -102,17 +102,19 @@ const bytesOf = ({ params, state }) =>
     .reduce((sum, { data }) => sum + data.byteLength, 0);
 
 // The curve alone, for a step that is only looked at.
-TASKS.curve = async function* ({ params, update, tokens, target }) {
-  return yield* lossCurve(params, update, tokens, target);
+TASKS.curve = async function* ({ params, update, tokens, target, edits }) {
+  return yield* lossCurve(params, update, tokens, target, edits);
 };
 
-// One step from {params, state, tokens, target, kind, rate, betas}; rate null is the one that promises half of the loss.
+// One step from {params, state, tokens, target, edits, kind, rate, betas}; rate null is the one that promises half of the
+// loss.
 // The step comes first, as progress; its credit and the curve along it take longer and are in the result.
-TASKS.teach = async function* ({ params, state, tokens, target, kind, rate: given, betas }) {
+TASKS.teach = async function* ({ params, state, tokens, target, edits, kind, rate: given, betas }) {
   const probe = momentOf({
     params,
     tokens,
     target,
+    edits,
     optimizer: optimizerOf(kind, given ?? 1, betas),
     state: state ?? undefined,
   });
@@ -121,14 +123,14 @@ TASKS.teach = async function* ({ params, state, tokens, target, kind, rate: give
   const { update, state: next } = optimizer.update(probe.grads, state ?? optimizer.init(params));
   const moment = { ...probe, update, next, blame: blame(probe.grads, update) };
   const taken = teach(moment, rate);
-  const after = momentOf({ params: taken.params, tokens, target, optimizer, state: next });
+  const after = momentOf({ params: taken.params, tokens, target, edits, optimizer, state: next });
   const before = { loss: moment.loss, probabilities: moment.probabilities };
   const step = {
     ...{ params: taken.params, state: next, rate, update, blame: moment.blame },
     ...{ before, after: { loss: after.loss, probabilities: after.probabilities } },
   };
   yield step;
-  const losses = yield* lossCurve(params, update, tokens, target);
-  const { remainder, ...account } = yield* credit(params, update, tokens, target);
+  const losses = yield* lossCurve(params, update, tokens, target, edits);
+  const { remainder, ...account } = yield* credit(params, update, tokens, target, edits);
   return { ...step, losses, credit: account, remainder };
 };

@@ -15,7 +15,7 @@ import {
 
 export class InputError extends Error {}
 
-const PAD = "<pad>";
+export const PAD = "<pad>";
 export const END = "<end>";
 const NEGATIVE = "negative numbers are out of range";
 const LONGEST_TEXT = 1000;

@@ -11,6 +11,14 @@ type AttentionParams = { norm: Leaf; query: Leaf; key: Leaf; value: Leaf; out: L
 type MlpParams = { norm: Leaf; up: Leaf; down: Leaf };
 type OutputParams = { norm: Leaf; unembed: Leaf };
 
+/** What the user changes inside the network: heads off, shares of attention held, tokens swapped by position. */
+type Edits = { heads: { block: number; head: number }[]; shares: HeldShare[]; tokens: Record<number, number> };
+/** The share of its attention that position `to` must give to position `from`. */
+type HeldShare = { block: number; head: number; to: number; from: number; share: number };
+type Place4 = Omit<HeldShare, "share">;
+/** (head, to) → what is held of a row of attention, by position; nothing stands where it is free. */
+type Held = (head: number, to: number) => number[];
+
 /** What each stage computes on the way to the scores. */
 type Activations = {
   embed: { residual: Leaf };
@@ -63,6 +71,7 @@ type Moment = {
   params: Params;
   tokens: number[];
   target: number;
+  edits: Edits;
   logits: Leaf;
   activations: Activations;
   probabilities: number[];
@@ -78,12 +87,13 @@ type Moment = {
 /** A stage that has weights. On the stage it is a level. */
 type Level = Walked & { path: (string | number)[] };
 /** How one column looks at an earlier one: its share of the attention, and the length of the message that goes back. */
-type Arc = { stage: string; head: number; to: number; from: number; share: number; message: number };
+type Arc = { stage: string; head: number; to: number; from: number; share: number; message: number; held: boolean };
 /** The weight of a level that a step moves most. */
 type Move = { name: string; value: number; gradient: number; step: number; next: number };
 /** The numbers that the stage draws of a moment. Lists of levels go up, from the embeddings to the output. */
 type Facts = {
   tokens: number[];
+  edits: Edits;
   target: number;
   probabilities: number[];
   loss: number;
@@ -142,16 +152,20 @@ type Frame = { scene: SceneName } & Record<
   number
 >;
 
-/** What can be picked on the stage; a cell of the summary has neither position nor word, only an arc head and from. */
-type Picked = {
-  kind: "node" | "arc" | "bar" | "cell" | "loss";
-  stage: string;
-  position: number | null;
-  word: number | null;
-  head?: number;
-  from?: number;
-  show?: string;
-};
+/** What can be picked on the stage: a column's box, bar or word, a part of the summary (without a column), and an arc. */
+type Picked =
+  | {
+      kind: "node" | "bar" | "cell" | "loss";
+      stage: string;
+      position: number | null;
+      word: number | null;
+      show?: string;
+    }
+  | PickedArc
+  | PickedToken;
+/** Position `position` looks at position `from`. */
+type PickedArc = { kind: "arc"; stage: string; head: number; position: number; from: number; word: number };
+type PickedToken = { kind: "token"; stage: string; position: number; word: number };
 /** What every part of the stage draws with. */
 type Drawing = {
   layout: Layout;
@@ -235,6 +249,7 @@ type Address = {
   question: string;
   snapshot: number;
   target: number;
+  edits: Edits;
   optimizer: OptimizerKind;
   rate: number | null;
   scene: number;
@@ -251,8 +266,17 @@ type TaskData = {
   prompt_length: number;
   answer_length: number;
 };
-/** A problem, and the words with which its answer begins; `answer` is null if no number is right. */
-type Question = { a: number; operation: string; b: number; answer: number | null; tokens: string[]; begun: string[] };
+/** A problem, and the words with which its answer begins; `answer` is null if no number is right. Swapped words may be no
+ * problem any more. */
+type Question = {
+  a: number;
+  operation: string;
+  b: number;
+  answer: number | null;
+  tokens: string[];
+  begun: string[];
+  isProblem?: false;
+};
 
 /** What page.py packs into the page: a run's snapshots, its curve and its task. */
 type PageData = {
@@ -310,12 +334,16 @@ type Branch = {
   history: import("./teaching.mjs").History;
 };
 /** What has changed when the page is drawn anew. */
-type Change = "question" | "snapshot" | "rate" | "lesson" | "credit";
+type Change = "question" | "snapshot" | "edits" | "rate" | "lesson" | "credit";
+/** What is asked: its words, its tokens, and its right word if there is one. */
+type Asking = { parsed: Question; tokens: number[]; target: number | null };
 /** What app.mjs knows from the first snapshot and the first question on. */
 interface AppState extends Omit<Moment, "update" | "next" | "blame"> {
   snapshot: number;
   prompt: string;
   parsed: Question;
+  /** The question without its swapped words. */
+  own: Asking;
   moment: RatedMoment;
   rate: number;
   pending: PendingStep;

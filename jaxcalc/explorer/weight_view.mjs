@@ -110,7 +110,7 @@ export function weightView(app) {
       ["gradient", gradient, "by the chain rule"],
       [
         "finite difference",
-        finiteDifference(app.params, name, index, app.tokens, app.target),
+        finiteDifference(app.params, name, index, app.tokens, app.target, app.edits),
         "by moving the weight both ways",
       ],
       ...moments,
