@@ -13,8 +13,9 @@ import { adam, along, blame, finiteDifference, gradient, loss, sgd } from "./lea
 import { trace } from "./model.mjs";
 import { momentOf } from "./moment.mjs";
 import { answerView, askView, chipsOf, drawChips, sentenceOf, teachView, upToTheMistake } from "./opening.mjs";
+import { addSaveButtons } from "./picture.mjs";
 import { replayView, tableView } from "./run_views.mjs";
-import { pictureOf, Stage } from "./stage.mjs";
+import { Stage } from "./stage.mjs";
 import { SCENES } from "./scenes.mjs";
 import { stepView } from "./step_view.mjs";
 import { addTabs, tellHeight } from "./tabs.mjs";
@@ -124,14 +125,8 @@ async function build(app) {
     clearTimeout(timer);
     timer = setTimeout(() => keepAddress(app, transport), ADDRESS_AFTER);
   };
-  const save = () => {
-    const url = URL.createObjectURL(new Blob([pictureOf(stage.root)], { type: "image/svg+xml" }));
-    el("a", { href: url, download: `${app.prompt} ${SCENES[transport.index].name}.svg` }).click();
-    setTimeout(() => URL.revokeObjectURL(url), 1000);
-  };
-  document
-    .getElementById("theatre")
-    .append(el("button", { type: "button", id: "save", onclick: save }, "Save picture"));
+  const nameOfScene = () => `${app.prompt} ${SCENES[transport.index].name}`;
+  addSaveButtons(document.getElementById("theatre"), stage, nameOfScene);
   const endOf = (name) => transport.endOf(indexOfScene(name));
   const ask = (text) => {
     app.setPrompt(text);

@@ -50,7 +50,7 @@ ENGINE = (
     *("random", "lessons", "matrices", "training", "optimizers", "live"),
 )
 VIEWS = ("data", "numbers", "dom", "charts", "forward_views", "blame_view", "step_view", "weight_view", "run_views")
-STAGE = ("facts", "layout", "scenes", "stage_network", "stage_numbers", "stage", "transport")
+STAGE = ("facts", "layout", "scenes", "stage_network", "stage_numbers", "stage", "picture", "transport")
 LIVE = ("live_run", "live_charts", "live_settings", "live_question", "live_view", "tabs")
 MODULES = (*ENGINE, *VIEWS, *STAGE, *LIVE, "app", "address", "opening", "broken", "main")
 """The JavaScript modules of the page, each before those that import it."""
@@ -226,8 +226,9 @@ def _page(title: str, data: dict[str, object]) -> str:
     """Return the HTML of a page that carries these data."""
     style, script = "".join(_source(f"{name}.css") for name in STYLES), _script()
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style)]
+    # blob: names only what the page itself has made: its worker, and the drawing that it saves as a PNG.
     policy = (
-        "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; worker-src blob:; "
+        "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; worker-src blob:; img-src blob:; "
         "base-uri 'none'; form-action 'none'"
     )
     return string.Template(_source("page.html")).substitute(
