@@ -2,17 +2,20 @@
 // What the page shows, in its address: a link that was copied shows the same again.
 
 import { SCENES } from "./scenes.mjs";
+import { STOPS } from "./tour.mjs";
 import { indexOfScene, sceneAt } from "./transport.mjs";
 
-// "#question=two+plus+three&step=290&target=five&optimizer=sgd&scene=backward"; a rate only where one was chosen.
+// "#question=two+plus+three&step=290&target=five&optimizer=sgd&scene=backward"; a rate only where one was chosen, and the stop
+// of the tour only during the tour.
 export function addressOf(app, seconds) {
   const { step } = app.data.snapshots[app.snapshot];
   const fields = { question: app.prompt, step, target: app.words[app.target], optimizer: app.kind };
   if (app.chosenRate !== null) fields.rate = app.chosenRate;
-  return `#${new URLSearchParams({ ...fields, scene: sceneAt(seconds).scene })}`;
+  const shown = { ...fields, scene: sceneAt(seconds).scene };
+  return `#${new URLSearchParams(app.tour ? { ...shown, tour: app.tour } : shown)}`;
 }
 
-// What an address asks for: {question, snapshot, target, optimizer, rate, scene}. Throws an Error that names what is
+// What an address asks for: {question, snapshot, target, optimizer, rate, scene, tour}. Throws an Error that names what is
 // not on this page.
 export function readAddress(app, hash) {
   const fields = new URLSearchParams(hash.slice(1));
@@ -33,9 +36,12 @@ export function readAddress(app, hash) {
   const rate = given("rate") === null ? null : Number(given("rate"));
   if (rate !== null && !(rate > 0 && Number.isFinite(rate))) refuse("rate", "is not a number above 0");
   if (!SCENES.some(({ name }) => name === given("scene"))) refuse("scene", "is none of the five");
+  const tour = given("tour") === null ? null : Number(given("tour"));
+  if (tour !== null && !STOPS[tour - 1]) refuse("tour", `is not a stop from 1 to ${STOPS.length}`);
   return {
     ...{ question: given("question"), snapshot, target, optimizer: given("optimizer"), rate },
     scene: indexOfScene(given("scene")),
+    tour,
   };
 }
 

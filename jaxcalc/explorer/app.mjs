@@ -22,6 +22,7 @@ export class App {
     this.optimizerState = null;
     this.history = new History();
     this.stepped = 0;
+    this.tour = null; // or the stop of the tour that is shown, from 1
     this.weight = { name: "blocks.0.attention.query", index: 0 };
     this.onchange = () => {};
   }

@@ -22,6 +22,7 @@ import { addTabs, tellHeight } from "./tabs.mjs";
 import { indexOfScene, Transport } from "./transport.mjs";
 import { InputError } from "./tokenizer.mjs";
 import { namedLeaves, treeMap } from "./trees.mjs";
+import { Tour } from "./tour_view.mjs";
 import { weightView } from "./weight_view.mjs";
 import { Engine, serve } from "./worker.mjs";
 
@@ -147,9 +148,11 @@ async function build(app) {
     ask(upToTheMistake(app, text));
   };
   const showTeach = teachView(app, teach);
+  const tour = new Tour({ app, transport, onmove: keepSoon });
   const views = [
     ...[answerView(app), askView(app, ask), drawChips(app, chips, pick), showTeach, ageView(app)],
     ...[brokenView(app, ask), inside],
+    () => tour.update(),
   ];
   app.onchange = (what) => {
     if (what === "credit") return inside();
@@ -157,7 +160,7 @@ async function build(app) {
     if (!app.lesson) transport.seek(transport.seconds);
     keepSoon();
   };
-  return { stage, transport, chips, pick };
+  return { stage, transport, tour, chips, pick };
 }
 
 async function open() {
@@ -182,7 +185,7 @@ async function open() {
   document.getElementById("made").textContent = `${data.about}. ${data.made}`;
   const app = new App(data, engine);
   await app.start();
-  const { stage, transport, chips, pick } = await build(app);
+  const { stage, transport, tour, chips, pick } = await build(app);
   let asked = null;
   let problem = "";
   try {
@@ -191,6 +194,7 @@ async function open() {
     problem = error.message;
   }
   await (asked ? follow(app, transport, asked) : pick(chips[0]));
+  if (asked?.tour) await tour.go(asked.tour, false);
   if (problem) document.getElementById("problem").textContent = problem;
   // For the console: jaxcalc.app.params is a plain tree of arrays, as in Python.
   globalThis.jaxcalc = {

@@ -52,9 +52,9 @@ ENGINE = (
 VIEWS = ("data", "numbers", "dom", "charts", "forward_views", "blame_view", "step_view", "weight_view", "run_views")
 STAGE = ("facts", "layout", "scenes", "stage_network", "stage_numbers", "stage", "picture", "transport")
 LIVE = ("live_run", "live_charts", "live_settings", "live_question", "live_view", "tabs")
-MODULES = (*ENGINE, *VIEWS, *STAGE, *LIVE, "app", "address", "opening", "broken", "main")
+MODULES = (*ENGINE, *VIEWS, *STAGE, *LIVE, "app", "tour", "tour_view", "address", "opening", "broken", "main")
 """The JavaScript modules of the page, each before those that import it."""
-STYLES = ("style", "parts", "stage", "live")
+STYLES = ("style", "parts", "stage", "live", "tour")
 """The style sheets of the page: the page as a whole, then what its parts draw."""
 FIT_FRAME = """
 addEventListener("message", ({ source, data }) => {

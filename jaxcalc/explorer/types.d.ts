@@ -128,6 +128,9 @@ interface App extends Omit<Moment, "update" | "next" | "blame"> {
   words: string[];
   parsed: Question;
   snapshot: number;
+  tour: number | null;
+  lesson: { before: Moment & { rate: number }; after: Moment; taken: number } | null;
+  moment: Moment & { rate: number };
   verdicts: Uint8Array;
   membership: Uint8Array;
   kind: "sgd" | "adam";
@@ -138,7 +141,9 @@ interface App extends Omit<Moment, "update" | "next" | "blame"> {
   stepped: number;
   scores(): Float64Array;
   streams(): [string, Leaf][];
-  answer(): { words: string[]; p: number };
+  answer(question?: Question, params?: Params): { words: string[]; p: number };
+  paramsOf(snapshot: number): Promise<Params>;
+  rightWords(question: Question): string[] | null;
   membershipOf(question: Question): string | null;
   setPrompt(text: string): void;
   setTarget(id: number): void;
@@ -148,6 +153,47 @@ interface App extends Omit<Moment, "update" | "next" | "blame"> {
   undo(): void;
   reset(): void;
 }
+/** A part of the window. */
+type Box = { left: number; top: number; right: number; bottom: number };
+/** A stop of the tour; `says` gives its sentences, and null for one that does not apply. */
+type TourStop = {
+  id: string;
+  title: string;
+  scene: string;
+  at: string[];
+  says: (seen: TourFacts) => (string | null)[];
+};
+type TourArc = { stage: string; head: number; to: number; from: number; share: number };
+/** The numbers of the tour. */
+type TourFacts = {
+  weights: number;
+  steps: number;
+  trained: number;
+  lessons: number;
+  question: string;
+  first: string;
+  answer: string;
+  right: string | null;
+  most: number;
+  tokens: { id: number; word: string }[];
+  vocabulary: number;
+  padding: number;
+  width: number;
+  layers: number;
+  heads: number;
+  last: string;
+  early: { word: string; p: number };
+  looks: { name: string; share: number; most: { head: number; block: number; share: number } };
+  likeliest: { word: string; p: number };
+  target: { word: string; p: number; kind: "right" | "chosen" | "likeliest" };
+  loss: number;
+  error: number;
+  boxes: { name: string; share: number }[];
+  total: number;
+  moved: { name: string; value: number; gradient: number; step: number; next: number };
+  rate: number;
+  kind: "sgd" | "adam";
+};
 /** Makes its part of the page once, and returns a function that fills it anew. */
 type View = (app: App) => () => void;
 
