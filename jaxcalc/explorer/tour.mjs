@@ -110,8 +110,7 @@ const count = (n) => n.toLocaleString("en-US");
 /** @type {(word: string) => string} */
 const quoted = (word) => `“${word}”`;
 /** @type {(share: number) => string} */
-const tenths = (share) =>
-  `${significant(100 * share, 1 + Math.max(1, Math.ceil(Math.log10(Math.abs(100 * share)))))}\u00a0%`;
+const tenths = (share) => `${(100 * share).toFixed(1).replace("-", "−")}\u00a0%`;
 
 /** @type {(seen: TourFacts) => string} */
 function beforeAndAfter({ question, first, answer, steps, lessons }) {
@@ -258,7 +257,7 @@ export function placeCard({ card: [width, height], view, targets, others }, gap 
       if (left < view.left || top < view.top || box.right > view.right || box.bottom > view.bottom) continue;
       if (targets.some((target) => overlap(box, grown(target, gap / 2)))) continue;
       const hidden = others.reduce((sum, other) => sum + overlap(box, other), 0) / (width * height);
-      const cost = 400 * hidden + gapBetween(box, targets[0]);
+      const cost = 800 * hidden + gapBetween(box, targets[0]);
       if (cost < least) [found, least] = [{ left, top }, cost];
     }
   }

@@ -5,7 +5,7 @@ import { placeCard, scrollFor, STOPS, tourFacts } from "./tour.mjs";
 import { indexOfScene } from "./transport.mjs";
 
 const RING = 5; // pixels between a thing and its ring
-const KEPT_CLEAR = [".reply", "#age", "#teach-panel", "#stage", "#transport", "#chips", "#ask", "#broken"];
+const KEPT_CLEAR = ["header", ".reply", "#age", "#teach-panel", "#stage", "#transport", "#chips", "#ask", "#broken"];
 
 export class Tour {
   // onmove is called when the stop changes or the tour ends.
