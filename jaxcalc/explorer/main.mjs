@@ -198,7 +198,7 @@ async function open() {
   if (problem) document.getElementById("problem").textContent = problem;
   // For the console: jaxcalc.app.params is a plain tree of arrays, as in Python.
   globalThis.jaxcalc = {
-    ...{ app, live, stage, transport, momentOf, trace, walk, collect, gradient, loss, sgd, adam, along, blame },
+    ...{ app, live, stage, transport, tour, momentOf, trace, walk, collect, gradient, loss, sgd, adam, along, blame },
     ...{ finiteDifference, namedLeaves, treeMap, credit: (...args) => finish(credit(...args)) },
   };
 }

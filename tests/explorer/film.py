@@ -1,7 +1,7 @@
 """Film the lesson of a run's page, scene by scene, as an animated WebP.
 
 python tests/explorer/film.py runs/calculator experiments/results/lesson.webp
-→ SIZE; it needs Chromium and takes half a minute.
+→ less than 500 KB; it needs Chromium and takes half a minute.
 """
 
 import io
@@ -17,7 +17,7 @@ from playwright.sync_api import sync_playwright
 import jaxcalc
 
 FRAMES_PER_SECOND = 10
-QUALITY = 45
+QUALITY = 35
 REST_MS = 500
 """How long each scene rests at its end."""
 STAGE = {"x": 20, "y": 127, "width": 922, "height": 562}
@@ -40,7 +40,7 @@ def film(page_file: Path, target: Path) -> None:
             durations.append(1000 // FRAMES_PER_SECOND)
         for end in ends:
             durations[min(int(end * FRAMES_PER_SECOND), len(durations) - 1)] += REST_MS
-        shown = {"duration": durations, "loop": 0, "quality": QUALITY, "method": 6, "minimize_size": True}
+        shown = {"duration": durations, "loop": 0, "quality": QUALITY, "method": 4}
         frames[0].save(target, save_all=True, append_images=frames[1:], **shown)
         chromium.close()
 
