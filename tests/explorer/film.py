@@ -17,7 +17,7 @@ from playwright.sync_api import sync_playwright
 import jaxcalc
 
 FRAMES_PER_SECOND = 10
-QUALITY = 35
+QUALITY = 32
 REST_MS = 500
 """How long each scene rests at its end."""
 STAGE = {"x": 20, "y": 127, "width": 922, "height": 562}
