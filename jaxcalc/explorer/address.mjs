@@ -2,10 +2,11 @@
 
 import { editFields, readEdits } from "./interventions.mjs";
 import { SCENES } from "./scenes.mjs";
+import { STOPS } from "./tour.mjs";
 import { sceneAt } from "./transport.mjs";
 
 // "#question=two+plus+three&step=290&target=five&optimizer=sgd&scene=backward"; a rate only where one was chosen, and
-// interventions only where there are some.
+// interventions and the stop of the tour only where there are some.
 /** @type {(app: App, seconds: number) => string} */
 function addressOf(app, seconds) {
   const { step } = app.data.snapshots[app.snapshot];
@@ -13,10 +14,12 @@ function addressOf(app, seconds) {
   const fields = { question: app.prompt, step: String(step), target: app.words[app.target], optimizer: app.kind };
   if (app.chosenRate !== null) fields.rate = String(app.chosenRate);
   Object.assign(fields, editFields(app.edits, app.words));
-  return `#${new URLSearchParams({ ...fields, scene: sceneAt(seconds).scene })}`;
+  fields.scene = sceneAt(seconds).scene;
+  if (app.tour) fields.tour = String(app.tour);
+  return `#${new URLSearchParams(fields)}`;
 }
 
-// What an address asks for: {question, snapshot, edits, target, optimizer, rate, scene}. Throws an Error that names what is
+// What an address asks for: {question, snapshot, edits, target, optimizer, rate, scene, tour}. Throws an Error that names what is
 // not on this page.
 /** @type {(app: App, hash: string) => Address} */
 export function readAddress(app, hash) {
@@ -46,7 +49,9 @@ export function readAddress(app, hash) {
   if (scene < 0) refuse("scene", "is none of the five");
   const heads = app.data.leaves.filter(([name]) => name.endsWith(".query")).map(([, shape]) => shape[1]);
   const edits = readEdits(given, refuse, { heads, length: tokens.length, words: app.words });
-  return { question, snapshot, edits, target, optimizer, rate, scene };
+  const tour = given("tour") === null ? null : Number(given("tour"));
+  if (tour !== null && !STOPS[tour - 1]) refuse("tour", `is not a stop from 1 to ${STOPS.length}`);
+  return { question, snapshot, edits, target, optimizer, rate, scene, tour };
 }
 
 // Shows what an address asks for.

@@ -52,6 +52,8 @@ export class App extends Known {
     /** @type {RatedMoment | null} */
     this.preview = null;
     this.loading = -1; // the snapshot that was chosen last
+    /** @type {number | null} */
+    this.tour = null; // or the stop of the tour that is shown, from 1
     this.weight = { name: "blocks.0.attention.query", index: 0 };
     /** @type {(what: Change) => void} */
     this.onchange = () => {};

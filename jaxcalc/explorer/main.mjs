@@ -17,14 +17,16 @@ import { adam, along, blame, finiteDifference, gradient, loss, sgd } from "./lea
 import { trace } from "./model.mjs";
 import { momentOf } from "./moment.mjs";
 import { answerView, askView, chipsOf, drawChips, sentenceOf, teachView, upToTheMistake } from "./opening.mjs";
+import { addSaveButtons } from "./picture.mjs";
 import { replayView, tableView } from "./run_views.mjs";
-import { pictureOf, Stage } from "./stage.mjs";
+import { Stage } from "./stage.mjs";
 import { SCENES } from "./scenes.mjs";
 import { stepView } from "./step_view.mjs";
 import { addTabs, tellHeight } from "./tabs.mjs";
 import { indexOfScene, Transport } from "./transport.mjs";
 import { InputError } from "./tokenizer.mjs";
 import { namedLeaves, treeMap } from "./trees.mjs";
+import { Tour } from "./tour_view.mjs";
 import { weightView } from "./weight_view.mjs";
 import { Engine, serve } from "./worker.mjs";
 
@@ -134,14 +136,8 @@ async function build(app) {
     clearTimeout(timer);
     timer = setTimeout(() => keepAddress(app, transport), ADDRESS_AFTER);
   };
-  const save = () => {
-    const url = URL.createObjectURL(new Blob([pictureOf(stage.root)], { type: "image/svg+xml" }));
-    el("a", { href: url, download: `${app.prompt} ${SCENES[transport.index].name}.svg` }).click();
-    setTimeout(() => URL.revokeObjectURL(url), 1000);
-  };
-  document
-    .getElementById("theatre")
-    .append(el("button", { type: "button", id: "save", onclick: save }, "Save picture"));
+  const nameOfScene = () => `${app.prompt} ${SCENES[transport.index].name}`;
+  addSaveButtons(document.getElementById("theatre"), stage, nameOfScene);
   const endOf = (/** @type {SceneName} */ name) => transport.endOf(indexOfScene(name));
   const ask = (/** @type {string} */ text) => {
     app.setPrompt(text);
@@ -162,9 +158,10 @@ async function build(app) {
     ask(upToTheMistake(app, text));
   };
   const showTeach = teachView(app, teach);
+  const tour = new Tour({ app, transport, onmove: keepSoon });
   const views = [
     ...[answerView(app), askView(app, ask), drawChips(app, chips, pick), showTeach, ageView(app)],
-    ...[brokenView(app, ask), changes.update, inside],
+    ...[brokenView(app, ask), changes.update, inside, () => tour.update()],
   ];
   const showAgain = () => {
     if (!transport.playing && !app.lesson) transport.seek(transport.seconds);
@@ -178,7 +175,7 @@ async function build(app) {
     }
     keepSoon();
   };
-  return { stage, transport, chips, pick };
+  return { stage, transport, tour, chips, pick };
 }
 
 async function open() {
@@ -204,7 +201,7 @@ async function open() {
   document.getElementById("made").textContent = `${data.about}. ${data.made}`;
   const app = new App(data, engine);
   await app.start();
-  const { stage, transport, chips, pick } = await build(app);
+  const { stage, transport, tour, chips, pick } = await build(app);
   let asked = null;
   let problem = "";
   try {
@@ -213,10 +210,11 @@ async function open() {
     problem = error instanceof Error ? error.message : String(error);
   }
   await (asked ? follow(app, transport, asked) : pick(chips[0]));
+  if (asked?.tour) await tour.go(asked.tour, false);
   if (problem) document.getElementById("problem").textContent = problem;
   // For the console: jaxcalc.app.params is a plain tree of arrays, as in Python.
   globalThis.jaxcalc = {
-    ...{ app, live, stage, transport, momentOf, trace, walk, collect, gradient, loss, sgd, adam, along, blame },
+    ...{ app, live, stage, transport, tour, momentOf, trace, walk, collect, gradient, loss, sgd, adam, along, blame },
     ...{
       finiteDifference,
       namedLeaves,

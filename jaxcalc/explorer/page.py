@@ -64,11 +64,12 @@ VIEWS = (
     "run_views",
 )
 ARITHMETIC = ("sums", "sums_of_weight", "sums_of_stream", "arithmetic", "arithmetic_view")
-STAGE = ("facts", "layout", "scenes", "stage_network", "stage_numbers", "stage", "transport")
+STAGE = ("facts", "layout", "scenes", "stage_network", "stage_numbers", "stage", "picture", "transport")
 LIVE = ("live_run", "live_charts", "live_settings", "live_question", "live_view", "tabs")
-MODULES = (*ENGINE, *VIEWS, "embedding_view", *ARITHMETIC, *STAGE, *LIVE, "app", "address", "opening", "broken", "main")
+PAGE = ("app", "tour", "tour_view", "address", "opening", "broken", "main")
+MODULES = (*ENGINE, *VIEWS, "embedding_view", *ARITHMETIC, *STAGE, *LIVE, *PAGE)
 """The JavaScript modules of the page, each before those that import it."""
-STYLES = ("style", "parts", "stage", "arithmetic", "live", "map", "interventions", "media")
+STYLES = ("style", "parts", "stage", "arithmetic", "live", "map", "interventions", "tour", "media")
 """The style sheets of the page: the page as a whole, what its parts draw, and what differs on other media."""
 FIT_FRAME = """
 addEventListener("message", ({ source, data }) => {
@@ -240,8 +241,9 @@ def _page(title: str, data: dict[str, object]) -> str:
     """Return the HTML of a page that carries these data."""
     style, script = "".join(_source(f"{name}.css") for name in STYLES), _script()
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style)]
+    # blob: names only what the page itself has made: its worker, and the drawing that it saves as a PNG.
     policy = (
-        "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; worker-src blob:; "
+        "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; worker-src blob:; img-src blob:; "
         "base-uri 'none'; form-action 'none'"
     )
     return string.Template(_source("page.html")).substitute(

@@ -170,6 +170,9 @@ export function pictureOf(root) {
   const styles = getComputedStyle(root);
   const names = new Set(Array.from(css.matchAll(/--[\w-]+/g), ([name]) => name));
   for (const name of names) copy.style.setProperty(name, styles.getPropertyValue(name));
+  // A file knows nothing of the page's own choice of light or dark.
+  const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
+  copy.style.setProperty("color-scheme", document.documentElement.dataset.theme ?? (isDark ? "dark" : "light"));
   copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
   const { width, height } = root.getBoundingClientRect();
   copy.setAttribute("width", String(width));

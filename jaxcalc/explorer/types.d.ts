@@ -253,6 +253,7 @@ type Address = {
   optimizer: OptimizerKind;
   rate: number | null;
   scene: number;
+  tour: number | null;
 };
 /** A problem of the table: its cell, its prompt and its right answer as token ids. */
 type Problem = { cell: number; prompt: number[]; answer: number[] };
@@ -358,6 +359,44 @@ type MapAxes = { centre: Float64Array; directions: Float64Array[] };
 type MapOrder = { name: string; on: number[]; byChance: number };
 /** What the map shows: where each word is, each axis's share of the variance, and what has to fit into the drawing. */
 type MapState = { places: [number, number][]; shares: number[]; inView: [number, number][] };
+/** A stop of the tour; `says` gives its sentences, and null for one that does not apply. */
+type TourStop = {
+  id: string;
+  title: string;
+  scene: SceneName;
+  at: string[];
+  says: (seen: TourFacts) => (string | null)[];
+};
+/** The numbers of the tour. */
+type TourFacts = {
+  weights: number;
+  steps: number;
+  trained: number;
+  lessons: number;
+  question: string;
+  first: string;
+  answer: string;
+  right: string | null;
+  most: number;
+  tokens: { id: number; word: string }[];
+  vocabulary: number;
+  padding: number;
+  width: number;
+  layers: number;
+  heads: number;
+  last: string;
+  early: { word: string; p: number };
+  looks: { name: string; share: number; most: { head: number; block: number; share: number } };
+  likeliest: { word: string; p: number };
+  target: { word: string; p: number; kind: "right" | "chosen" | "likeliest" };
+  loss: number;
+  error: number;
+  boxes: { name: string; share: number }[];
+  total: number;
+  moved: { name: string; value: number; gradient: number; step: number; next: number };
+  rate: number;
+  kind: "sgd" | "adam";
+};
 /** Makes its part of the page once, and returns a function that fills it anew. */
 type View = (app: App) => () => void;
 

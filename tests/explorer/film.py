@@ -1,7 +1,7 @@
 """Film the lesson of a run's page, scene by scene, as an animated WebP.
 
 python tests/explorer/film.py runs/calculator experiments/results/lesson.webp
-→ 1.1 MB, 103 frames; it needs Chromium and takes half a minute.
+→ less than 500 KB; it needs Chromium and takes half a minute.
 """
 
 import io
@@ -16,7 +16,8 @@ from playwright.sync_api import sync_playwright
 
 import jaxcalc
 
-FRAMES_PER_SECOND = 12
+FRAMES_PER_SECOND = 10
+QUALITY = 32
 REST_MS = 500
 """How long each scene rests at its end."""
 STAGE = {"x": 20, "y": 127, "width": 922, "height": 562}
@@ -30,7 +31,7 @@ def film(page_file: Path, target: Path) -> None:
         page.goto(page_file.as_uri())
         while not page.evaluate("globalThis.jaxcalc !== undefined"):
             time.sleep(0.1)
-        page.evaluate("jaxcalc.transport.pause()")
+        page.evaluate("jaxcalc.transport.pause(), document.getElementById('save').style.setProperty('display', 'none')")
         ends = page.evaluate("[0, 1, 2, 3, 4].map((scene) => jaxcalc.transport.endOf(scene))")
         frames, durations = [], []
         for i in range(int(ends[-1] * FRAMES_PER_SECOND)):
@@ -39,7 +40,8 @@ def film(page_file: Path, target: Path) -> None:
             durations.append(1000 // FRAMES_PER_SECOND)
         for end in ends:
             durations[min(int(end * FRAMES_PER_SECOND), len(durations) - 1)] += REST_MS
-        frames[0].save(target, save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=60)
+        shown = {"duration": durations, "loop": 0, "quality": QUALITY, "method": 4}
+        frames[0].save(target, save_all=True, append_images=frames[1:], **shown)
         chromium.close()
 
 

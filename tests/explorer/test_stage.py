@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -170,14 +169,3 @@ def test_a_copied_link_shows_the_same(tab: Tab, browser: Any, file: Path) -> Non
         "The link's step “11” is not a snapshot of this page, so the page opens as it does without the link."
     )
     context.close()
-
-
-def test_a_scene_is_saved_as_a_picture(tab: Tab, tmp_path: Path) -> None:
-    at_the_end_of(tab, "backward")
-    with tab.page.expect_download() as download:
-        tab.page.click("#save")
-    assert download.value.suggested_filename.endswith(" backward.svg")
-    download.value.save_as(tmp_path / "scene.svg")
-    root = ElementTree.parse(tmp_path / "scene.svg").getroot()
-    assert root.tag == "{http://www.w3.org/2000/svg}svg"
-    assert "attention" in "".join(root.itertext())
