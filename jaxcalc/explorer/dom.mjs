@@ -1,5 +1,7 @@
 // Elements, and the parts of the page with their help. Text is only ever set as text, never as markup.
 
+import { overlap } from "./boxes.mjs";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** @type {(tag: string, attributes?: Record<string, any>, ...children: any[]) => any} */
@@ -31,11 +33,6 @@ export function switchOn(button, isOn, next) {
   button.disabled = !isOn;
   if (hadFocus && !isOn) next.focus();
 }
-
-/** @type {(a: Box, b: Box) => number} */
-const overlap = (a, b) =>
-  Math.max(0, Math.min(a.right, b.right) - Math.max(a.left, b.left)) *
-  Math.max(0, Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top));
 
 // Where an explanation of a size goes, inside the window: never over its button, and over as little as possible of the
 // thing that it explains; of equally good places, the one nearest to the button.

@@ -1,6 +1,7 @@
 // Where a model puts the number words: the places of their embeddings on the two directions of most variance, as pca of
 // lens.py finds them, and how far these places are in the order of the numbers.
 
+import { overlap } from "./boxes.mjs";
 import { NUMBER_WORDS, numberOf } from "./words.mjs";
 
 export const FEWEST_ON_MAP = 3; // two words are in order on every axis
@@ -188,8 +189,9 @@ export function comparedOrder(now, before) {
 /** @type {(points: [number, number][], widths: number[], height: number) => [number, number][]} */
 export function labelsBeside(points, widths, height) {
   const mark = 6; // from a point to the edge of its mark
-  /** @type {number[][]} */
-  const taken = points.map(([x, y]) => [x - mark, y - mark, x + mark, y + mark]);
+  /** @type {(x: number, y: number, w: number, h: number) => Box} */
+  const around = (x, y, w, h) => ({ left: x - w, top: y - h, right: x + w, bottom: y + h });
+  const taken = points.map(([x, y]) => around(x, y, mark, mark));
   return points.map(([x, y], n) => {
     const [w, h] = [widths[n] / 2, height / 2];
     /** @type {[number, number][]} */
@@ -200,15 +202,10 @@ export function labelsBeside(points, widths, height) {
         return /** @type {[number, number][]} */ ([[across * (gap + w), down * (gap + h)]]);
       }),
     );
-    const boxes = sides.map(([dx, dy]) => [x + dx - w, y + dy - h, x + dx + w, y + dy + h]);
+    const boxes = sides.map(([dx, dy]) => around(x + dx, y + dy, w, h));
     const covered = boxes.map((box) => taken.reduce((sum, other) => sum + overlap(box, other), 0));
     const best = covered.indexOf(Math.min(...covered));
     taken.push(boxes[best]);
     return sides[best];
   });
 }
-
-// The area that two boxes share, each as [left, top, right, bottom].
-/** @type {(a: number[], b: number[]) => number} */
-const overlap = (a, b) =>
-  Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));

@@ -54,15 +54,15 @@ export function settingsView(live) {
     el("label", {}, el("input", { type: "checkbox", value: name, onchange: () => chooseOperations() }), name),
   );
   /** @type {(label: HTMLElement) => any} */
-  const boxOf = (label) => label.querySelector("input");
+  const inputOf = (label) => label.querySelector("input");
   const chooseOperations = () => {
     const operations = boxes
-      .map(boxOf)
+      .map(inputOf)
       .filter(({ checked }) => checked)
       .map(({ value }) => value);
     if (operations.length) return answer("", { operations });
     answer("Choose at least one operation.");
-    boxes.map(boxOf).forEach((box) => (box.checked = live.wanted.operations.includes(box.value)));
+    boxes.map(inputOf).forEach((box) => (box.checked = live.wanted.operations.includes(box.value)));
   };
   const node = el(
     "form",
@@ -93,7 +93,7 @@ export function settingsView(live) {
       field.value = /** @type {any} */ (live.wanted)[name];
       field.removeAttribute("aria-invalid");
     }
-    boxes.map(boxOf).forEach((box) => (box.checked = live.wanted.operations.includes(box.value)));
+    boxes.map(inputOf).forEach((box) => (box.checked = live.wanted.operations.includes(box.value)));
   };
   return { node, draw };
 }

@@ -7,6 +7,7 @@ import { arithmeticView } from "./arithmetic_view.mjs";
 import { attentionView } from "./attention_view.mjs";
 import { collect, walk } from "./backprop.mjs";
 import { backwardView } from "./blame_view.mjs";
+import { begin } from "./begin.mjs";
 import { brokenView } from "./broken.mjs";
 import { credit, finish } from "./credit.mjs";
 import { el } from "./dom.mjs";
@@ -22,13 +23,12 @@ import { replayView, tableView } from "./run_views.mjs";
 import { Stage } from "./stage.mjs";
 import { SCENES } from "./scenes.mjs";
 import { stepView } from "./step_view.mjs";
-import { addTabs, tellHeight } from "./tabs.mjs";
 import { indexOfScene, Transport } from "./transport.mjs";
 import { InputError } from "./tokenizer.mjs";
 import { namedLeaves, treeMap } from "./trees.mjs";
 import { Tour } from "./tour_view.mjs";
 import { weightView } from "./weight_view.mjs";
-import { Engine, serve } from "./worker.mjs";
+import { serve } from "./worker.mjs";
 
 const ADDRESS_AFTER = 300; // ms of rest, after which the address is written
 
@@ -179,23 +179,7 @@ async function build(app) {
 }
 
 async function open() {
-  /** @type {PageData | LivePageData} */
-  const data = JSON.parse(document.getElementById("data").textContent);
-  const engine = new Engine(document.querySelector("script[type=module]")?.textContent ?? "");
-  const live = addTabs(data, engine);
-  tellHeight();
-  document.getElementById("theme").addEventListener("click", () => {
-    const root = document.documentElement;
-    const dark = root.dataset.theme
-      ? root.dataset.theme === "dark"
-      : matchMedia("(prefers-color-scheme: dark)").matches;
-    root.dataset.theme = dark ? "light" : "dark";
-  });
-  document.getElementById("made").textContent = data.made;
-  if (!data.snapshots) {
-    globalThis.jaxcalc = { live };
-    return;
-  }
+  const { data, engine, live } = begin();
   document.getElementById("sentence").textContent = sentenceOf(data.leaves);
   document.getElementById("about").textContent = data.about;
   document.getElementById("made").textContent = `${data.about}. ${data.made}`;

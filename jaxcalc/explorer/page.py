@@ -33,42 +33,8 @@ from jaxcalc.trees import count, named_leaves
 
 MOST_BYTES = 6_000_000
 """The size of the largest page, which still fits into a mail."""
-ENGINE = (
-    *(
-        "trees",
-        "interventions",
-        "model",
-        "backprop",
-        "learning",
-        "credit",
-        "moment",
-        "words",
-        "tokenizer",
-        "worker",
-        "teaching",
-        "table",
-    ),
-    *("random", "lessons", "matrices", "training", "optimizers", "live", "embedding_map"),
-)
-VIEWS = (
-    "data",
-    "numbers",
-    "dom",
-    "charts",
-    "interventions_view",
-    "forward_views",
-    "attention_view",
-    "blame_view",
-    "step_view",
-    "weight_view",
-    "run_views",
-)
-ARITHMETIC = ("sums", "sums_of_weight", "sums_of_stream", "arithmetic", "arithmetic_view")
-STAGE = ("facts", "layout", "scenes", "stage_network", "stage_numbers", "stage", "picture", "transport")
-LIVE = ("live_run", "live_charts", "live_settings", "live_question", "live_view", "tabs")
-PAGE = ("app", "tour", "tour_view", "address", "opening", "broken", "main")
-MODULES = (*ENGINE, *VIEWS, "embedding_view", *ARITHMETIC, *STAGE, *LIVE, *PAGE)
-"""The JavaScript modules of the page, each before those that import it."""
+IMPORT = re.compile(r'^import [^;]*? from "\./(\w+)\.mjs";\n', re.MULTILINE)
+"""The one form of import that the modules use."""
 STYLES = ("style", "parts", "stage", "arithmetic", "live", "map", "interventions", "tour", "media")
 """The style sheets of the page: the page as a whole, what its parts draw, and what differs on other media."""
 FIT_FRAME = """
@@ -147,7 +113,7 @@ def explore_live() -> Explorer:
     made = (
         f"Made by jaxcalc {folder.versions()['jaxcalc']}. Your browser computes everything, and sends nothing anywhere."
     )
-    return Explorer(_page("train from nothing", {"made": made, "live": live_data()}), (), ())
+    return Explorer(_page("train from nothing", {"made": made, "live": live_data()}, "main_live"), (), ())
 
 
 def _states(run: Run) -> dict[int, Params]:
@@ -237,9 +203,9 @@ def _pack(array: np.ndarray) -> str:
     return base64.b85encode(deflate.compress(array.tobytes()) + deflate.flush()).decode().replace("<", ",")
 
 
-def _page(title: str, data: dict[str, object]) -> str:
-    """Return the HTML of a page that carries these data."""
-    style, script = "".join(_source(f"{name}.css") for name in STYLES), _script()
+def _page(title: str, data: dict[str, object], entry: str = "main") -> str:
+    """Return the HTML of a page that carries these data and runs the module `entry`."""
+    style, script = "".join(_source(f"{name}.css") for name in STYLES), _script(entry)
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style)]
     # blob: names only what the page itself has made: its worker, and the drawing that it saves as a PNG.
     policy = (
@@ -255,11 +221,25 @@ def _page(title: str, data: dict[str, object]) -> str:
     )
 
 
-def _script() -> str:
+def _modules(entry: str) -> list[str]:
+    """Return the JavaScript modules that a page needs to run `entry`, each after those that it imports."""
+    needed: list[str] = []
+
+    def add(name: str) -> None:
+        if name not in needed:
+            for imported in IMPORT.findall(_source(f"{name}.mjs")):
+                add(imported)
+            needed.append(name)
+
+    add(entry)
+    return needed
+
+
+def _script(entry: str) -> str:
     """Return all JavaScript modules as one, without their imports, exports and comments, which fill a fifth of it."""
     parts = []
-    for name in MODULES:
-        source = re.sub(r'^import [^;]*? from "\./\w+\.mjs";\n', "", _source(f"{name}.mjs"), flags=re.MULTILINE)
+    for name in _modules(entry):
+        source = IMPORT.sub("", _source(f"{name}.mjs"))
         source = re.sub(r"^ *(?://.*|/\*\*(?:(?!\*/)[\s\S])*\*/)\n", "", source, flags=re.MULTILINE)
         parts.append(f"// {name}.mjs\n{re.sub(r'^export ', '', source, flags=re.MULTILINE)}")
     return "\n".join(parts)

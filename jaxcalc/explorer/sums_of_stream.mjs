@@ -62,7 +62,7 @@ function numberSum(moment, place, dimension) {
   const before = {
     name: `number ${d} of the stream after ${below.name}`,
     value: valueAt(place.input, t, d),
-    to: boxOf(below.name, t, d),
+    to: askedOf(below.name, t, d),
   };
   if (name === "output") {
     const factor = shrink(place.input, t);
@@ -95,7 +95,7 @@ function numberSum(moment, place, dimension) {
       i === 0
         ? { label: "before", factors: [before] }
         : {
-            label: labelOf(weights, (i - 1) * n + d),
+            label: placeLabel(weights, (i - 1) * n + d),
             factors: [
               { name: name.endsWith("mlp") ? `hidden unit ${i - 1}` : "mixed by attention", value: given[i - 1] },
               weightFactor(params, `${dotted(path)}.${leaf}`, (i - 1) * n + d),
@@ -106,7 +106,7 @@ function numberSum(moment, place, dimension) {
 }
 
 /** @type {(weights: Leaf, index: number) => string} */
-function labelOf({ shape }, index) {
+function placeLabel({ shape }, index) {
   if (shape.length === 2) return `unit ${Math.floor(index / shape[1])}`;
   const [, k, n] = shape;
   return `head ${Math.floor(index / (k * n))}, ${Math.floor(index / n) % k}`;
@@ -117,7 +117,7 @@ function labelOf({ shape }, index) {
 const shrink = (x, t) => 1 / Math.sqrt(meanSquare(x.data, t * x.shape[1], x.shape[1]) + EPSILON);
 
 /** @type {(stage: string, position: number, dimension?: number, show?: string) => Asked} */
-const boxOf = (stage, position, dimension, show) => ({ kind: "node", stage, position, dimension, show });
+const askedOf = (stage, position, dimension, show) => ({ kind: "node", stage, position, dimension, show });
 
 /** @type {(row: Float64Array, about: Pick<SumAbout, "name" | "title" | "text" | "scene">, factor: (i: number) => Factor, follows: (length: number) => [string, number][]) => Sum} */
 function squares(row, about, factor, then) {
@@ -144,7 +144,7 @@ function lengthSum(moment, place) {
       text: "How large the stream is here: the root of the sum of the squares of its numbers.",
       scene: "forward",
     },
-    (i) => ({ name: `number ${i} of the stream`, value: row[i], to: boxOf(place.name, place.t, i, "number") }),
+    (i) => ({ name: `number ${i} of the stream`, value: row[i], to: askedOf(place.name, place.t, i, "number") }),
     (length) => [
       ["length = √ of the sum", length],
       ...(added ? [/** @type {[string, number]} */ (["length of what this stage added", Math.hypot(...added)])] : []),
@@ -180,7 +180,7 @@ function arrivingSum({ tokens }, { name, t, messageIn, above, words }) {
         : {
             name: `∂loss/∂x of number ${i}`,
             value: row[i],
-            to: above.name === "output" && t < tokens.length - 1 ? undefined : boxOf(above.name, t, i, "message"),
+            to: above.name === "output" && t < tokens.length - 1 ? undefined : askedOf(above.name, t, i, "message"),
           },
     (length) => [["length = √ of the sum", length]],
   );
@@ -220,7 +220,7 @@ function messageSum(moment, { name, path, t, input, messageIn, messageOut, insid
       to:
         above.name === "output" && rowView(messageIn, t).every((m) => m === 0)
           ? undefined
-          : boxOf(above.name, t, d, "message"),
+          : askedOf(above.name, t, d, "message"),
     };
     first.push({ label: "from above", factors: [arriving], value });
   }

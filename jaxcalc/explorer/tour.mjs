@@ -1,10 +1,10 @@
 // The tour: eight stops through the story of learning, each told with the numbers that the page shows.
 
+import { overlap } from "./boxes.mjs";
 import { factsOf, fourBoxes } from "./facts.mjs";
 import { percent, significant } from "./numbers.mjs";
-import { END } from "./tokenizer.mjs";
+import { END, PAD } from "./tokenizer.mjs";
 
-const PADDING = "<pad>";
 const ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth"];
 
 // A stop: what its card says, the scene that the stage plays meanwhile, and where it points. Each text of `at` names
@@ -156,7 +156,7 @@ export function tourFacts(app, answers) {
   const moment = app.lesson?.before ?? app.moment; // what the stage shows
   const { tokens, target, probabilities, params } = moment;
   const facts = factsOf(moment);
-  const shown = tokens.map((id) => ({ id, word: words[id] })).filter(({ word }) => word !== PADDING);
+  const shown = tokens.map((id) => ({ id, word: words[id] })).filter(({ word }) => word !== PAD);
   const padding = tokens.length - shown.length;
   const right = app.rightWords(parsed);
   const begun = parsed.begun.length;
@@ -218,7 +218,7 @@ export function nameAt(shown, place) {
 }
 
 // The word at which the last token looks most, other than itself, and the head that looks most at it.
-/** @type {(arcs: TourArc[], shown: { word: string }[], padding: number) => TourFacts["looks"]} */
+/** @type {(arcs: Arc[], shown: { word: string }[], padding: number) => TourFacts["looks"]} */
 function looksOf(arcs, shown, padding) {
   const last = padding + shown.length - 1;
   const mine = arcs.filter(({ to }) => to === last);
@@ -269,11 +269,6 @@ const grown = ({ left, top, right, bottom }, by) => ({
   right: right + by,
   bottom: bottom + by,
 });
-
-/** @type {(a: Box, b: Box) => number} */
-const overlap = (a, b) =>
-  Math.max(0, Math.min(a.right, b.right) - Math.max(a.left, b.left)) *
-  Math.max(0, Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top));
 
 /** @type {(a: Box, b: Box) => number} */
 const gapBetween = (a, b) =>

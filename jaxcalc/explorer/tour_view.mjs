@@ -115,7 +115,7 @@ export class Tour {
 
   // What the stop points at: one box for each ring, in the window.
   #targets() {
-    return STOPS[this.stop - 1].at.map((selector) => boxOf(document.querySelectorAll(selector))).filter(isBox);
+    return STOPS[this.stop - 1].at.map((selector) => boxAround(document.querySelectorAll(selector))).filter(isBox);
   }
 
   // Puts the rings around what the stop points at, and the card beside it.
@@ -134,7 +134,7 @@ export class Tour {
       ),
     );
     const { width, height } = this.card.getBoundingClientRect();
-    const others = KEPT_CLEAR.map((selector) => boxOf(document.querySelectorAll(selector))).filter(isBox);
+    const others = KEPT_CLEAR.map((selector) => boxAround(document.querySelectorAll(selector))).filter(isBox);
     const view = { left: 0, top: 0, right: document.documentElement.clientWidth, bottom: innerHeight };
     const isFramed = parent !== window; // as high as the page, so its lower end may be far away
     const place = this.narrow.matches && !isFramed ? null : placeCard({ card: [width, height], view, targets, others });
@@ -173,7 +173,7 @@ const isBox = (box) => box !== null;
 
 // The box around all elements that are seen; null if none is.
 /** @type {(nodes: Iterable<Element>) => Box | null} */
-function boxOf(nodes) {
+function boxAround(nodes) {
   const boxes = Array.from(nodes, (node) => node.getBoundingClientRect()).filter(({ width, height }) => width + height);
   if (!boxes.length) return null;
   return {

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,14 @@ def test_the_policy_allows_nothing_but_the_page_itself(explorer: Explorer) -> No
     assert not re.findall(r'(?:src|href)="(?!#)', explorer.html.split("<script")[0])
 
 
-def test_every_module_is_inlined() -> None:
+def test_every_module_is_in_a_page_and_none_hides_a_name_of_another() -> None:
     sources = {path.stem for path in Path(page.__file__).parent.glob("*.mjs")}
-    assert sources == set(page.MODULES)
-    assert not re.findall(r"^(?:import|export)\b", page._script(), re.MULTILINE)
+    assert sources == {*page._modules("main"), *page._modules("main_live")}
+    for entry in ("main", "main_live"):
+        script = page._script(entry)
+        assert not re.findall(r"^(?:import|export)\b", script, re.MULTILINE)
+        names = re.findall(r"^(?:async )?(?:function\*?|const|let|class) (\w+)", script, re.MULTILINE)
+        assert [name for name, n in Counter(names).items() if n > 1] == []
 
 
 def test_a_notebook_shows_the_page_in_a_sandbox(explorer: Explorer) -> None:
