@@ -2,6 +2,7 @@
 
 import { verdict } from "./data.mjs";
 import { el } from "./dom.mjs";
+import "./table.mjs";
 import { numberToWords } from "./words.mjs";
 
 const EXAMPLES = 3;

@@ -27,7 +27,7 @@ const MARKS = {
   acting: "M-5 -5L5 5M-5 5L5 -5",
 };
 const HELP =
-  "The map is a principal component analysis (PCA): its two axes are the directions in which the number words of the last snapshot differ most, and around the same centre all snapshots are drawn. So a word that moves here has moved in the model. The words that act on numbers had no part in choosing the axes.\nOrder is Spearman’s correlation of the words’ values with their places on an axis: 1 is perfect order, 0 none, −1 the reverse. Proportion is Pearson’s, which also asks by how much one is larger. Each axis points to where the larger of all numbers are.\nWords in random order stay below the last column nineteen times of twenty. The untrained words can exceed it, since these axes fit the last snapshot, whose weights still hold what the untrained ones were.";
+  "The two axes of the map are the directions in which the number words of the last snapshot differ most (a principal component analysis, PCA). All snapshots are drawn on them.\nOrder is Spearman’s correlation of the words’ values with their places on an axis: 1 is perfect order, 0 none, −1 the reverse. Proportion is Pearson’s, which also asks by how much. In random order words stay below the last column nineteen times of twenty; the untrained ones may not, since the axes are those of weights that grew from them.";
 
 /** @type {(value: number, digits: number) => string} */
 const fixed = (value, digits) =>

@@ -33,8 +33,8 @@ from jaxcalc.trees import count, named_leaves
 
 MOST_BYTES = 6_000_000
 """The size of the largest page, which still fits into a mail."""
-IMPORT = re.compile(r'^import [^;]*? from "\./(\w+)\.mjs";\n', re.MULTILINE)
-"""The one form of import that the modules use."""
+IMPORT = re.compile(r'^import (?:[^;]*? from )?"\./(\w+)\.mjs";\n', re.MULTILINE)
+"""The imports that the modules use: of names, and of a module that a worker needs."""
 STYLES = ("style", "parts", "stage", "arithmetic", "live", "map", "interventions", "tour", "media")
 """The style sheets of the page: the page as a whole, what its parts draw, and what differs on other media."""
 FIT_FRAME = """

@@ -199,14 +199,9 @@ function gap({ bars, p, y, on }) {
 function surpriseLine({ bars, facts, past, words, on, pick }) {
   const p = facts.probabilities[facts.target];
   const at = { stage: "output", position: facts.tokens.length - 1, word: facts.target };
-  const node = svg("text", {
-    ...pick({ kind: "loss", ...at, show: "surprise" }, null),
-    class: "surprise pickable",
-    x: bars.title,
-    y: 16,
-  });
   const right = words[facts.target];
-  return on(node, "text", ({ scene, count, bars: grown }) => {
+  const node = svg("text", { class: "surprise", x: bars.title, y: 16 });
+  on(node, "text", ({ scene, count, bars: grown }) => {
     if (scene === "backward")
       return `p − 1 = ${significant(facts.error, 3)}: the error at “${right}”${bars.end < 360 ? "" : " goes back"}`;
     if (count) return `surprise at “${right}”: −ln ${significant(p, 3)} = ${(facts.loss * count).toFixed(2)} nats`;
@@ -214,6 +209,12 @@ function surpriseLine({ bars, facts, past, words, on, pick }) {
       return `surprise at “${right}”: ${significant(past.loss, 3)} → ${significant(facts.loss, 3)} nats`;
     return grown > 0.5 || scene === "surprise" ? `The right word is “${right}”` : "The next word";
   });
+  return svg(
+    "g",
+    { ...pick({ kind: "loss", ...at, show: "surprise" }, null), class: "pickable" },
+    svg("rect", { class: "reach", x: bars.title, y: 0, width: bars.width / 2, height: 24 }),
+    node,
+  );
 }
 
 // Tokenizer, embeddings, attention and feed-forward, output: the blame of each.

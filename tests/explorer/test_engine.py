@@ -248,9 +248,10 @@ def test_each_stage_gets_the_credit_that_jax_gives_it(ask: Ask, models: dict[str
     lessons = [golden.lessons[index]._asdict() for index in chosen]
     question = {"models": jax.tree.map(pack, models), "lessons": lessons, "rates": OPTIMIZER_ARGUMENTS["sgd"]}
     for index, credit in zip(chosen, ask("credits", question), strict=True):
+        # Both are quadratures: where large credits cancel to a small drop, each is exact to a share of what cancels.
+        bound = 0.02 * abs(credit["actual"]) + 0.002 * sum(map(abs, credit["nats"].values()))
         for name, nats in credit["nats"].items():
-            expected = golden.expected[index][f"credit/{name}"]
-            assert nats == pytest.approx(expected, abs=0.02 * abs(credit["actual"])), (index, name)
+            assert nats == pytest.approx(golden.expected[index][f"credit/{name}"], abs=bound), (index, name)
 
 
 def test_the_comparison_notices_a_weight_that_is_three_percent_off(

@@ -178,7 +178,7 @@ ARROW = "dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight' }))"
         ("choose('target', jaxcalc.app.words.indexOf('seventy'))", "−ln p(seventy)"),
         ("choose('optimizer', 'adam')", "The gradient predicts a drop of"),
         (f"document.querySelector('#table canvas').{ARROW}", "zero plus one: "),
-        ("document.querySelectorAll('.pattern')[5].focus()", "block 1, head 1:"),
+        ("document.querySelectorAll('.pattern')[5].querySelector('[tabindex=\"0\"]').focus()", "block 1, head 1:"),
         ("choose('snapshot', 1, 'input')", "step 10"),
         ("document.getElementById('do-step').click()", "Your last step"),
     ],

@@ -82,7 +82,7 @@ def test_a_lesson_in_the_worker_lowers_the_loss(fox: FirefoxTab) -> None:
 
 def test_every_part_inside_is_filled(fox: FirefoxTab) -> None:
     fox.click("#inside summary")
-    fox.wait("document.querySelectorAll('#main section').length === 10")
+    fox.wait("document.querySelectorAll('#main section').length === 11")
     lengths = fox.evaluate("[...document.querySelectorAll('#main section')].map((node) => node.innerText.length)")
     assert min(lengths) > 80
     fox.click("#main .what")

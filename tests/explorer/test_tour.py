@@ -67,7 +67,7 @@ def test_the_sentences_are_true_at_the_edges() -> None:
     assert "After 2 lessons of yours it answers “two”. That is right." in says(1, **base, steps=0, lessons=2)
     assert "not a whole number from 0 to 9" in says(1, **base | {"right": None}, steps=5, lessons=0)
     certain = {"word": "two", "p": 1 - 2e-9, "kind": "right"}
-    assert "−ln (1 − 2.00e-9) = 2.00e-9 nats" in says(6, target=certain, loss=2e-9)
+    assert "−ln (1 − 2.00e−9) = 2.00e−9 nats" in says(6, target=certain, loss=2e-9)
     assert "−ln 1 = 0 nats" in says(6, target=certain | {"p": 1}, loss=0)
     assert "The word to learn is the one that you chose" in says(6, target=certain | {"kind": "chosen"}, loss=1)
     assert "there is no blame to share" in says(7, target=certain, error=0, boxes=[], total=0)
