@@ -27,7 +27,7 @@ const MARKS = {
   acting: "M-5 -5L5 5M-5 5L5 -5",
 };
 const HELP =
-  "The two axes of the map are the directions in which the number words of the last snapshot differ most (a principal component analysis, PCA). All snapshots are drawn on them.\nOrder is Spearman’s correlation of the words’ values with their places on an axis: 1 is perfect order, 0 none, −1 the reverse. Proportion is Pearson’s, which also asks by how much. In random order words stay below the last column nineteen times of twenty; the untrained ones may not, since the axes are those of weights that grew from them.";
+  "The axes are the two directions in which the number words of the last snapshot differ most (a principal component analysis, PCA).\nOrder is Spearman’s correlation of the words’ values with their places: 1 is perfect order, −1 the reverse. Proportion is Pearson’s. Words in random order stay below the last column nineteen times of twenty.";
 
 /** @type {(value: number, digits: number) => string} */
 const fixed = (value, digits) =>
