@@ -108,7 +108,7 @@ function drawScale({ layout, facts, on }) {
       ["forward", "surprise", "again"],
       text(x, wide ? "width: share of attention · colour: head" : "arcs: attention by head"),
       heads.map((head) =>
-        svg("circle", { class: `head-${head % 8}`, cx: x + (wide ? 232 : 132) + 13 * head, cy: y - 4, r: 4 }),
+        svg("circle", { class: `head-${head % 8}`, cx: x + (wide ? 232 : 152) + 13 * head, cy: y - 4, r: 4 }),
       ),
     ),
     note(
@@ -175,7 +175,11 @@ export function drawOutput({ layout, facts, past, rows, words, on, pick }) {
             }),
         svg("text", { x: bars.left - 8, y: y + bars.height - 2, "text-anchor": "end" }, `${mark}${words[word]} `),
         on(
-          svg("text", { class: "p", x: bars.left + bars.width + 8, y: y + bars.height - 2 }, text),
+          svg(
+            "text",
+            { class: "p", x: bars.left + bars.width + 8, y: y + bars.height - 2 },
+            layout.isWide ? text : text.replace(/^.*→/, "→"),
+          ),
           "opacity",
           (frame) => frame.bars.toFixed(2),
         ),
