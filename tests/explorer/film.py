@@ -20,7 +20,7 @@ FRAMES_PER_SECOND = 10
 QUALITY = 32
 REST_MS = 500
 """How long each scene rests at its end."""
-STAGE = {"x": 20, "y": 127, "width": 922, "height": 562}
+STAGE = {"x": 20, "y": 127, "width": 922, "height": 503}
 """Where the stage is on a page of 1280 × 800."""
 
 
