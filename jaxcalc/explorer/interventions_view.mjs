@@ -57,10 +57,9 @@ export function outcomeOf(before, after, words) {
   return `${answer(after)} (was ${answer(before)}), ${surprise}, ${blame}.`;
 }
 
-// showMatrix({block, head}) shows the matrix of a head. Returns the update, and pick(what): whether it takes what was
-// picked on the stage.
-/** @type {(app: App, showMatrix: (what: PickedArc) => void) => { update: () => void, pick: (what: Picked) => boolean }} */
-export function changesView(app, showMatrix) {
+// Returns the update, and pick(what), which offers a change of what was picked on the stage.
+/** @type {(app: App) => { update: () => void, pick: (what: Picked) => void }} */
+export function changesView(app) {
   /** @type {any[]} */
   const buttons = [];
   const heads = el("div", { class: "switches" });
@@ -83,13 +82,12 @@ export function changesView(app, showMatrix) {
     );
   /** @type {{ prompt: string, fill: () => void } | null} */
   let picked = null;
-  /** @type {(part: { nodes: any[], first: any, fill: () => void }) => boolean} */
+  /** @type {(part: { nodes: any[], first: any, fill: () => void }) => void} */
   const choose = ({ nodes, first, fill }) => {
     slot.replaceChildren(...nodes);
     picked = { prompt: app.prompt, fill };
     fill();
     first.focus();
-    return true;
   };
   const update = () => {
     if (!buttons.length) {
@@ -109,8 +107,8 @@ export function changesView(app, showMatrix) {
     said.textContent = isChanged ? sentence(app) : "";
   };
   const pick = (/** @type {Picked} */ what) => {
-    if (what.kind === "arc") return choose(shareSlider(app, what, showMatrix));
-    return what.kind === "token" && choose(wordPicker(app, what));
+    if (what.kind === "arc") choose(shareSlider(app, what));
+    else if (what.kind === "token") choose(wordPicker(app, what));
   };
   return { update, pick };
 }
@@ -146,8 +144,8 @@ function switches(app) {
 }
 
 // The share of an arc, on a slider.
-/** @type {(app: App, what: PickedArc, showMatrix: (what: PickedArc) => void) => { nodes: any[], first: any, fill: () => void }} */
-function shareSlider(app, what, showMatrix) {
+/** @type {(app: App, what: PickedArc) => { nodes: any[], first: any, fill: () => void }} */
+function shareSlider(app, what) {
   const place = { block: Number(what.stage.match(/\d+/)?.[0]), head: what.head, to: what.position, from: what.from };
   const hold = holdSoon(app);
   const label = el("label", { for: "share" });
@@ -167,7 +165,6 @@ function shareSlider(app, what, showMatrix) {
     },
     "let go",
   );
-  const matrix = el("button", { type: "button", onclick: () => showMatrix(what) }, "its matrix");
   const fill = () => {
     const [to, from] = [place.to, place.from].map((position) => app.words[app.tokens[position]]);
     label.textContent = `Head ${place.head} of block ${place.block}: attention from “${to}” to “${from}”`;
@@ -178,7 +175,7 @@ function shareSlider(app, what, showMatrix) {
     output.textContent = percent(share);
     free.disabled = letGo(app.edits, place).shares.length === app.edits.shares.length;
   };
-  return { nodes: [label, slider, output, free, matrix], first: slider, fill };
+  return { nodes: [label, slider, output, free], first: slider, fill };
 }
 
 // Another word in the place of one.

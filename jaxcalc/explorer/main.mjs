@@ -113,7 +113,7 @@ function ageView(app) {
 /** @param {App} app */
 async function build(app) {
   const inside = insideView(app);
-  const changes = changesView(app, (what) => openInside(app, what, inside));
+  const changes = changesView(app);
   const stage = new Stage(document.getElementById("stage"), {
     words: app.words,
     onpick: (what) => {
