@@ -296,7 +296,7 @@ def test_one_weight_tells_its_story(tab: Tab) -> None:
 
 def test_every_control_has_a_name_and_every_part_its_help(tab: Tab) -> None:
     tab.look_inside()
-    controls = "button, input, select, canvas, [tabindex=\"0\"]"
+    controls = 'button, input, select, canvas, [tabindex="0"]'
     named = "(node) => node.getAttribute('aria-label') || node.textContent.trim() || node.labels?.length"
     unnamed = tab.page.evaluate(
         f"[...document.querySelectorAll('{controls}')].filter((node) => !({named})(node)).map((node) => node.outerHTML)"
