@@ -87,7 +87,8 @@ def check(command: list[str]) -> Any:
         case ["pytest", *words]:
             markers = [marker.split(":")[0] for marker in PROJECT["tool"]["pytest"]["ini_options"]["markers"]]
             for before, word in zip(["", *words], words, strict=False):
-                assert word in markers if before == "-m" else word == "-m" or (ROOT / word).exists(), word
+                known = {"-m": markers, "-n": ["0"]}.get(before, ["-m", "-n", "-s"])
+                assert word in known or (ROOT / word).exists(), word
         case ["jupyter", "lab", notebook]:
             assert (ROOT / notebook).is_file()
         case _:
