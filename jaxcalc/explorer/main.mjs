@@ -161,7 +161,7 @@ async function build(app) {
   const tour = new Tour({ app, transport, onmove: keepSoon });
   const views = [
     ...[answerView(app), askView(app, ask), drawChips(app, chips, pick), showTeach, ageView(app)],
-    ...[brokenView(app, ask), changes.update, inside, () => tour.update()],
+    ...[brokenView(app, ask), changes.update, () => tour.update()],
   ];
   const showAgain = () => {
     if (!transport.playing && !app.lesson) transport.seek(transport.seconds);
@@ -169,9 +169,12 @@ async function build(app) {
   app.onchange = (what) => {
     if (what === "credit") return inside();
     views.forEach((update) => update());
+    if (what === "lesson")
+      setTimeout(inside); // a task of its own, as it takes its time
+    else inside();
     if (!app.lesson) {
       transport.pause();
-      setTimeout(showAgain); // a task of its own, as it takes its time
+      setTimeout(showAgain); // likewise
     }
     keepSoon();
   };
