@@ -51,7 +51,7 @@ function problemsIn(app, verdicts, membership) {
 /** @type {(app: App) => Promise<Chip[]>} */
 export async function chipsOf(app) {
   const newest = app.data.snapshots.length - 1;
-  const untrained = { text: FIRST_QUESTION, note: "untrained", right: false, snapshot: 0 };
+  const untrained = { text: firstQuestion(app), note: "untrained", right: false, snapshot: 0 };
   const verdicts = await app.verdictsOf(newest);
   if (!app.membership || !verdicts) return [...(await firstFailures(app)), untrained];
   const problems = problemsIn(app, verdicts, app.membership);
@@ -65,16 +65,27 @@ export async function chipsOf(app) {
   return [...(chips.length ? chips : await firstFailures(app)), ...right.slice(0, 1).map(chip("held out")), untrained];
 }
 
-// “two plus three” at the newest snapshot that gets it wrong, if there is one.
+// “two plus three”, or a problem of the run where its vocabulary lacks one of these words or their answer.
+/** @type {(app: App) => string} */
+function firstQuestion(app) {
+  try {
+    if (app.rightWords(app.read(FIRST_QUESTION).parsed)) return FIRST_QUESTION;
+  } catch (error) {
+    if (!(error instanceof InputError)) throw error;
+  }
+  return app.data.prompt;
+}
+
+// The first question at the newest snapshot that gets it wrong, if there is one.
 /** @type {(app: App) => Promise<Chip[]>} */
 async function firstFailures(app) {
-  const parsed = app.tokenizer.parse(FIRST_QUESTION);
+  const text = firstQuestion(app);
+  const { parsed } = app.read(text);
   const right = app.rightWords(parsed);
-  if (!right) return [];
   for (let snapshot = app.data.snapshots.length - 1; snapshot > 0; snapshot--) {
     const { words } = app.answer(parsed, await app.paramsOf(snapshot));
-    if (words.join() === right.join()) continue;
-    return [{ text: FIRST_QUESTION, note: `after ${app.data.snapshots[snapshot].step} steps`, right: false, snapshot }];
+    if (words.join() === right?.join()) continue;
+    return [{ text, note: `after ${app.data.snapshots[snapshot].step} steps`, right: false, snapshot }];
   }
   return [];
 }

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browsers import Tab
+from scripts import run_script
 
 import jaxcalc
 from jaxcalc import Run
@@ -40,6 +41,22 @@ def test_it_opens_on_a_held_out_problem_that_is_wrong(tab: Tab, run: Run) -> Non
         (False, True, False),
         (False, False, True),
     ]
+
+
+def test_a_run_without_plus_opens_on_a_problem_of_its_own(browser: Any, tmp_path: Path) -> None:
+    """It answers all of its few problems right, so that the page looks for an earlier snapshot that does not."""
+    sizes = ("--ops", "minus", "--max-number", "4", "--split", "none", "--batch-size", "8", "--steps", "400")
+    trained = run_script("train", "--run-dir", tmp_path / "run", *sizes)
+    assert trained.status == 0, trained.err
+    page = tmp_path / "page.html"
+    page.write_text(jaxcalc.explore(tmp_path / "run").html, encoding="utf-8")
+    tab = Tab(browser, page)
+    assert " minus " in tab.page.input_value("#prompt")
+    chips = texts(tab, "#chips button")
+    assert len(chips) == 2
+    assert "wrong, after" in chips[0]
+    assert not tab.messages
+    tab.page.context.close()
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (1920, 1080)])
