@@ -86,7 +86,8 @@ def train_step(
     model = Model(config)
     model.load_state_dict({name: torch.tensor(weight) for name, weight in weights.items()})
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    forward = torch.compile(model) if compiled else model
+    # The batch keeps its size, so the program need not serve others.
+    forward = torch.compile(model, dynamic=False) if compiled else model
     inputs = torch.from_numpy(tokens[:, :-1].astype(np.int64))
     targets = torch.from_numpy(tokens[:, 1:].astype(np.int64))
     targets[:, : -mask.shape[1]] = -100  # the loss ignores these

@@ -1,4 +1,7 @@
-"""Seconds of whole processes for benchmark.py: training until an accuracy is reached, and one question to ask.py."""
+"""Seconds of whole processes for benchmark.py: training, and one question to ask.py, each cold and warm.
+
+Cold is a process whose compilation cache is empty; warm is the next one, which has the cache that the first has left.
+"""
 
 import json
 import os
@@ -7,107 +10,141 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-EXPERIMENTS = Path(__file__).parent
+import matplotlib as mpl
+from benchmark_conditions import ROOT  # beside this script
+from timing import summary
+
+THRESHOLDS = (0.98, 0.99, 0.995, 0.999)
+"""Held-out exact matches whose seconds are told."""
+TRAININGS: tuple[tuple[str, list[str]], ...] = (
+    ("four operations, orbit split", []),
+    ("four operations, orbit split", ["--steps", "600"]),
+    (
+        "three operations, random split",
+        ["--steps", "600", "--ops", "plus", "minus", "times", "--split", "random"],
+    ),
+)
+"""What is trained, and the options of train.py."""
 
 
 class Training(NamedTuple):
-    """One way to train, tried with several numbers of steps."""
+    """When one process of train.py reached what, in seconds since the process was started."""
 
-    name: str
-    options: list[str]
-    """Of train.py."""
-    numbers_of_steps: tuple[int, ...]
-    thresholds: tuple[float, ...]
-    """Held-out exact matches; each counts with the number of steps that reaches it soonest."""
-
-
-TRAININGS = (
-    Training("four operations, orbit split", [], (600, 1200), (0.97, 0.98, 0.99, 0.995)),
-    Training(
-        "three operations, random split",
-        ["--ops", "plus", "minus", "times", "--split", "random"],
-        (400, 600, 1200),
-        (0.98, 0.99, 0.995, 0.999),
-    ),
-)
-
-
-class TrainingTimes(NamedTuple):
-    """When one process reached what, in seconds since the process was started."""
-
+    first_steps: float
+    """When the first steps (today ten) stood in metrics.jsonl."""
     checks: list[tuple[float, float]]
-    """Held-out exact match, and when it was measured."""
-    final: float
-    """Held-out exact match of the whole run."""
-    compile: float
-    """Seconds of compiling."""
+    """Held-out exact match, and when it stood in metrics.jsonl."""
+    whole: float
+    """The end of the process."""
+    summary: dict[str, Any]
+    """The run's summary.json."""
 
 
-def time_to_accuracy(quick: bool) -> dict[str, dict[str, object]]:
-    """Return the seconds from starting the process to each held-out exact match, the median over the seeds."""
-    times: dict[str, dict[str, object]] = {}
-    seeds = range(1) if quick else range(5)
-    for training in TRAININGS:
-        by_steps = {
-            steps: [train([*training.options, "--steps", str(steps), "--seed", str(seed)]) for seed in seeds]
-            for steps in (training.numbers_of_steps[:1] if quick else training.numbers_of_steps)
-        }
-        times[training.name] = {
-            "seeds": list(seeds),
-            "final": {steps: [run.final for run in runs] for steps, runs in by_steps.items()},
-            "thresholds": {str(threshold): soonest(by_steps, threshold) for threshold in training.thresholds},
-        }
-    return times
+def environment(cache: Path, root: Path = ROOT) -> dict[str, str]:
+    """Return the environment of a process that imports the jaxcalc of a checkout and has its caches in a folder.
 
-
-def train(options: Sequence[str]) -> TrainingTimes:
-    """Run train.py in a process of its own and return when it reached what."""
-    with tempfile.TemporaryDirectory() as folder:
-        run_dir = Path(folder) / "run"
-        command = [sys.executable, EXPERIMENTS / "train.py", "--run-dir", run_dir, "--snapshots", "0", *options]
-        start = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
-        whole = time.perf_counter() - start
-        summary = json.loads((run_dir / "summary.json").read_text())
-        lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    before = whole - summary["seconds"]["total"]  # starting Python, imports, and the end of the process
-    checks = [(line["held-out_exact_match"], before + line["seconds"]) for line in lines if "by_operation" in line]
-    return TrainingTimes(checks, summary["held_out_exact_match"], summary["seconds"]["compile"])
-
-
-def soonest(by_steps: Mapping[int, Sequence[TrainingTimes]], threshold: float) -> dict[str, float | None]:
-    """Return how soon the median seed reaches a threshold, by the number of steps that gets there first.
-
-    All values are None if no number of steps gets there.
+    Matplotlib keeps its own cache: what it stores of the fonts has nothing to do with compiling.
     """
-    best: dict[str, float | None] = {"seconds": None, "without_compilation": None, "steps": None}
-    for steps, runs in by_steps.items():
-        when = [
-            min((seconds for match, seconds in run.checks if match >= threshold), default=float("inf")) for run in runs
-        ]
-        median = statistics.median(when)
-        if median < (best["seconds"] or float("inf")):
-            warm = statistics.median(seconds - run.compile for seconds, run in zip(when, runs, strict=True))
-            best = {"seconds": median, "without_compilation": warm, "steps": steps}
-    return best
+    kept = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    return {**kept, "PYTHONPATH": str(root), "XDG_CACHE_HOME": str(cache), "MPLCONFIGDIR": mpl.get_cachedir()}
 
 
-def ask_seconds(quick: bool) -> dict[str, float]:
-    """Return the seconds of a process of ask.py, without and with JAX's compilation cache."""
+def train(options: Sequence[str], cache: Path, root: Path = ROOT) -> Training:
+    """Run the train.py of a checkout in a process of its own, and return when it reached what.
+
+    Raises `RuntimeError`, with what the process printed last, if it fails.
+    """
+    with tempfile.TemporaryDirectory() as folder, Path(folder, "printed").open("w+") as printed:
+        run_dir = Path(folder) / "run"
+        metrics, arrived, n_bytes = run_dir / "metrics.jsonl", [], 0
+        command = [sys.executable, str(root / "experiments" / "train.py"), "--run-dir", str(run_dir), *options]
+        start = time.perf_counter()
+        process = subprocess.Popen(command, env=environment(cache, root), stdout=printed, stderr=printed)
+        try:
+            while process.poll() is None:
+                if metrics.exists() and metrics.stat().st_size > n_bytes:
+                    text, seconds = metrics.read_bytes(), time.perf_counter() - start
+                    n_bytes = len(text)
+                    arrived += [seconds] * (text.count(b"\n") - len(arrived))
+                time.sleep(0.01)
+        finally:
+            process.kill()
+            process.wait()
+        whole = time.perf_counter() - start
+        if process.returncode:
+            printed.seek(0)
+            raise RuntimeError(f"{' '.join(command)} failed: {printed.read()[-300:].strip()}")
+        rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+        results = json.loads((run_dir / "summary.json").read_text())
+    arrived += [whole] * (len(rows) - len(arrived))  # what was written after the last look
+    timed = zip(rows, arrived, strict=True)
+    checks = [(row["held-out_exact_match"], seconds) for row, seconds in timed if "by_operation" in row]
+    return Training(arrived[0], checks, whole, results)
+
+
+def training_rows(quick: bool) -> list[dict[str, Any]]:
+    """Return how long each of `TRAININGS` takes, cold and warm, as medians over the seeds."""
+    rows = []
+    for task, options in TRAININGS[1:2] if quick else TRAININGS:
+        runs: dict[str, list[Training]] = {"cold": [], "warm": []}
+        for seed in range(1 if quick else 3):
+            with tempfile.TemporaryDirectory() as cache:
+                for start in runs:
+                    runs[start].append(train([*options, "--seed", str(seed)], Path(cache)))
+        rows += [training_row(task, start, trainings) for start, trainings in runs.items()]
+    return rows
+
+
+def training_row(task: str, start: str, trainings: Sequence[Training]) -> dict[str, Any]:
+    """Return the medians over some trainings that differ in their seeds.
+
+    A threshold has None if half of the seeds or fewer reach it.
+    """
+    whole = summary([training.whole for training in trainings])
+    finals = [training.summary["held_out_exact_match"] for training in trainings]
+    speeds = [training.summary["examples_per_second"] for training in trainings]
+    reached = {str(threshold): [reached_at(training, threshold) for training in trainings] for threshold in THRESHOLDS}
+    medians = {threshold: statistics.median(seconds) for threshold, seconds in reached.items()}
+    return {
+        "task": task,
+        "start": start,
+        "steps": trainings[0].summary["steps"],
+        "seeds": len(trainings),
+        "first_steps": statistics.median(training.first_steps for training in trainings),
+        "thresholds": {key: value if value < float("inf") else None for key, value in medians.items()},
+        "whole": whole["median"],
+        "spread": whole["spread"],
+        "noisy": whole["noisy"],
+        "examples_per_second": statistics.median(speeds),
+        "held_out": statistics.median(finals),
+    }
+
+
+def reached_at(training: Training, threshold: float) -> float:
+    """Return when a training first reached a held-out exact match; infinity if it never did."""
+    return min((seconds for match, seconds in training.checks if match >= threshold), default=float("inf"))
+
+
+def ask_rows(quick: bool) -> list[dict[str, Any]]:
+    """Return the seconds of a process of ask.py, cold and warm."""
+    seconds: dict[str, list[float]] = {"cold": [], "warm": []}
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
-        command = [sys.executable, EXPERIMENTS / "train.py", "--run-dir", run_dir, "--steps", "1", "--snapshots", "0"]
-        subprocess.run(command, check=True, capture_output=True)
-        cached = {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-        seconds: dict[str, list[float]] = {"cold": [], "cached": []}
-        for _ in range(4 if quick else 6):  # the first round fills the caches and is not counted
-            for name, extra in (("cold", {}), ("cached", cached)):
-                start = time.perf_counter()
-                ask = [sys.executable, EXPERIMENTS / "ask.py", run_dir, "two plus three"]
-                subprocess.run(ask, check=True, capture_output=True, env={**os.environ, **extra})
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
+        command = [sys.executable, ROOT / "experiments" / "train.py", "--run-dir", run_dir, "--steps", "1"]
+        subprocess.run(command, check=True, capture_output=True, env=environment(Path(folder)))
+        ask = [sys.executable, ROOT / "experiments" / "ask.py", run_dir, "two plus three"]
+        for _ in range(4 if quick else 6):
+            with tempfile.TemporaryDirectory() as cache:
+                for times in seconds.values():
+                    clock = time.perf_counter()
+                    subprocess.run(ask, check=True, capture_output=True, env=environment(Path(cache)))
+                    times.append(time.perf_counter() - clock)
+    rows = []
+    for start, times in seconds.items():  # the first of all is not counted: the disk is cold as well
+        taken = summary(times[1:])
+        rows.append({"start": start, "seconds": taken["median"], "spread": taken["spread"], "noisy": taken["noisy"]})
+    return rows

@@ -3,9 +3,12 @@
 Every function returns a `Program`, whose call takes one step or, with `STEPS_PER_CALL`, several.
 """
 
+import contextlib
 import functools
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +21,9 @@ from timing import Program, compile_timed, measure, n_cores  # beside this scrip
 import jaxcalc
 from jaxcalc import population
 from jaxcalc.losses import ApplyFn, cross_entropy
+from jaxcalc.runs.config import CHUNK, KeepingConfig, ScheduleConfig
+from jaxcalc.runs.options import TrainOptions, configure
+from jaxcalc.runs.session import open_session
 from jaxcalc.scale.sharding import data_parallel
 
 LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 1e-3, 1e-4, 1.0
@@ -63,6 +69,36 @@ def parallel_steps(params: jaxcalc.Params, task: jaxcalc.Task, size: int) -> Pro
     return jaxcalc_steps(params, task, size, data_parallel(devices), options)
 
 
+@contextlib.contextmanager
+def recipe_steps() -> Iterator[Program]:
+    """Yield the steps of train.py's defaults as train.py takes them, in a session: `CHUNK` steps per call."""
+    many = 10**6  # as many steps as the rounds may need, and no checkpoint meanwhile
+    options = TrainOptions(schedule=ScheduleConfig(steps=many), keeping=KeepingConfig(0, many))
+    config, schedule = configure(options), options.schedule
+    task, tx, apply_fn = config.make_task(), config.make_optimizer(), config.make_apply_fn()
+
+    def start() -> jaxcalc.TrainState:
+        params = jaxcalc.init(jax.random.key(schedule.seed), config.make_model())
+        return jaxcalc.create_state(params, tx, apply_fn)
+
+    steps: Callable[..., Any] = functools.partial(
+        jaxcalc.train_steps, n_steps=CHUNK, batch_size=schedule.batch_size, loss_on=schedule.loss_on
+    )
+    with tempfile.TemporaryDirectory() as folder, open_session(Path(folder) / "run", config) as session:
+        start, steps = session.prepare(start, steps, task)
+        state = start()
+
+        def call() -> Any:
+            nonlocal state
+            first = int(state.step)
+            state, metrics = steps(state, task, seed=schedule.seed, stop=first + CHUNK)
+            session.keep(state, first)
+            return metrics
+
+        memory = sum(session.compiled.bytes.values()) / 2**20
+        yield Program(call, {"compile_seconds": session.compiled.seconds, "memory_mib": memory})
+
+
 def population_steps(config: jaxcalc.ModelConfig, task: jaxcalc.Task, n_models: int, size: int) -> Program:
     """Return `population.train_steps`; each call goes on from where the last one stopped."""
     seeds = jnp.arange(n_models)
@@ -100,7 +136,7 @@ def linen_step(params: jaxcalc.Params, batch: jaxcalc.Batch) -> Program:
 
 
 def torch_steps(params: jaxcalc.Params, batch: jaxcalc.Batch, length: int) -> dict[tuple[str, int], Program]:
-    """Return PyTorch's step, eager and compiled, padded to a length, at the number of threads that is best for it."""
+    """Return PyTorch's step, eager and compiled, padded to a length, each with the threads that are best for it."""
     import torch  # pyright: ignore[reportMissingImports]
     from baseline_torch import to_torch, train_step  # beside this script
 
@@ -112,23 +148,23 @@ def torch_steps(params: jaxcalc.Params, batch: jaxcalc.Batch, length: int) -> di
     mask = np.asarray(batch.mask)
     make = functools.partial(train_step, config, tokens, mask, LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM, weights)
 
-    def with_threads(step: Callable[[], Any], n: int) -> Callable[[], Any]:
+    def with_threads(n: int, compiled: bool) -> Program:
+        torch.set_num_threads(n)  # torch.compile writes the number into its program
+        step, start = make(compiled=compiled), time.perf_counter()
+        step()
+        cost = {"compile_seconds": time.perf_counter() - start} if compiled else {}
+
         def call() -> Any:
             torch.set_num_threads(n)
             return step()
 
-        return call
+        return Program(call, {"threads": n, **cost})
 
-    eager = make()
-    candidates = {str(n): with_threads(eager, n) for n in range(1, n_cores() + 1)}
-    seconds = measure(candidates, quick=True)
-    best = min(candidates, key=seconds.__getitem__)
-    torch.set_num_threads(int(best))
-    start = time.perf_counter()
-    compiled = make(compiled=True)
-    compiled()
-    cost = {"threads": int(best), "compile_seconds": time.perf_counter() - start}
-    return {
-        ("PyTorch", length): Program(candidates[best], {"threads": int(best)}),
-        ("torch.compile", length): Program(with_threads(compiled, int(best)), cost),
-    }
+    def by_speed(numbers: list[int], compiled: bool) -> list[Program]:
+        programs = {str(n): with_threads(n, compiled) for n in numbers}
+        seconds = measure({n: program.call for n, program in programs.items()}, quick=True)
+        return [programs[n] for n in sorted(programs, key=seconds.__getitem__)]
+
+    eager = by_speed(sorted({n_cores(), *(2**power for power in range(n_cores().bit_length()))}), compiled=False)
+    compiled = by_speed([int(program.cost["threads"]) for program in eager[:2]], compiled=True)
+    return {("PyTorch", length): eager[0], ("torch.compile", length): compiled[0]}

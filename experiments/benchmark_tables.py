@@ -1,13 +1,11 @@
 """What benchmark.py measured, as tables for the terminal, as Markdown for a README, and as a figure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Row = dict[str, Any]
-"""A row of the measurements in benchmark.json, which names its columns."""
-TUTORIAL_LENGTH = 15
-"""Positions to which the PyTorch tutorial pads every problem."""
+from benchmark_processes import THRESHOLDS  # beside this script
+from benchmark_rows import OTHERS, Row
 
 
 class Table(NamedTuple):
@@ -20,42 +18,48 @@ class Table(NamedTuple):
 
 def tables(result: Row) -> list[Table]:
     """Return the tables of all that was measured so far."""
-    found = []
-    if "train_step" in result:
-        found += [_train_step(result["train_step"]), _multiples(result["train_step"])]
-    if "growth" in result:
-        found.append(_growth(result["growth"]))
-    if "population" in result:
-        found.append(_population(result["population"]))
-    if rest := _rest(result):
-        found.append(Table("The rest", ["", "measured"], rest))
-    if "time_to_accuracy" in result:
-        found.append(_time_to_accuracy(result["time_to_accuracy"]))
-    return found
+    makers: dict[str, Callable[[Row], list[Table]]] = {
+        "steps": lambda section: [steps_table("One training step", section["rows"]), ratios_table(section["ratios"])],
+        "recipe": lambda section: [steps_table("One step of the default recipe", section["rows"])],
+        "growth": lambda section: [growth_table(section["rows"])],
+        "populations": lambda section: [populations_table(section["rows"])],
+        "saving": lambda section: [saving_table(section["rows"])],
+        "decoding": lambda section: [decoding_table(section["rows"])],
+        "ask": lambda section: [ask_table(section["rows"])],
+        "training": lambda section: [training_table(section["rows"])],
+        "compare": lambda section: [compared_table(section["commits"], section["rows"])],
+    }
+    found = [table for name, make in makers.items() if name in result for table in make(result[name])]
+    return [*found, conditions_table(result)]
 
 
 def markdown(result: Row) -> str:
     """Return the tables as Markdown, under a line that names the machine and the versions."""
-    machine = result["machine"]
-    packages = [name for name in ("python", "jax", "optax", "flax", "torch") if name in machine]
-    versions = ", ".join(f"{name} {machine[name]}" for name in packages)
-    lines = [f"Measured on {machine['cpu']}, {machine['cores']} cores, with {versions}."]
+    lines = list(dict.fromkeys(_machine(section["conditions"]) for section in result.values()))
     for table in tables(result):
         lines += ["", "| " + " | ".join(table.columns) + " |", "|---" + "|---:" * (len(table.columns) - 1) + "|"]
         lines += ["| " + " | ".join(row) + " |" for row in table.rows]
     return "\n".join(lines)
 
 
-def growth_figure(path: Path, growth: Mapping[str, Sequence[Row]]) -> None:
+def _machine(conditions: Row) -> str:
+    packages = [name for name in ("python", "jax", "optax", "flax", "torch") if name in conditions]
+    versions = ", ".join(f"{name} {conditions[name]}" for name in packages)
+    return f"Measured on {conditions['cpu']}, {conditions['cores']} cores, with {versions}."
+
+
+def growth_figure(path: Path, growth: Sequence[Row]) -> None:
     """Write a figure of the cost of a step against each size, both relative to the first one, log-log."""
     from matplotlib.figure import Figure  # slow to import, and only this function needs it
 
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
-    for axis, rows in growth.items():
-        sizes = [row[axis] / rows[0][axis] for row in rows]
-        axes.loglog(sizes, [row["ratio"] for row in rows], marker="o", label=f"{axis}, from {rows[0][axis]}")
-    most = max(len(rows) for rows in growth.values())
+    most = 0
+    for axis in dict.fromkeys(row["axis"] for row in growth):
+        rows = [row for row in growth if row["axis"] == axis]
+        sizes = [row["size"] / rows[0]["size"] for row in rows]
+        axes.loglog(sizes, [row["ratio"] for row in rows], marker="o", label=f"{axis}, from {rows[0]['size']}")
+        most = max(most, len(rows))
     ideal = [2**power for power in range(most)]
     axes.loglog(ideal, ideal, color="gray", linestyle=":", label="proportional")
     axes.set_xticks(ideal, [f"{size}×" for size in ideal], minor=False)
@@ -69,68 +73,62 @@ def growth_figure(path: Path, growth: Mapping[str, Sequence[Row]]) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _train_step(rows: Sequence[Row]) -> Table:
-    columns = ["system", "batch", "T", "ms", "ex/s", "GFLOP/s", "peak", "compile s", "MiB"]
+def steps_table(title: str, rows: Sequence[Row]) -> Table:
+    columns = ["system", "batch", "ms", "spread", "ex/s", "of peak", "useful", "compile s"]
     cells = [
         [
-            row["system"],
+            row["system"] + (f", T {row['length']}" if row["length"] != rows[0]["length"] else ""),
             f"{row['batch']:,}",
-            str(row["length"]),
             f"{row['ms']:.2f}",
+            _spread(row),
             f"{row['examples_per_second']:,.0f}",
-            f"{row['gflops']:.0f}",
             f"{row['share_of_peak']:.0%}",
+            f"{row['useful_share']:.0%}",
             _number(row.get("compile_seconds"), 1),
-            _number(row.get("memory_mib"), 0),
         ]
         for row in rows
     ]
-    return Table("One training step", columns, cells)
+    return Table(title, columns, cells)
 
 
-def _multiples(rows: Sequence[Row]) -> Table:
+def ratios_table(rows: Sequence[Row]) -> Table:
     """Return how many times the examples/s of each other system jaxcalc makes."""
-    others = {
-        f"PyTorch, T {TUTORIAL_LENGTH}": (("PyTorch", "torch.compile"), TUTORIAL_LENGTH),
-        "PyTorch, same T": (("PyTorch", "torch.compile"), None),
-        "Linen, same T": (("Flax Linen",), None),
-    }
-    cells = []
-    for ours in (row for row in rows if row["system"].startswith("train_step")):
-        cells.append([ours["system"], f"{ours['batch']:,}"])
-        for systems, length in others.values():
-            same = (ours["batch"], length or ours["length"])
-            alike = [row for row in rows if row["system"] in systems and (row["batch"], row["length"]) == same]
-            best = max((row["examples_per_second"] for row in alike), default=None)
-            cells[-1].append("–" if best is None else f"{ours['examples_per_second'] / best:.2f}")
-    return Table("Examples/s, as a multiple", ["", "batch", *others], cells)
+    found: dict[tuple[str, int], dict[str, str]] = {}
+    for row in rows:
+        cell = f"{row['ratio']:.2f}{' noisy' if row['noisy'] else ''}"
+        found.setdefault((row["system"], row["batch"]), {})[row["to"]] = cell
+    cells = [
+        [system, f"{batch:,}", *(row.get(other, "–") for other in OTHERS)] for (system, batch), row in found.items()
+    ]
+    return Table("Examples/s, as a multiple", ["", "batch", *OTHERS], cells)
 
 
-def _growth(rows_by_axis: Mapping[str, Sequence[Row]]) -> Table:
-    columns = ["doubled", "size", "ms", "ratio", "GFLOP/s", "of peak", "compile s"]
+def growth_table(rows: Sequence[Row]) -> Table:
+    columns = ["doubled", "size", "ms", "spread", "ratio", "of peak", "useful", "compile s"]
     cells = [
         [
-            axis,
-            f"{row[axis]:,}",
+            row["axis"],
+            f"{row['size']:,}",
             f"{row['ms']:.2f}",
+            _spread(row),
             f"{row['ratio']:.2f}",
-            f"{row['gflops']:.0f}",
             f"{row['share_of_peak']:.0%}",
+            f"{row['useful_share']:.0%}",
             _number(row["compile_seconds"], 1),
         ]
-        for axis, rows in rows_by_axis.items()
         for row in rows
     ]
     return Table("Growth of one training step", columns, cells)
 
 
-def _population(rows: Sequence[Row]) -> Table:
-    columns = ["models", "batch", "ms at once", "ms one after another", "times as fast", "compile s", "MiB"]
+def populations_table(rows: Sequence[Row]) -> Table:
+    columns = ["models", "batch", "ms at once", "spread", "ms apart", "times as fast", "compile s", "MiB"]
     cells = [
         [
             f"{row['models']:,}",
             f"{row['batch']:,}",
             f"{row['ms_at_once']:.2f}",
+            _spread(row),
             f"{row['ms_one_after_another']:.2f}",
             f"{row['times_as_fast']:.2f}",
             _number(row["compile_seconds"], 1),
@@ -141,32 +139,78 @@ def _population(rows: Sequence[Row]) -> Table:
     return Table("One step of several models", columns, cells)
 
 
-def _rest(result: Row) -> list[list[str]]:
-    rows = []
-    if "matmul_peak_gflops" in result:
-        rows.append(["float32 matmul peak", f"{result['matmul_peak_gflops']:.0f} GFLOP/s"])
-    if "decode_answers_per_second" in result:
-        rows.append(["answers decoded, complete table", f"{result['decode_answers_per_second']:,.0f}/s"])
-    if "saving" in result:
-        share, seconds = result["saving"]["share"], result["saving"]["without"]
-        rows.append(["a checkpoint in 200 steps of train.py", f"{share:+.1%} of {seconds:.1f} s"])
-    return rows + [[f"ask.py, {name}", f"{seconds:.2f} s"] for name, seconds in result.get("ask_seconds", {}).items()]
+def saving_table(rows: Sequence[Row]) -> Table:
+    cells = [
+        [f"{row['steps']} of {row['batch']}", f"{row['without']:.2f}", f"{row['saving']:.2f}", f"{row['share']:+.1%}"]
+        for row in rows
+    ]
+    return Table("Steps, and a checkpoint saved meanwhile", ["steps", "s without", "s with", "more"], cells)
 
 
-def _time_to_accuracy(times_by_task: Mapping[str, Row]) -> Table:
-    columns = ["task", "held out", "seconds", "less compiling", "steps"]
+def decoding_table(rows: Sequence[Row]) -> Table:
+    cells = [[f"{row['answers_per_second']:,.0f}", _spread(row)] for row in rows]
+    return Table("The complete table decoded", ["answers/s", "spread"], cells)
+
+
+def ask_table(rows: Sequence[Row]) -> Table:
+    cells = [[f"ask.py, {row['start']}", f"{row['seconds']:.2f}", _spread(row)] for row in rows]
+    return Table("One question to a new process", ["", "s", "spread"], cells)
+
+
+def training_table(rows: Sequence[Row]) -> Table:
+    shares = [f"{share:.1%}" for share in THRESHOLDS]
+    columns = ["train.py", "steps", "start", "first steps", *shares, "end", "spread", "held out"]
     cells = [
         [
-            task,
-            f"{float(threshold):.1%}",
-            _number(reached["seconds"], 1),
-            _number(reached["without_compilation"], 1),
-            _number(reached["steps"], 0),
+            row["task"],
+            f"{row['steps']:,}",
+            row["start"],
+            _number(row["first_steps"], 1),
+            *(_number(row["thresholds"][str(share)], 1) for share in THRESHOLDS),
+            _number(row["whole"], 1),
+            _spread(row),
+            f"{row['held_out']:.1%}",
         ]
-        for task, times in times_by_task.items()
-        for threshold, reached in times["thresholds"].items()
+        for row in rows
     ]
-    return Table("Seconds from a cold process to held-out exact match", columns, cells)
+    return Table("Seconds since the command, to held-out exact match", columns, cells)
+
+
+def compared_table(commits: Sequence[str], rows: Sequence[Row]) -> Table:
+    cells = [
+        [
+            row["what"],
+            f"{row['first']:.2f} {row['unit']}",
+            f"{row['second']:.2f} {row['unit']}",
+            f"{row['times_as_fast']:.2f}",
+            _spread(row),
+        ]
+        for row in rows
+    ]
+    return Table("Two commits", ["", *commits, "times as fast", "spread"], cells)
+
+
+def conditions_table(result: Row) -> Table:
+    """Return what else kept the machine busy while each section was measured."""
+    cells = []
+    for name, section in result.items():
+        seen, peaks = section["conditions"], [row["peak_gflops"] for row in section["rows"] if "peak_gflops" in row]
+        cells.append(
+            [
+                name + (" (quick)" if seen["quick"] else ""),
+                seen["commit"] or "–",
+                f"{min(peaks):.0f} to {max(peaks):.0f}" if peaks else "–",
+                " → ".join(f"{load:.1f}" for load in seen["load"]),
+                *("–" if seen[key] is None else f"{seen[key]:.0%}" for key in ("others_cpu", "stolen_cpu")),
+                f"{seen['seconds']:.0f}",
+            ]
+        )
+    columns = ["section", "commit", "peak GFLOP/s", "load", "others", "stolen", "s"]
+    return Table("What the machine did meanwhile", columns, cells)
+
+
+def _spread(row: Row) -> str:
+    return "–" if row["spread"] is None else f"{row['spread']:.0%}{' noisy' if row['noisy'] else ''}"
 
 
 def _number(value: float | None, digits: int) -> str:

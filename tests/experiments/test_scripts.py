@@ -27,6 +27,7 @@ def test_all_scripts_are_found() -> None:
         "sweep",
         "data_efficiency",
         "benchmark",
+        "gpu",
         "scaling",
         "larger_models",
         "animate",
