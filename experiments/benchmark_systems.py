@@ -140,6 +140,7 @@ def torch_steps(params: jaxcalc.Params, batch: jaxcalc.Batch, length: int) -> di
     import torch  # pyright: ignore[reportMissingImports]
     from baseline_torch import to_torch, train_step  # beside this script
 
+    torch._dynamo.config.recompile_limit = 64  # else it gives up compiling after 8 sizes, and goes on uncompiled
     longer = length - params["embed"]["position"].shape[0]
     positions = jnp.pad(params["embed"]["position"], ((0, longer), (0, 0)))
     params = {**params, "embed": {**params["embed"], "position": positions}}
