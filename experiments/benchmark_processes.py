@@ -137,7 +137,7 @@ def ask_rows(quick: bool) -> list[dict[str, Any]]:
         command = [sys.executable, ROOT / "experiments" / "train.py", "--run-dir", run_dir, "--steps", "1"]
         subprocess.run(command, check=True, capture_output=True, env=environment(Path(folder)))
         ask = [sys.executable, ROOT / "experiments" / "ask.py", run_dir, "two plus three"]
-        for _ in range(4 if quick else 6):
+        for _ in range(3 if quick else 6):
             with tempfile.TemporaryDirectory() as cache:
                 for times in seconds.values():
                     clock = time.perf_counter()

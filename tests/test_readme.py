@@ -51,7 +51,7 @@ SHORTER = {
     "data_efficiency.py": {"--held-out": "0.5", "--seeds": "0", "--train.steps": "20"},
 }
 """Options that the slow suite adds to a command that does not give them. (`train.py` alone trains in full.)"""
-TOO_LONG = ("benchmark.py --json", "benchmark.py --quick", "words999", "--size 10M")
+TOO_LONG = ("benchmark.py --json", "benchmark.py --quick", "gpu.py --json", "words999", "--size 10M")
 """Commands of many minutes; their options are parsed, and they do not run."""
 
 PYTHON = f"""#!{sys.executable}
