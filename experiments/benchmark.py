@@ -86,6 +86,7 @@ def main(options: BenchmarkOptions) -> int:
     if options.compare:
         sections = {"compare": functools.partial(compare, resolved(options.compare))}
     else:
+        jax.config.update("jax_enable_compilation_cache", False)  # compile seconds are those of compiling
         # All but train.py's own steps and train_steps×N use the first device alone, with all its threads.
         jax.config.update("jax_num_cpu_devices", n_cores())
         sections = {name: section for name, section in SECTIONS.items() if name in (options.only or SECTIONS)}

@@ -26,7 +26,7 @@ def tables(result: Row) -> list[Table]:
         "saving": lambda section: [saving_table(section["rows"])],
         "decoding": lambda section: [decoding_table(section["rows"])],
         "ask": lambda section: [ask_table(section["rows"])],
-        "training": lambda section: [training_table(section["rows"])],
+        "training": lambda section: training_tables(section["rows"]),
         "compare": lambda section: [compared_table(section["commits"], section["rows"])],
     }
     found = [table for name, make in makers.items() if name in result for table in make(result[name])]
@@ -157,23 +157,23 @@ def ask_table(rows: Sequence[Row]) -> Table:
     return Table("One question to a new process", ["", "s", "spread"], cells)
 
 
-def training_table(rows: Sequence[Row]) -> Table:
-    shares = [f"{share:.1%}" for share in THRESHOLDS]
-    columns = ["train.py", "steps", "start", "first steps", *shares, "end", "spread", "held out"]
-    cells = [
-        [
-            row["task"],
-            f"{row['steps']:,}",
-            row["start"],
-            _number(row["first_steps"], 1),
-            *(_number(row["thresholds"][str(share)], 1) for share in THRESHOLDS),
-            _number(row["whole"], 1),
-            _spread(row),
-            f"{row['held_out']:.1%}",
-        ]
-        for row in rows
-    ]
-    return Table("Seconds since the command, to held-out exact match", columns, cells)
+def training_tables(rows: Sequence[Row]) -> list[Table]:
+    """Return a table for each task."""
+    columns = ["first", *(f"{share:.1%}" for share in THRESHOLDS), "end", "spread", "held out"]
+    cells: dict[str, list[list[str]]] = {}
+    for row in rows:
+        cells.setdefault(row["task"], []).append(
+            [
+                f"{row['steps']:,}, {row['start']}",
+                _number(row["first_steps"], 1),
+                *(_number(row["thresholds"][str(share)], 1) for share in THRESHOLDS),
+                _number(row["whole"], 1),
+                _spread(row),
+                f"{row['held_out']:.1%}",
+            ]
+        )
+    title = "Seconds since the command, to held-out exact match"
+    return [Table(title, [f"{task}: steps", *columns], of_task) for task, of_task in cells.items()]
 
 
 def compared_table(commits: Sequence[str], rows: Sequence[Row]) -> Table:

@@ -56,6 +56,7 @@ class GpuOptions:
 def main(options: GpuOptions) -> int:
     if options.json is not None and not options.json.parent.is_dir():
         raise InputError(f"there is no folder {options.json.parent} to write {options.json.name} into")
+    jax.config.update("jax_enable_compilation_cache", False)  # compile seconds are those of compiling
     on_cpu = jax.devices()[0].platform == "cpu"
     if on_cpu:
         print("JAX finds no accelerator: small numbers on the CPU, which only show that this runs", file=sys.stderr)

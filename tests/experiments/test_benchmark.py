@@ -303,7 +303,8 @@ def test_the_tables_are_made_of_the_file(tmp_path: Path, capsys: pytest.CaptureF
     assert "| PyTorch, T 15 | 64 | 1.50 | 20% | 42,000 | 50% | 40% | – |" in out
     assert "| train_step | 64 | 2.50 noisy | – | – |" in out
     assert "| 4 | 64 | 2.00 | 1% | 5.00 | 2.50 | 1.0 | 7 |" in out
-    assert "| sums | 600 | warm | 4.6 | 9.0 | 10.0 | 12.3 | – | 20.0 | 3% | 99.7% |" in out
+    assert "| sums: steps | first | 98.0% |" in out
+    assert "| 600, warm | 4.6 | 9.0 | 10.0 | 12.3 | – | 20.0 | 3% | 99.7% |" in out
     assert "| train_step 64 | 4.00 ms | 2.00 ms | 2.00 | 25% noisy |" in out
     assert "| train_step 64 | 4.00 ms | 2.00 ms | 2.00 | – |" in out
     assert "| steps | abc1234+ | 100 to 100 | 0.5 → 1.2 | 31% | – | 90 |" in out
