@@ -140,11 +140,18 @@ def populations_table(rows: Sequence[Row]) -> Table:
 
 
 def saving_table(rows: Sequence[Row]) -> Table:
+    columns = ["steps", "s without", "s with", "more", "spread"]
     cells = [
-        [f"{row['steps']} of {row['batch']}", f"{row['without']:.2f}", f"{row['saving']:.2f}", f"{row['share']:+.1%}"]
+        [
+            f"{row['steps']} of {row['batch']}",
+            f"{row['without']:.2f}",
+            f"{row['saving']:.2f}",
+            f"{row['share']:+.1%}",
+            _spread(row),
+        ]
         for row in rows
     ]
-    return Table("Steps, and a checkpoint saved meanwhile", ["steps", "s without", "s with", "more"], cells)
+    return Table("Steps, and a checkpoint saved meanwhile", columns, cells)
 
 
 def decoding_table(rows: Sequence[Row]) -> Table:
