@@ -15,7 +15,6 @@ Axis letters, here and in every name and einsum of the library:
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -205,8 +204,8 @@ def keys_values(
 ) -> tuple[jax.Array, jax.Array]:
     """Return the keys and the values that positions offer to later ones, each `[B, S, H, K]`."""
     normed_BSD = rms_norm(x_BSD)
-    key_BSHK = rms_norm(project(normed_BSD, _scaled(params, "key")))
-    value_BSHK = project(normed_BSD, _scaled(params, "value"))
+    key_BSHK = rms_norm(project(normed_BSD, _scaled(params["key"], params["norm"])))
+    value_BSHK = project(normed_BSD, _scaled(params["value"], params["norm"]))
     return _tap(taps, "key", key_BSHK), _tap(taps, "value", value_BSHK)
 
 
@@ -222,7 +221,7 @@ def attend(
 
     pattern = softmax(query · key / √K), over the positions S up to the query's own.
     """
-    query_BTHK = _tap(taps, "query", rms_norm(project(rms_norm(x_BTD), _scaled(params, "query"))))
+    query_BTHK = _tap(taps, "query", rms_norm(project(rms_norm(x_BTD), _scaled(params["query"], params["norm"]))))
     wide = at_least_float32(query_BTHK).dtype
     scores_BHTS = jnp.einsum("BTHK,BSHK->BHTS", query_BTHK, key_BSHK, preferred_element_type=wide)
     scores_BHTS = scores_BHTS * query_BTHK.shape[-1] ** -0.5
@@ -247,7 +246,7 @@ def attend(
 @jax.jit
 def mlp(params: MlpParams, x_BTD: jax.Array, taps: Activations | None = None) -> tuple[jax.Array, Activations]:
     """Stage: send the stream of each position through a hidden layer; `[B, T, D]` → `[B, T, D]`."""
-    hidden_BTF = _tap(taps, "hidden", jax.nn.relu(project(rms_norm(x_BTD), _scaled(params, "up"))))
+    hidden_BTF = _tap(taps, "hidden", jax.nn.relu(project(rms_norm(x_BTD), _scaled(params["up"], params["norm"]))))
     out_BTD = _tap(taps, "out", project(hidden_BTF, params["down"]))
     residual_BTD = _tap(taps, "residual", x_BTD + out_BTD)
     return residual_BTD, {"hidden": hidden_BTF, "out": out_BTD, "residual": residual_BTD}
@@ -260,10 +259,9 @@ def output(params: OutputParams, x_BTD: jax.Array, taps: Activations | None = No
     return project(at_least_float32(normed_BTD), at_least_float32(params["unembed"])), {"normed": normed_BTD}
 
 
-def _scaled(params: Mapping[str, jax.Array], name: str) -> jax.Array:
-    """Return weights times the gains of the norm before them: fewer products than for each position anew."""
-    weights = params[name]
-    return weights * params["norm"].reshape(-1, *[1] * (weights.ndim - 1))
+def _scaled(weights: jax.Array, gain_D: jax.Array) -> jax.Array:
+    """Return weights times the gains of the norm before them, which is less work than a product at each position."""
+    return weights * gain_D.reshape(-1, *[1] * (weights.ndim - 1))
 
 
 def rms_norm(x: jax.Array) -> jax.Array:

@@ -155,7 +155,8 @@ class ComputingConfig:
     """Compile one block and loop over the depth."""
     mesh: str = in_resume("")
     """A grid of devices, such as data=4,model=2: examples are divided along data, heads and hidden width along model.
-    One device if left out. A CPU is made into as many devices as the mesh needs."""
+    A CPU is made into as many devices as the mesh needs. If left out, all local devices share the examples, of a CPU
+    one for each core; data=1 is one device."""
     fully_sharded: bool = in_resume(False)
     """Cut parameters and optimizer state along data as well, so that each device stores only its part."""
 

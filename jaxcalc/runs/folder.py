@@ -14,7 +14,6 @@ nonfinite/         the batches whose step was not finite, and where it went wron
 """
 
 import dataclasses
-import os
 import platform
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -45,7 +44,7 @@ from jaxcalc.runs.files import CHECKPOINTS, MODEL, SUMMARY, PathLike
 from jaxcalc.runs.manifest import Manifest, differences
 from jaxcalc.runs.share import load_metadata, load_params
 from jaxcalc.runs.summary import read_summary
-from jaxcalc.scale import processes
+from jaxcalc.scale import cost, processes
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.task import Task
 from jaxcalc.training import TrainState
@@ -220,14 +219,13 @@ def _check_same(path: Path, config: AnyConfig, manifest: Manifest) -> None:
 def environment(config: AnyConfig) -> Json:
     """Return what the bits of a result depend on beside the configuration: versions, devices, threads and so on."""
     devices = jax.devices()
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     computing = config.computing if isinstance(config, RunConfig) else None
     return {
         "versions": versions(),
         "device": devices[0].device_kind,
         "n_devices": len(devices),
         "processes": jax.process_count(),
-        "threads": threads,
+        "threads": cost.n_cores(),
         "mesh": computing.mesh if computing else "",
         "sharded": computing.fully_sharded if computing else False,
         **({name: getattr(computing, name) for name in ("microbatches", "remat", "scan")} if computing else {}),

@@ -113,6 +113,11 @@ def step_seconds(n_flops: float, peak: float) -> float:
     return n_flops / (UTILISATION * peak)
 
 
+def n_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def available_bytes(devices: Sequence[Any]) -> int | None:
     """Return the bytes that each of the devices can hold, or None if that is unknown.
 

@@ -99,12 +99,12 @@ def everywhere(tree: Any, mesh: Mesh) -> Any:
 
 
 def whole(tree: Any) -> Any:
-    """Gather arrays whose parts lie in several processes, whole on a device of this one. All processes must call it."""
-    if jax.process_count() == 1:
-        return tree
-    mesh = jax.tree.leaves(tree)[0].sharding.mesh
-    gathered = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), gathered)
+    """Gather arrays that lie on several devices, whole on one device of this process. All processes must call it."""
+    leaves = jax.tree.leaves(tree)
+    if not all(leaf.is_fully_replicated for leaf in leaves):
+        mesh = leaves[0].sharding.mesh
+        tree = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
 
 @contextlib.contextmanager
