@@ -18,6 +18,7 @@ import platform
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 
@@ -47,7 +48,9 @@ from jaxcalc.runs.summary import read_summary
 from jaxcalc.scale import cost, processes
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.task import Task
-from jaxcalc.training import TrainState
+
+if TYPE_CHECKING:
+    from jaxcalc.training import TrainState  # and with it Flax, for which asking a model need not wait
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +158,7 @@ def checkpoint_steps(path: PathLike) -> list[int]:
     return checkpoint.steps(Path(path) / CHECKPOINTS)
 
 
-def load_snapshot(run: Run, step: int) -> TrainState:
+def load_snapshot(run: Run, step: int) -> "TrainState":
     """Return the training state of a run at a step, bit for bit as it was.
 
     Raises `InputError` for a step without a checkpoint (it lists those there are), for a damaged one, and for one of
@@ -164,7 +167,7 @@ def load_snapshot(run: Run, step: int) -> TrainState:
     return load_checkpoint(run.path, run.config, step)[0]
 
 
-def load_checkpoint(path: PathLike, config: RunConfig, step: int) -> tuple[TrainState, Manifest]:
+def load_checkpoint(path: PathLike, config: RunConfig, step: int) -> "tuple[TrainState, Manifest]":
     """Return the training state of a run at a step, and the manifest; see `load_snapshot`."""
     steps = checkpoint_steps(path)
     if step not in steps:
@@ -176,8 +179,8 @@ def load_checkpoint(path: PathLike, config: RunConfig, step: int) -> tuple[Train
 
 
 def resume(
-    path: Path, config: AnyConfig, warn: Callable[[str], None], like: TrainState
-) -> tuple[TrainState, Manifest] | None:
+    path: Path, config: AnyConfig, warn: Callable[[str], None], like: "TrainState"
+) -> "tuple[TrainState, Manifest] | None":
     """Return the newest good state of a run and its manifest, or None if the run ended before it had saved one.
 
     Only for a process that holds `writing`. It deletes what a killed writer left behind. It tells `warn` of that, of

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,14 +16,10 @@ import jax.numpy as jnp
 from jaxcalc.errors import InputError
 from jaxcalc.reprs import outline
 from jaxcalc.runs.config import CHUNK, RunConfig
+from jaxcalc.runs.programs import Lower, compile_at_once
 from jaxcalc.scale import cost, large, processes, sharding
 from jaxcalc.tasks.task import Task
 from jaxcalc.training import TrainState
-
-QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
-"""Compiler options for a program that runs once, on one sentence: compiling it takes a thousand times as long as
-running it."""
-
 
 FEWEST_EXAMPLES = 32
 """The examples of a step that a device has at least, where a run chooses how many devices share them."""
@@ -148,12 +145,21 @@ class Compiled:
     __repr__ = outline
 
 
-def compiled(steps: functools.partial[Any], task: Task, like: TrainState, config: RunConfig) -> Compiled:
+def compiled(
+    steps: functools.partial[Any],
+    task: Task,
+    like: TrainState,
+    config: RunConfig,
+    *also: Lower,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> Compiled:
     """Compile the steps of a run, from the shapes of its state.
 
     Args:
       steps: `jaxcalc.train_steps` with its static arguments.
       like: the state's shapes, as `placed` returns them.
+      also: other programs, compiled at the same time.
+      meanwhile: what else to do at that time.
 
     Raises `InputError` if the program does not fit into memory.
     """
@@ -163,7 +169,7 @@ def compiled(steps: functools.partial[Any], task: Task, like: TrainState, config
     program_of: Any = steps.func  # jitted
     traced = program_of.trace(like, spread(task, like), seed=schedule.seed, stop=schedule.steps, **steps.keywords)
     with _saying("compiling …"):
-        program = traced.lower().compile()
+        program, *_ = compile_at_once(traced.lower, *also, meanwhile=meanwhile)
     seconds = time.perf_counter() - clock
     sizes = cost.step_bytes(like, program)
     cost.check_fits(sizes, available)

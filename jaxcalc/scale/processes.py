@@ -107,6 +107,21 @@ def whole(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
 
+def whole_like(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Return the shape of an array as `whole` returns it: on one device, said only if the leaf's sharding is."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]) if leaf.sharding else None
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+
+
+def one_copy(array: Any) -> Any:
+    """Return an array that all devices of one process hold whole as it is on the first of them, and others unchanged.
+
+    Orbax cuts arrays that several devices hold, and compiles a program for each shape.
+    """
+    is_whole = jax.process_count() == 1 and isinstance(array, jax.Array) and array.is_fully_replicated
+    return array.addressable_data(0) if is_whole else array
+
+
 @contextlib.contextmanager
 def together(go_on: str) -> Iterator[None]:
     """Run the body in all processes, so that they all end when one of them fails.
