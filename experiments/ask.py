@@ -9,13 +9,16 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 import jaxcalc
 from jaxcalc.runs import cli, streams
-from jaxcalc.runs.asking import Answer
 from jaxcalc.runs.text import percent, wrapped
+
+if TYPE_CHECKING:
+    from jaxcalc.runs.asking import Answer
 
 HELP = "Ask, for example, two plus three. An empty line, quit, exit or Ctrl-D ends."
 
@@ -48,7 +51,7 @@ def main(options: AskOptions) -> int:
     return answer_lines(run, options.json)
 
 
-def converse(run: jaxcalc.Run, show: Callable[[Answer], None]) -> None:
+def converse(run: "jaxcalc.Run", show: "Callable[[Answer], None]") -> None:
     """Answer what is typed at a prompt, until its end."""
     print(HELP, file=sys.stderr)
     while (question := read_line("> ")) not in (None, "", "quit", "exit"):
@@ -69,7 +72,7 @@ def read_line(prompt: str = "") -> str | None:
         return None
 
 
-def answer_lines(run: jaxcalc.Run, as_json: bool) -> int:
+def answer_lines(run: "jaxcalc.Run", as_json: bool) -> int:
     """Answer every line of the input, and return the exit status: 2 if a line was refused."""
     status = 0
     for line, question in enumerate(iter(read_line, None), start=1):
@@ -90,7 +93,7 @@ def print_json(value: Mapping[str, object]) -> None:
     print(json.dumps(value), flush=True)
 
 
-def print_answer(answer: Answer) -> None:
+def print_answer(answer: "Answer") -> None:
     """Print an answer for people."""
     value = "not a number" if answer["value"] is None else answer["value"]
     said = f"{answer['prompt']} → {answer['answer']} ({value}), probability {percent(answer['probability'])}"

@@ -15,7 +15,6 @@ import json
 import sys
 import time
 
-import jax
 from rich.console import Console
 
 import jaxcalc
@@ -40,7 +39,7 @@ def main(options: TrainOptions) -> int:
     tx, apply_fn = config.make_optimizer(), config.make_apply_fn()
 
     def start() -> jaxcalc.TrainState:
-        params = jaxcalc.init(jax.random.key(schedule.seed), config.make_model())
+        params = jaxcalc.init(schedule.seed, config.make_model())
         return jaxcalc.create_state(params, tx, apply_fn)
 
     # Ten steps per call, each of them: a batch, forward, loss, backward, update.
@@ -59,11 +58,9 @@ def main(options: TrainOptions) -> int:
         start, steps = session.prepare(start, steps, task)
         state = start()
         results.print_beginning(console, state.params, task, session.compiled)
-
-        clock = time.perf_counter()
-        before = jaxcalc.evaluate(processes.whole(state.params), task, results.examples(task))
-        seconds = {"compile": time.perf_counter() - clock}
-        seconds["compile"] += session.compiled.seconds
+        untrained = results.copied(processes.whole(state.params))
+        seconds: dict[str, float | None] = {"compile": 0.0}
+        seconds["compile"] = session.compiled.seconds
 
         clock, first_step = time.perf_counter(), int(state.step)
         with report.ProgressLine(last, schedule.batch_size, watched) as progress:
@@ -71,6 +68,7 @@ def main(options: TrainOptions) -> int:
                 first = int(state.step) // CHUNK * CHUNK
                 state, metrics = steps(state, task, seed=schedule.seed, stop=min(first + CHUNK, last))
                 step, match = int(state.step), None
+                seconds.setdefault("first_step", results.process_seconds())
                 if step * CHECKS // n_steps > first * CHECKS // n_steps:
                     evaluation = jaxcalc.evaluate(processes.whole(state.params), task, rows)
                     match = evaluation.exact_match
@@ -82,11 +80,11 @@ def main(options: TrainOptions) -> int:
 
         # The end: what the trained model answers.
         params = processes.whole(state.params)
-        ended = results.measure(config, task, params, first_step, seconds, started)
+        ended = results.measure(config, task, untrained, params, first_step, seconds, started)
         result = ended.summary
         if processes.is_main():
             result = results.write(session.path, config, task, params, ended)
-        results.print_results(console, path, config, task, before, ended)
+        results.print_results(console, path, config, task, ended)
     if session.stopped:
         result = {"steps": session.steps_done, "stopped": session.stopped}
     if options.json:

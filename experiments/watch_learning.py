@@ -13,13 +13,8 @@ from jaxcalc.backprop import Backward, check_finite, collect, stages, walk
 from jaxcalc.blame import token_grads
 from jaxcalc.numerics import quadrature
 from jaxcalc.optimizers import OptimizerName
-from jaxcalc.runs import placement
+from jaxcalc.runs.programs import QUICK_TO_COMPILE
 from jaxcalc.steps import Step, forget, take_step
-
-QUICKLY = placement.QUICK_TO_COMPILE | (
-    {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
-)
-"""Compiler options. Newer versions do not know the last one, which divides the time of older ones on a CPU by two."""
 
 
 def host(tree: Any) -> Any:
@@ -60,12 +55,12 @@ def make_step(
     return Learned(step, alone, {"name": name, "of": origin, "learning_rate": float(rate_now)})
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=QUICKLY)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=QUICK_TO_COMPILE)
 def _step(tx: Any, unclipped: Any, schedule: Any, at: Any, grads: Any, opt_state: Any, params: Any) -> tuple[Step, Any]:
     return take_step(tx, grads, opt_state, params, unclipped), schedule(at)
 
 
-@functools.partial(jax.jit, compiler_options=QUICKLY)
+@functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
 def _study(params: jaxcalc.Params, batch: jaxcalc.Batch) -> tuple[list[Backward], jaxcalc.Params, jaxcalc.Params]:
     walked = list(walk(params, batch))
     bare = [stage._replace(name=None, stage=None) for stage in walked]

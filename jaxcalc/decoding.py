@@ -94,6 +94,11 @@ def generate(
     return _generate(params, prompts, n_tokens, key, temperature, top_k, apply_fn)
 
 
+def lowered(params: Any, prompts: Any, n_tokens: int) -> jax.stages.Lowered:
+    """Return the greedy program of `generate`, to be compiled before it is needed; shapes are enough."""
+    return _generate.lower(params, prompts, n_tokens, None, 1.0, None, apply)
+
+
 @functools.partial(jax.jit, static_argnames=("n_tokens", "top_k", "apply_fn"))
 def _generate(
     params: Any,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcalc import decoding
 from jaxcalc.batch import PAD_ID, Batch
 from jaxcalc.decoding import generate
 from jaxcalc.losses import ApplyFn, answer_logits, check_columns, example_cross_entropy, next_shape
@@ -153,18 +154,30 @@ def evaluate(
     padded = np.concatenate([rows, np.zeros(-len(rows) % _CHUNK, rows.dtype)])
     generated = np.zeros((len(padded), task.answer_length), np.int32)
     probability = np.zeros(len(padded))
-    expected = np.asarray(task.tokens)[rows, task.prompt_length :]
+    tokens = np.asarray(task.tokens)  # NumPy picks the rows, because it compiles nothing
+    expected = tokens[rows, task.prompt_length :]
     chunks = [slice(start, start + _CHUNK) for start in range(0, len(padded), _CHUNK)]
     # This dispatches all chunks before it reads the first, so the device never waits for the host.
-    prompts = [task.tokens[padded[c], : task.prompt_length] for c in chunks]
+    prompts = [jax.device_put(tokens[padded[c], : task.prompt_length]) for c in chunks]
     if apply_fn is not apply and prompts:
         check_columns(next_shape(params, prompts[0], apply_fn), expected)
     answers = [generate(params, prompt, task.answer_length, apply_fn=apply_fn) for prompt in prompts]
     for chunk, (tokens, log_probs) in zip(chunks, answers, strict=True):
-        generated[chunk], probability[chunk] = tokens, jnp.exp(log_probs.sum(axis=1))
+        generated[chunk], probability[chunk] = tokens, _probability(log_probs)
     generated = generated[: len(rows)]
     correct = (generated == expected).all(axis=1)
     return Evaluation(task, rows, generated, probability[: len(rows)], correct)
+
+
+def lowered(params: Any, task: Task) -> jax.stages.Lowered:
+    """Return the program that `evaluate` runs, to be compiled before it is needed; shapes of parameters are enough."""
+    prompts = jax.ShapeDtypeStruct((_CHUNK, task.prompt_length), jnp.int32)
+    return decoding.lowered(params, prompts, task.answer_length)
+
+
+@jax.jit
+def _probability(log_probs: jax.Array) -> jax.Array:
+    return jnp.exp(log_probs.sum(axis=1))
 
 
 @functools.partial(jax.jit, static_argnames="apply_fn")

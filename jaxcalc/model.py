@@ -203,9 +203,9 @@ def keys_values(
     params: AttentionParams, x_BSD: jax.Array, taps: Activations | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Return the keys and the values that positions offer to later ones, each `[B, S, H, K]`."""
-    normed_BSD = rms_norm(x_BSD) * params["norm"][None, None]
-    key_BSHK = rms_norm(project(normed_BSD, params["key"]))
-    value_BSHK = project(normed_BSD, params["value"])
+    normed_BSD = rms_norm(x_BSD)
+    key_BSHK = rms_norm(project(normed_BSD, _scaled(params["key"], params["norm"])))
+    value_BSHK = project(normed_BSD, _scaled(params["value"], params["norm"]))
     return _tap(taps, "key", key_BSHK), _tap(taps, "value", value_BSHK)
 
 
@@ -221,8 +221,7 @@ def attend(
 
     pattern = softmax(query · key / √K), over the positions S up to the query's own.
     """
-    normed_BTD = rms_norm(x_BTD) * params["norm"][None, None]
-    query_BTHK = _tap(taps, "query", rms_norm(project(normed_BTD, params["query"])))
+    query_BTHK = _tap(taps, "query", rms_norm(project(rms_norm(x_BTD), _scaled(params["query"], params["norm"]))))
     wide = at_least_float32(query_BTHK).dtype
     scores_BHTS = jnp.einsum("BTHK,BSHK->BHTS", query_BTHK, key_BSHK, preferred_element_type=wide)
     scores_BHTS = scores_BHTS * query_BTHK.shape[-1] ** -0.5
@@ -247,8 +246,7 @@ def attend(
 @jax.jit
 def mlp(params: MlpParams, x_BTD: jax.Array, taps: Activations | None = None) -> tuple[jax.Array, Activations]:
     """Stage: send the stream of each position through a hidden layer; `[B, T, D]` → `[B, T, D]`."""
-    normed_BTD = rms_norm(x_BTD) * params["norm"][None, None]
-    hidden_BTF = _tap(taps, "hidden", jax.nn.relu(project(normed_BTD, params["up"])))
+    hidden_BTF = _tap(taps, "hidden", jax.nn.relu(project(rms_norm(x_BTD), _scaled(params["up"], params["norm"]))))
     out_BTD = _tap(taps, "out", project(hidden_BTF, params["down"]))
     residual_BTD = _tap(taps, "residual", x_BTD + out_BTD)
     return residual_BTD, {"hidden": hidden_BTF, "out": out_BTD, "residual": residual_BTD}
@@ -259,6 +257,11 @@ def output(params: OutputParams, x_BTD: jax.Array, taps: Activations | None = No
     """Stage: turn the residual stream `[B, T, D]` into logits over the next token `[B, T, V]`."""
     normed_BTD = _tap(taps, "normed", rms_norm(x_BTD) * jnp.broadcast_to(params["norm"], x_BTD.shape))
     return project(at_least_float32(normed_BTD), at_least_float32(params["unembed"])), {"normed": normed_BTD}
+
+
+def _scaled(weights: jax.Array, gain_D: jax.Array) -> jax.Array:
+    """Return weights times the gains of the norm before them, which is less work than a product at each position."""
+    return weights * gain_D.reshape(-1, *[1] * (weights.ndim - 1))
 
 
 def rms_norm(x: jax.Array) -> jax.Array:

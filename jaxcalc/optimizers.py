@@ -2,12 +2,14 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import jax
+import jax.numpy as jnp
 import optax
-from optax.contrib import MuonDimensionNumbers, muon
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from jaxcalc.errors import InputError, check_choice
 from jaxcalc.params import AXES, Axes, tree_axes
@@ -127,15 +129,17 @@ def _new_optimizer(
     rate = schedule(peak, n_steps, warmup_steps)
     b1, b2 = ADAM_BETAS
     if name == "muon":
-        named = muon(
-            rate,
-            beta=0.95,
-            weight_decay=decay,
-            adam_b1=b1,
-            adam_b2=b2,
-            adam_learning_rate=schedule(MUON_ADAM_SHARE * peak, n_steps, warmup_steps),
-            muon_weight_dimension_numbers=lambda params: jax.tree.map(muon_dimensions, _known_axes(params, axes)),
+        shaped = optax.stateless(lambda updates, _: jax.tree.map(_for_shape, updates, _known_axes(updates, axes)))
+        decayed = (optax.add_decayed_weights(decay), optax.scale_by_learning_rate(rate))
+        matrices = optax.chain(_orthogonalize(axes), shaped, *decayed)
+        rest = optax.adamw(
+            schedule(MUON_ADAM_SHARE * peak, n_steps, warmup_steps), b1, b2, weight_decay=0, nesterov=True
         )
+
+        def labels(params: Any) -> Any:
+            return jax.tree.map(lambda is_matrix: "muon" if is_matrix else "adam", is_decayed(params))
+
+        named = optax.partition({"muon": matrices, "adam": rest}, labels)
     elif name == "adamw":
         named = optax.adamw(rate, b1, b2, weight_decay=decay, mask=is_decayed)
     else:
@@ -162,13 +166,47 @@ def _known_axes(tree: Any, table: Mapping[str, str]) -> Any:
     return jax.tree.map_with_path(guess, tree)
 
 
-def muon_dimensions(axes: Axes) -> MuonDimensionNumbers | None:
-    """Return how Muon reads a leaf as one matrix, or None for a leaf that it leaves to Adam.
+def _orthogonalize(table: Mapping[str, str]) -> optax.GradientTransformation:
+    """Return Optax's `scale_by_muon`, which takes all matrices of the same axes and shape as one stack.
 
-    >>> muon_dimensions(Axes("D", "HK"))
-    MuonDimensionNumbers(reduction_axis=(0,), output_axis=(1, 2))
+    Its state is the momentum of each leaf, as without the stacks.
     """
-    return MuonDimensionNumbers(axes.input_axes, axes.output_axes) if axes.is_hidden_matrix else None
+
+    def as_matrices(stacks: Any) -> Any:
+        return {name: MuonDimensionNumbers(reduction_axis=1, output_axis=2) for name in stacks}
+
+    by_stack: Any = scale_by_muon(beta=0.95, weight_dimension_numbers=as_matrices)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        leaves, structure = jax.tree.flatten(updates)
+        groups: dict[str, list[int]] = {}
+        known = jax.tree.leaves(_known_axes(updates, table))
+        for index, (leaf, axes) in enumerate(zip(leaves, known, strict=True)):
+            groups.setdefault(f"{axes} {leaf.shape}", []).append(index)
+
+        def stack(tree: Any) -> dict[str, jax.Array]:
+            matrices = [
+                leaf.reshape(math.prod(leaf.shape[: len(axes.inputs)]), -1)
+                for leaf, axes in zip(jax.tree.leaves(tree), known, strict=True)
+            ]
+            return {name: jnp.stack([matrices[i] for i in group]) for name, group in groups.items()}
+
+        def unstack(stacks: dict[str, jax.Array]) -> Any:
+            matrices = {
+                i: matrix for name, group in groups.items() for i, matrix in zip(group, stacks[name], strict=True)
+            }
+            return structure.unflatten([matrices[i].reshape(leaf.shape) for i, leaf in enumerate(leaves)])
+
+        stacks, new = by_stack.update(stack(updates), state._replace(mu=stack(state.mu)), params)
+        return unstack(stacks), new._replace(mu=unstack(new.mu))
+
+    return optax.GradientTransformation(by_stack.init, update)
+
+
+def _for_shape(update: jax.Array, axes: Axes) -> jax.Array:
+    """Return an orthogonal matrix times √max(1, outputs / inputs), so that its step is of one size for any shape."""
+    n_inputs = math.prod(update.shape[: len(axes.inputs)])
+    return update * max(1, update.size / n_inputs**2) ** 0.5
 
 
 def with_loss(

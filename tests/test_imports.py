@@ -1,30 +1,33 @@
 """The architecture is the file list: imports only run downwards, and what is pure knows no files."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import jaxcalc
 
 PACKAGE = Path(jaxcalc.__file__).parent
 ORDER = [
-    "errors", "trees", "reprs", "fingerprints", "numerics", "batch",
+    "lazy", "errors", "trees", "reprs", "fingerprints", "numerics", "batch",
     "tasks.words", "tasks.tokenizer", "tasks.problems", "tasks.questions", "tasks.task", "tasks.hashing",
     "tasks.encoding", "tasks.table", "tasks.digits", "tasks.drawing", "tasks.drawn", "tasks.own", "tasks.mixing",
     "tasks",
     "params", "model", "losses", "optimizers", "training", "decoding",
     "evaluation", "backprop", "steps", "blame", "weights", "lens", "interventions", "landscape", "population",
     "scale.large", "scale.sharding", "scale.scaling", "scale.cost", "scale.processes", "scale",
-    "runs.text", "runs.files", "runs.manifest", "runs.checkpoint", "runs.share", "runs.stablehlo", "runs.config",
-    "runs.configfile", "runs.placement", "runs.asking", "runs.summary", "runs.metrics", "runs.claim", "runs.folder",
-    "runs.guard", "runs.style", "runs.figures", "runs.pipeline", "runs.report", "runs.results", "runs.session",
-    "runs.streams", "runs.cli", "runs.options", "runs",
+    "runs.text", "runs.programs", "runs.files", "runs.manifest", "runs.checkpoint", "runs.share", "runs.stablehlo",
+    "runs.config", "runs.configfile", "runs.placement", "runs.asking", "runs.summary", "runs.metrics", "runs.claim",
+    "runs.folder", "runs.guard", "runs.style", "runs.figures", "runs.pipeline", "runs.report", "runs.results",
+    "runs.session", "runs.streams", "runs.cli", "runs.options", "runs",
     "explorer.live", "explorer.page", "explorer",
 ]  # fmt: skip
 """Every module, each below those that may import it."""
 OUTSIDE = {"pathlib", "os", "sys", "time", "rich", "matplotlib", "safetensors", "tyro", "orbax"}
-"""What only runs, the explorer and `scale.processes` and `scale.cost` may know."""
+"""What only runs, the explorer, `scale.processes`, `scale.cost` and `lazy` may know."""
 
 
 def modules() -> dict[str, Path]:
@@ -57,25 +60,50 @@ def test_imports_run_downwards_only() -> None:
 
 def test_pure_modules_know_no_files_clocks_or_terminals() -> None:
     for name in ORDER:
-        if not name.startswith(("runs", "explorer", "scale.processes", "scale.cost")):
+        if not name.startswith(("lazy", "runs", "explorer", "scale.processes", "scale.cost")):
             outside = {module.partition(".")[0] for module in imports(modules()[name])} & OUTSIDE
             assert not outside, f"{name} imports {outside}"
 
 
 IMPORT = """
-import sys, jax, optax, flax.training.train_state
-before = set(sys.modules)
+import sys
 import jaxcalc
+print(*({"jax", "numpy"} & sys.modules.keys()))
+print(sorted(dir(jaxcalc)) == sorted(jaxcalc.__all__))
+import flax.training.train_state
+before = set(sys.modules)
+for name in jaxcalc.__all__:
+    getattr(jaxcalc, name)
 from jax._src import xla_bridge
 print(xla_bridge.backends_are_initialized())
-print(*({"rich", "tyro", "matplotlib", "orbax"} & (set(sys.modules) - before)))
-print(sorted(dir(jaxcalc)) == sorted(jaxcalc.__all__))
+print(*({"rich", "tyro", "matplotlib", "orbax"} & (sys.modules.keys() - before)))
+"""
+ASK = """
+import sys
+from jaxcalc.runs import cli, folder
+print(*({"flax", "rich", "matplotlib", "orbax", "scipy", "safetensors"} & sys.modules.keys()))
 """
 
 
+def run(program: str) -> list[str]:
+    """Return the lines that a program prints in a process of its own."""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return result.stdout.splitlines()
+
+
 def test_the_face_is_light_and_documented() -> None:
-    result = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines() == ["False", "", "True"]
+    assert run(IMPORT) == ["", "True", "False", ""]
     for name in jaxcalc.__all__:
         value = getattr(jaxcalc, name)
         assert name == "Metrics" or (value.__doc__ and len(value.__doc__) > 20), name
+
+
+def test_asking_a_model_waits_for_nothing_that_only_training_needs() -> None:
+    assert run(ASK) == [""]
+
+
+def test_a_name_is_what_its_stub_says_and_another_name_is_an_error() -> None:
+    assert jaxcalc.train_step is importlib.import_module("jaxcalc.training").train_step
+    assert jaxcalc.runs.config is importlib.import_module("jaxcalc.runs.config")  # not in the stub, but a module
+    with pytest.raises(AttributeError, match="module 'jaxcalc' has no attribute 'train_stop'"):
+        _ = jaxcalc.train_stop  # pyright: ignore[reportAttributeAccessIssue]

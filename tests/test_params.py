@@ -1,13 +1,17 @@
 """The table of axes: everything that follows from it, against values written out by hand."""
 
+from typing import Any
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import optax.contrib
 import pytest
 from optax.contrib import MuonDimensionNumbers
 
-from jaxcalc import InputError, ModelConfig, Params, init, make_optimizer, named_leaves
-from jaxcalc.optimizers import muon_dimensions
+from jaxcalc import InputError, ModelConfig, Params, config_of, init, make_optimizer, named_leaves
 from jaxcalc.params import AXES, HEAD_AXIS, axes_of, check_params, tree_axes
 from jaxcalc.trees import dotted
 
@@ -37,10 +41,34 @@ def test_the_table_names_every_leaf_and_its_axes_fit_the_shapes(params: Params) 
         assert leaf.shape == tuple(sizes[letter] for letter in axes[name].letters), name
 
 
-def test_muon_reads_the_matrices_of_the_blocks_and_no_other_leaf(params: Params) -> None:
+def test_hidden_matrices_are_those_of_the_blocks(params: Params) -> None:
     for name, axes in named_leaves(tree_axes(params)).items():
-        assert muon_dimensions(axes) == MATRICES.get(name.rpartition(".")[2]), name
-        assert axes.is_hidden_matrix == (name.startswith("blocks") and not name.endswith("norm"))
+        assert axes.is_hidden_matrix == (name.rpartition(".")[2] in MATRICES), name
+
+
+def test_muon_in_stacks_takes_the_steps_of_optax(params: Params) -> None:
+    ours = make_optimizer("muon", None, learning_rate=0.1, weight_decay=0.5)
+    theirs = optax.chain(
+        optax.identity(),
+        optax.contrib.muon(
+            optax.constant_schedule(0.1),
+            weight_decay=0.5,
+            adam_b2=0.99,
+            adam_learning_rate=optax.constant_schedule(0.025),
+            muon_weight_dimension_numbers=lambda params: jax.tree.map_with_path(
+                lambda path, _: MATRICES.get(dotted(path).rpartition(".")[2]), params
+            ),
+        ),
+    )
+    weights: Any = params
+    mine, other, state, other_state = weights, weights, ours.init(weights), theirs.init(weights)
+    assert jax.tree.structure(state) == jax.tree.structure(other_state)  # an older run goes on
+    for seed in range(3):
+        grads = init(jax.random.key(seed + 1), config_of(params))
+        updates, state = ours.update(grads, state, mine)
+        other_updates, other_state = theirs.update(grads, other_state, other)
+        mine, other = optax.apply_updates(mine, updates), optax.apply_updates(other, other_updates)
+        chex.assert_trees_all_close((mine, state), (other, other_state), rtol=0, atol=1e-6)
 
 
 def test_heads_and_filters_have_their_axes(params: Params) -> None:

@@ -6,6 +6,6 @@ page    puts the page together
 *.css   its style
 """
 
-from jaxcalc.explorer.page import Explorer, explore, explore_live
+from jaxcalc.lazy import lazy_names
 
-__all__ = ["Explorer", "explore", "explore_live"]
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -21,64 +21,11 @@ style       the style of all figures
 figures     the learning curve
 pipeline    the way from text to answer, and the blame on the way back
 text        numbers for people
+programs    compiled programs, kept on disk
 files       paths, and writing a file whole or not at all
 cli         how a script reads its command line and ends
 """
 
-from jaxcalc.runs import checkpoint
-from jaxcalc.runs.claim import check_free, start_run, writing
-from jaxcalc.runs.config import RunConfig
-from jaxcalc.runs.configfile import CONFIG, read_config, write_config, write_json
-from jaxcalc.runs.files import CHECKPOINTS, CURVE, EXPLORER, MODEL, SUMMARY
-from jaxcalc.runs.folder import (
-    Run,
-    calculator_of,
-    checkpoint_steps,
-    environment,
-    load_checkpoint,
-    load_run,
-    load_snapshot,
-    resume,
-    versions,
-)
-from jaxcalc.runs.guard import save_nonfinite
-from jaxcalc.runs.metrics import METRICS, MetricsFile, read_metrics
-from jaxcalc.runs.session import Session, open_session
-from jaxcalc.runs.share import load_metadata, load_params, save_params
-from jaxcalc.runs.stablehlo import export_answerer
+from jaxcalc.lazy import lazy_names
 
-__all__ = [
-    "CHECKPOINTS",
-    "CONFIG",
-    "CURVE",
-    "EXPLORER",
-    "METRICS",
-    "MODEL",
-    "SUMMARY",
-    "MetricsFile",
-    "Run",
-    "RunConfig",
-    "Session",
-    "calculator_of",
-    "check_free",
-    "checkpoint",
-    "checkpoint_steps",
-    "environment",
-    "export_answerer",
-    "load_checkpoint",
-    "load_metadata",
-    "load_params",
-    "load_run",
-    "load_snapshot",
-    "open_session",
-    "read_config",
-    "read_metrics",
-    "resume",
-    "save_nonfinite",
-    "save_params",
-    "start_run",
-    "versions",
-    "write_config",
-    "write_json",
-    "writing",
-]
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -12,7 +12,7 @@ from jaxcalc.decoding import generate
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import answer_log_probs, answer_text
 from jaxcalc.params import Params
-from jaxcalc.runs.placement import QUICK_TO_COMPILE
+from jaxcalc.runs.programs import QUICK_TO_COMPILE
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.task import Task
 from jaxcalc.tasks.tokenizer import END, EQUALS
@@ -47,8 +47,9 @@ class Answer(TypedDict):
 def ask(params: Params, task: Task, question: str) -> Answer:
     """Return a model's answer to one question, and the truth; see `jaxcalc.Run.ask`."""
     problem, prompt = task.parse(question), task.encode(question)
-    tokens, log_probs, every_log_prob = _answer(params, task, jnp.asarray(prompt))
-    answer = answer_text(task, np.asarray(tokens[0]))
+    # NumPy does the rest, because it compiles nothing.
+    tokens, log_probs, every_log_prob = jax.device_get(_answer(params, task, jax.device_put(prompt)))
+    answer = answer_text(task, tokens[0])
     value = task.tokenizer.read(answer.split())
     probabilities = np.exp(every_log_prob)
     others = [number for number in np.argsort(-probabilities).tolist() if number != value][:RUNNERS_UP]

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import numpy as np
@@ -34,8 +34,10 @@ from jaxcalc.runs.manifest import (
     write_manifest,
 )
 from jaxcalc.scale import processes, sharding
-from jaxcalc.training import TrainState
 from jaxcalc.trees import array_type, data_of, is_key, keys_of, named_arrays, named_leaves
+
+if TYPE_CHECKING:
+    from jaxcalc.training import TrainState  # and with it Flax, for which asking a model need not wait
 
 DAMAGED = ".damaged"
 """The suffix that the folder of a damaged checkpoint gets when the damage is found."""
@@ -77,7 +79,7 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown()
 
-    def save(self, state: TrainState, **info: object) -> None:
+    def save(self, state: "TrainState", **info: object) -> None:
         """Start to save a state, with more JSON values for its manifest.
 
         Returns as soon as the arrays are copied, so that the caller may donate them.
@@ -91,7 +93,7 @@ class Writer:
         manifest = {"step": step, "leaves": fingerprint(saved), "paths": paths(saved), **self._info, **info}
         arrays = named_arrays(saved)
         types = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in arrays.items()}
-        arrays = {name: data_of(array) for name, array in arrays.items()}
+        arrays = {name: processes.one_copy(data_of(array)) for name, array in arrays.items()}
         for name, array in arrays.items():
             if not array.size or array.dtype.name in _UNWRITABLE:
                 raise InputError(f"Orbax cannot write {name}, {array_type(array)}; keep it out of the state")
@@ -148,7 +150,7 @@ def steps(folder: PathLike) -> list[int]:
     return sorted(int(path.parent.name) for path in Path(folder).glob(f"*/{MANIFEST}") if _has_step_name(path.parent))
 
 
-def restore(folder: PathLike, step: int, like: TrainState) -> tuple[TrainState, Manifest]:
+def restore(folder: PathLike, step: int, like: "TrainState") -> "tuple[TrainState, Manifest]":
     """Return the state of a checkpoint, bit for bit as it was saved, and its manifest.
 
     Args:
@@ -183,7 +185,7 @@ def restore(folder: PathLike, step: int, like: TrainState) -> tuple[TrainState, 
     return like.replace(step=step_array, **jax.tree.unflatten(jax.tree.structure(saved), restored)), manifest
 
 
-def restore_newest(folder: PathLike, like: TrainState, warn: Callable[[str], None]) -> tuple[TrainState, Manifest]:
+def restore_newest(folder: PathLike, like: "TrainState", warn: Callable[[str], None]) -> "tuple[TrainState, Manifest]":
     """Return the state and the manifest of the newest good checkpoint.
 
     A newer one that is damaged is reported to `warn` and renamed, so that it is not tried again.
@@ -210,7 +212,7 @@ def prune(folder: PathLike, kept: Iterable[int], newest: int) -> None:
     before the new one is verified.
     """
     _check_newest(newest)
-    policies = _orbax().checkpoint_managers
+    policies = import_orbax().checkpoint_managers
     policy = policies.AnyPreservationPolicy([policies.LatestN(newest), policies.CustomSteps(list(kept))])
     found = [SimpleNamespace(step=step) for step in steps(folder)]
     preserved = policy.should_preserve(found, context=policies.PreservationContext())
@@ -221,9 +223,8 @@ def prune(folder: PathLike, kept: Iterable[int], newest: int) -> None:
 
 def remove(path: PathLike) -> None:
     """Delete a checkpoint, its manifest first, so that half a checkpoint never counts as one."""
-    path = Path(path)
-    (path / MANIFEST).unlink(missing_ok=True)
-    if path.exists():
+    (Path(path) / MANIFEST).unlink(missing_ok=True)
+    if Path(path).exists():
         shutil.rmtree(path)
 
 
@@ -255,11 +256,11 @@ def _has_step_name(path: Path) -> bool:
     return path.name.isdecimal() and path.name == f"{int(path.name):06}"
 
 
-def _saved(state: TrainState) -> dict[str, Any]:
+def _saved(state: "TrainState") -> dict[str, Any]:
     return {"params": state.params, "opt_state": state.opt_state}
 
 
-def _orbax() -> Any:
+def import_orbax() -> Any:
     import orbax.checkpoint  # takes a quarter of a second, which only reading and writing checkpoints should cost
 
     return orbax.checkpoint
@@ -267,8 +268,7 @@ def _orbax() -> Any:
 
 def _checkpointer(alone: bool = False) -> Any:
     """Return Orbax's checkpointer for all processes together, or for this one alone."""
-    orbax = _orbax()
-    me = jax.process_index()
+    orbax, me = import_orbax(), jax.process_index()
     if not alone or jax.process_count() == 1:
         return orbax.StandardCheckpointer()
     options = orbax.options.MultiprocessingOptions(

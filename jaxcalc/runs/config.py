@@ -7,7 +7,7 @@ whether it may change when a run is resumed or forked.
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import jax
 import numpy as np
@@ -23,7 +23,9 @@ from jaxcalc.tasks.drawn import arithmetic
 from jaxcalc.tasks.table import calculator
 from jaxcalc.tasks.task import Split, Task
 from jaxcalc.tasks.tokenizer import Notation
-from jaxcalc.training import TrainState, check_microbatches, create_state
+
+if TYPE_CHECKING:
+    from jaxcalc.training import TrainState  # and with it Flax, for which asking a model need not wait
 
 FORMAT = 4
 """The version of config.json that is written. Format 3 is read too."""
@@ -155,7 +157,8 @@ class ComputingConfig:
     """Compile one block and loop over the depth."""
     mesh: str = in_resume("")
     """A grid of devices, such as data=4,model=2: examples are divided along data, heads and hidden width along model.
-    One device if left out. A CPU is made into as many devices as the mesh needs."""
+    A CPU is made into as many devices as the mesh needs. If left out, all local devices share the examples, of a CPU
+    one for each core; data=1 is one device."""
     fully_sharded: bool = in_resume(False)
     """Cut parameters and optimizer state along data as well, so that each device stores only its part."""
 
@@ -220,6 +223,8 @@ class RunConfig:
             task_seed=self.schedule.seed if self.task_seed is None else self.task_seed,
             snapshot_steps=(*self.snapshot_steps, *more),
         )
+        from jaxcalc.training import check_microbatches
+
         filled.make_optimizer()  # refuses numbers that are out of range
         check_microbatches(self.schedule.batch_size, self.computing.microbatches)
         return filled
@@ -257,8 +262,10 @@ class RunConfig:
             return large.scanned(block)
         return large.unrolled(block) if self.computing.remat else apply
 
-    def state_like(self) -> TrainState:
+    def state_like(self) -> "TrainState":
         """Return the shapes and dtypes of the training state, float32 whatever JAX's default; nothing is computed."""
+        from jaxcalc.training import create_state
+
         model, tx = self.make_model(), self.make_optimizer()
         with jax.enable_x64(False):
             return jax.eval_shape(lambda: create_state(init(jax.random.key(0), model), tx))

@@ -14,11 +14,11 @@ nonfinite/         the batches whose step was not finite, and where it went wron
 """
 
 import dataclasses
-import os
 import platform
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 
@@ -45,10 +45,12 @@ from jaxcalc.runs.files import CHECKPOINTS, MODEL, SUMMARY, PathLike
 from jaxcalc.runs.manifest import Manifest, differences
 from jaxcalc.runs.share import load_metadata, load_params
 from jaxcalc.runs.summary import read_summary
-from jaxcalc.scale import processes
+from jaxcalc.scale import cost, processes
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.task import Task
-from jaxcalc.training import TrainState
+
+if TYPE_CHECKING:
+    from jaxcalc.training import TrainState  # and with it Flax, for which asking a model need not wait
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +158,7 @@ def checkpoint_steps(path: PathLike) -> list[int]:
     return checkpoint.steps(Path(path) / CHECKPOINTS)
 
 
-def load_snapshot(run: Run, step: int) -> TrainState:
+def load_snapshot(run: Run, step: int) -> "TrainState":
     """Return the training state of a run at a step, bit for bit as it was.
 
     Raises `InputError` for a step without a checkpoint (it lists those there are), for a damaged one, and for one of
@@ -165,7 +167,7 @@ def load_snapshot(run: Run, step: int) -> TrainState:
     return load_checkpoint(run.path, run.config, step)[0]
 
 
-def load_checkpoint(path: PathLike, config: RunConfig, step: int) -> tuple[TrainState, Manifest]:
+def load_checkpoint(path: PathLike, config: RunConfig, step: int) -> "tuple[TrainState, Manifest]":
     """Return the training state of a run at a step, and the manifest; see `load_snapshot`."""
     steps = checkpoint_steps(path)
     if step not in steps:
@@ -177,8 +179,8 @@ def load_checkpoint(path: PathLike, config: RunConfig, step: int) -> tuple[Train
 
 
 def resume(
-    path: Path, config: AnyConfig, warn: Callable[[str], None], like: TrainState
-) -> tuple[TrainState, Manifest] | None:
+    path: Path, config: AnyConfig, warn: Callable[[str], None], like: "TrainState"
+) -> "tuple[TrainState, Manifest] | None":
     """Return the newest good state of a run and its manifest, or None if the run ended before it had saved one.
 
     Only for a process that holds `writing`. It deletes what a killed writer left behind. It tells `warn` of that, of
@@ -220,14 +222,13 @@ def _check_same(path: Path, config: AnyConfig, manifest: Manifest) -> None:
 def environment(config: AnyConfig) -> Json:
     """Return what the bits of a result depend on beside the configuration: versions, devices, threads and so on."""
     devices = jax.devices()
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     computing = config.computing if isinstance(config, RunConfig) else None
     return {
         "versions": versions(),
         "device": devices[0].device_kind,
         "n_devices": len(devices),
         "processes": jax.process_count(),
-        "threads": threads,
+        "threads": cost.n_cores(),
         "mesh": computing.mesh if computing else "",
         "sharded": computing.fully_sharded if computing else False,
         **({name: getattr(computing, name) for name in ("microbatches", "remat", "scan")} if computing else {}),

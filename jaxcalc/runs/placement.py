@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import functools
 import math
+import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,14 +15,14 @@ import jax.numpy as jnp
 
 from jaxcalc.errors import InputError
 from jaxcalc.reprs import outline
-from jaxcalc.runs.config import CHUNK, ComputingConfig, RunConfig
+from jaxcalc.runs.config import CHUNK, RunConfig
+from jaxcalc.runs.programs import Lower, compile_at_once
 from jaxcalc.scale import cost, large, processes, sharding
 from jaxcalc.tasks.task import Task
 from jaxcalc.training import TrainState
 
-QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
-"""Compiler options for a program that runs once, on one sentence: compiling it takes a thousand times as long as
-running it."""
+FEWEST_EXAMPLES = 32
+"""The examples of a step that a device has at least, where a run chooses how many devices share them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +45,24 @@ def mesh_sizes(text: str) -> dict[str, int]:
     return {name: int(size) for name, size in sizes.items()}
 
 
+def mesh_of(config: RunConfig) -> dict[str, int]:
+    """Return the sizes of a run's mesh.
+
+    Where none was asked for, the local devices share the examples of a step: as many of the devices as divide them
+    evenly and have at least `FEWEST_EXAMPLES` each.
+    """
+    if config.computing.mesh:
+        return mesh_sizes(config.computing.mesh)
+    part = config.schedule.batch_size // config.computing.microbatches
+    most = min(jax.local_device_count(), part // FEWEST_EXAMPLES)
+    return {"data": max((n for n in range(1, most + 1) if part % n == 0), default=1)}
+
+
 def use_devices(mesh: str, options: ProcessOptions) -> None:
     """Join the other processes, if there are any, and make a CPU into as many devices as the mesh needs of each.
 
-    If JAX has started already, this does nothing; `sharding.make_mesh` then says whether there are enough devices.
+    Without a mesh, a CPU becomes a device for each core, unless the environment says how many it is to be. If JAX has
+    started already, this does nothing; `sharding.make_mesh` then says whether there are enough devices.
 
     Raises `InputError` for options that do not fit together, and as `processes.join` does.
     """
@@ -57,6 +73,9 @@ def use_devices(mesh: str, options: ProcessOptions) -> None:
     if not mesh:
         if n is not None:
             raise InputError(f"{flags} need a --mesh, such as --mesh data={n}, which goes over all processes")
+        if "JAX_NUM_CPU_DEVICES" not in os.environ and "device_count" not in os.environ.get("XLA_FLAGS", ""):
+            with contextlib.suppress(RuntimeError):
+                jax.config.update("jax_num_cpu_devices", cost.n_cores())
         return
     n_devices = max(1, math.prod(mesh_sizes(mesh).values()))
     if n is not None and not 0 <= index < n:
@@ -74,21 +93,23 @@ def use_devices(mesh: str, options: ProcessOptions) -> None:
 def placed(state: TrainState, config: RunConfig) -> TrainState:
     """Return a state, or the shapes of one, with the run's model; both lie on the run's mesh, if it has one."""
     computing, apply_fn = config.computing, state.apply_fn
-    mesh, rules = None, sharding.FULLY_SHARDED if computing.fully_sharded else sharding.TENSOR_PARALLEL
-    if computing.mesh:
-        sizes = mesh_sizes(computing.mesh)
-        mesh = sharding.make_mesh(sizes["data"], sizes.get("model", 1))
+    rules = sharding.FULLY_SHARDED if computing.fully_sharded else sharding.TENSOR_PARALLEL
+    sizes = mesh_of(config)
+    mesh = sharding.make_mesh(sizes["data"], sizes.get("model", 1)) if math.prod(sizes.values()) > 1 else None
+    if mesh is not None:
         sharding.check_batch(config.schedule.batch_size // computing.microbatches, mesh)
-        apply_fn = sharding.sharded(mesh, rules, apply_fn)
+        is_whole = mesh.shape["model"] == 1 and not computing.fully_sharded  # every device holds all parameters
+        by_example = sharding.data_parallel(mesh.devices.ravel().tolist(), apply_fn)
+        apply_fn = by_example if is_whole else sharding.sharded(mesh, rules, apply_fn)
     if computing.dtype != "float32":
         apply_fn = large.in_dtype(jnp.dtype(computing.dtype), apply_fn)
     state = state.replace(apply_fn=apply_fn)
     return sharding.place(state, mesh, rules) if mesh else state
 
 
-def devices_of(computing: ComputingConfig) -> list[Any]:
+def devices_of(config: RunConfig) -> list[Any]:
     """Return the devices of this process that a run uses."""
-    n_devices = math.prod(mesh_sizes(computing.mesh).values()) if computing.mesh else 1
+    n_devices = math.prod(mesh_of(config).values())
     return [device for device in jax.devices()[:n_devices] if device.process_index == jax.process_index()]
 
 
@@ -101,7 +122,7 @@ def spread(task: Task, like: TrainState) -> Task:
 
 def check_state_fits(like: TrainState, config: RunConfig) -> None:
     """Raise `InputError` if a state does not fit into the memory of its devices; nothing is allocated."""
-    cost.check_fits(cost.state_bytes(like), cost.available_bytes(devices_of(config.computing)))
+    cost.check_fits(cost.state_bytes(like), cost.available_bytes(devices_of(config)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,26 +145,35 @@ class Compiled:
     __repr__ = outline
 
 
-def compiled(steps: functools.partial[Any], task: Task, like: TrainState, config: RunConfig) -> Compiled:
+def compiled(
+    steps: functools.partial[Any],
+    task: Task,
+    like: TrainState,
+    config: RunConfig,
+    *also: Lower,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> Compiled:
     """Compile the steps of a run, from the shapes of its state.
 
     Args:
       steps: `jaxcalc.train_steps` with its static arguments.
       like: the state's shapes, as `placed` returns them.
+      also: other programs, compiled at the same time.
+      meanwhile: what else to do at that time.
 
     Raises `InputError` if the program does not fit into memory.
     """
-    available = cost.available_bytes(devices_of(config.computing))
+    available = cost.available_bytes(devices_of(config))
     clock = time.perf_counter()
     schedule = config.schedule
     program_of: Any = steps.func  # jitted
     traced = program_of.trace(like, spread(task, like), seed=schedule.seed, stop=schedule.steps, **steps.keywords)
     with _saying("compiling …"):
-        program = traced.lower().compile()
+        program, *_ = compile_at_once(traced.lower, *also, meanwhile=meanwhile)
     seconds = time.perf_counter() - clock
     sizes = cost.step_bytes(like, program)
     cost.check_fits(sizes, available)
-    devices = devices_of(config.computing)
+    devices = devices_of(config)
     n_sharing = 1 if devices[0].platform == "cpu" else len(devices)
     flops = cost.flops(traced.jaxpr) / CHUNK / n_sharing
     return Compiled(program, seconds, sizes, available, flops, cost.matmul_peak(config.computing.dtype))

@@ -1,9 +1,11 @@
 """The end of a run: what it answers, the files that say so, and what is printed."""
 
 import dataclasses
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,8 +34,10 @@ class Results:
 
     held_out: Evaluation
     training: Evaluation
+    before: Evaluation
+    """The answers to `examples` of the model from which training began or went on."""
     after: Evaluation
-    """Its answers to `examples`."""
+    """Its own answers to them."""
     summary: Json
 
     __repr__ = outline
@@ -47,6 +51,21 @@ def examples(task: Task, most: int = 12) -> np.ndarray:
     share = -(-most // len(groups))
     picked = [group[np.linspace(0, len(group) - 1, min(share, len(group)) + 2).astype(int)[1:-1]] for group in groups]
     return np.unique(np.concatenate(picked))[:most]
+
+
+def copied(params: Params) -> Params:
+    """Return a copy of parameters in the host's memory: the steps overwrite those of their state."""
+    return jax.tree.map(np.array, params)
+
+
+def process_seconds() -> float | None:
+    """Return how long this process has run, Python's own start and all imports included; None but on Linux."""
+    try:
+        started = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]  # field 22, in clock ticks
+        up = Path("/proc/uptime").read_text().split()[0]
+        return float(up) - int(started) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return None
 
 
 def watched_rows(task: Task) -> tuple[str, jax.Array]:
@@ -68,18 +87,30 @@ def check_row(step: int, watched: str, evaluation: Evaluation, seconds: float) -
 
 
 def measure(
-    config: RunConfig, task: Task, params: Params, first_step: int, seconds: Mapping[str, float], started: float
+    config: RunConfig,
+    task: Task,
+    untrained: Params,
+    params: Params,
+    first_step: int,
+    seconds: Mapping[str, Any],
+    started: float,
 ) -> Results:
     """Return what a trained model answers, and the summary of its run.
 
     Args:
+      untrained: the parameters from which training began or went on, as `copied` returned them.
       first_step: the step from which training began or went on.
-      seconds: how long compiling ("compile") and training ("train") took.
+      seconds: how long compiling ("compile") and training ("train") took, and how old the process was after the
+        first steps ("first_step").
       started: when the script began, on the clock `time.perf_counter`.
     """
     clock = time.perf_counter()
     held_out, training = (evaluate(params, task, rows) for rows in (task.held_out_rows, task.train_rows))
-    after = evaluate(params, task, examples(task))
+    # Placed as the trained ones are, so that the same program takes them.
+    placed = jax.tree.map(
+        lambda old, new: jax.device_put(old, new.sharding if new.committed else None), untrained, params
+    )
+    before, after = (evaluate(tree, task, examples(task)) for tree in (placed, params))
     seconds = {**seconds, "evaluate": time.perf_counter() - clock, "total": time.perf_counter() - started}
     n_done = config.schedule.steps - first_step
     summary = {
@@ -100,7 +131,7 @@ def measure(
         "versions": folder.versions(),
         "device": jax.devices()[0].device_kind,
     }
-    return Results(held_out, training, after, summary)
+    return Results(held_out, training, before, after, summary)
 
 
 def write(path: Path, config: RunConfig, task: Task, params: Params, results: Results) -> Json:
@@ -122,14 +153,12 @@ def write(path: Path, config: RunConfig, task: Task, params: Params, results: Re
     return summary
 
 
-def print_results(
-    console: Console, path: Path, config: RunConfig, task: Task, before: Evaluation, results: Results
-) -> None:
+def print_results(console: Console, path: Path, config: RunConfig, task: Task, results: Results) -> None:
     """Print what the model answered before and after training, its accuracy, its errors, and what to try next."""
     summary, seconds = results.summary, results.summary["seconds"]
     is_table = isinstance(task, Calculator)
     first_step = summary["first_step"]
-    console.print(report.before_and_after_table(before, results.after, first_step), "", sep="\n")
+    console.print(report.before_and_after_table(results.before, results.after, first_step), "", sep="\n")
     console.print(report.accuracy_table(results.held_out, results.training), "", sep="\n")
     console.print(report.errors_table(summary["errors"]), "", sep="\n")
     if not is_table:

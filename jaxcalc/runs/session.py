@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 
+from jaxcalc import evaluation
 from jaxcalc.errors import InputError
 from jaxcalc.runs import checkpoint, claim, folder, placement
 from jaxcalc.runs.config import KeepingConfig, RunConfig
@@ -31,6 +32,7 @@ from jaxcalc.runs.configfile import CONFIG, AnyConfig, Json, to_json, write_conf
 from jaxcalc.runs.files import CHECKPOINTS, SUMMARY, Mark, PathLike
 from jaxcalc.runs.guard import Guard
 from jaxcalc.runs.metrics import METRICS, MetricsFile
+from jaxcalc.runs.programs import QUICK_TO_COMPILE, compile_in_background
 from jaxcalc.scale import processes
 from jaxcalc.tasks.task import Task
 from jaxcalc.training import TrainState
@@ -102,7 +104,7 @@ class Session:
     def prepare(
         self, start: Callable[[], TrainState], steps: functools.partial[Any], task: Task
     ) -> tuple[Callable[[], TrainState], Callable[..., Any]]:
-        """Compile the steps of a run ahead of time, and return what takes the place of `start` and of `steps`.
+        """Compile the programs of a run ahead of time, and return what takes the place of `start` and of `steps`.
 
         The new `start` returns the newest checkpoint, or the state of a fork, or what `start` returned, on the run's
         mesh. The new `steps` writes a line per step to metrics.jsonl, and leaves out or stops at a step that is not
@@ -126,7 +128,12 @@ class Session:
             step, last = int(self._resumed[0].step), config.schedule.steps
             if last < step or (last == step and (self.path / SUMMARY).exists()):
                 raise InputError(f"{self.path} is at step {step:,} already; --steps is {last:,}, so nothing is left")
-        self.compiled = placement.compiled(steps, task, like, config)
+        first = jax.jit(start, compiler_options=QUICK_TO_COMPILE)
+        is_new = not self._resumed and not config.forked_from
+        also = [first.lower] if is_new else []
+        self.compiled = placement.compiled(steps, task, like, config, *also, meanwhile=checkpoint.import_orbax)
+        whole = jax.tree.map(processes.whole_like, like.params)
+        compile_in_background(functools.partial(evaluation.lowered, whole, task))
 
         def begin() -> TrainState:
             return self.begin(lambda: placement.placed(first_state(), config).replace(**_functions(like)), like)
@@ -136,7 +143,7 @@ class Session:
                 source, _, step = config.forked_from.rpartition("@")
                 state, _ = folder.load_checkpoint(source, folder.read_config(Path(source)), int(step))
                 return state
-            return jax.jit(start, compiler_options=placement.QUICK_TO_COMPILE)()
+            return first()
 
         spread_task = placement.spread(task, like)
         guard = Guard(self.path, config, task, spread_task, self.compiled.call, self.log, self.stop)

@@ -27,7 +27,6 @@ from typing import Any, BinaryIO, TypeVar, overload
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import unflatten_dict
 
 from jaxcalc.errors import InputError
 from jaxcalc.fingerprints import fingerprint
@@ -246,10 +245,15 @@ def _are_integers(values: Any, least: int, most: int) -> bool:
 
 def _tree(leaves: Mapping[str, object]) -> Any:
     """Return the parameters that have these leaves, by name."""
-    try:
-        tree = unflatten_dict(leaves, sep=".")
-    except TypeError as error:
-        raise InputError("the names do not form a tree") from error
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *above, last = name.split(".")
+        branch = tree
+        for key in above:
+            branch = branch.setdefault(key, {})
+            if not isinstance(branch, dict):
+                raise InputError("the names do not form a tree")
+        branch[last] = leaf
     blocks = tree.get("blocks", {})
     if not isinstance(blocks, dict) or blocks.keys() != {str(index) for index in range(len(blocks))}:
         listed = sorted(blocks) if isinstance(blocks, dict) else blocks

@@ -7,6 +7,6 @@ cost       bytes, operations and seconds of a step, before it runs
 scaling    bytes that devices exchange per step, and the seconds that follow
 """
 
-from jaxcalc.scale import cost, large, processes, scaling, sharding
+from jaxcalc.lazy import lazy_names
 
-__all__ = ["cost", "large", "processes", "scaling", "sharding"]
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -10,13 +10,16 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcalc.errors import InputError
-from jaxcalc.training import TrainState
+
+if TYPE_CHECKING:
+    from jaxcalc.training import TrainState
 
 UTILISATION = 0.5
 """The share of `matmul_peak` at which a step is predicted to run. On two CPU cores a model of a million parameters
@@ -24,7 +27,7 @@ takes 1.0 to 1.1 times the predicted time, and one of 100 thousand parameters 1.
 of its time outside of matrix products."""
 
 
-def state_bytes(state: TrainState) -> dict[str, int]:
+def state_bytes(state: "TrainState") -> dict[str, int]:
     """Return the bytes of parameters, gradients and optimizer state on each device, for a state of arrays or shapes.
 
     Of a leaf with a sharding, only the part that one device holds is counted. Gradients are sharded like parameters.
@@ -47,7 +50,7 @@ def _bytes(tree: Any) -> int:
     return sum(map(leaf_bytes, jax.tree.leaves(tree)))
 
 
-def step_bytes(state: TrainState, compiled: Any) -> dict[str, int]:
+def step_bytes(state: "TrainState", compiled: Any) -> dict[str, int]:
     """Return the bytes that one call of a compiled `jaxcalc.train_steps` holds on each device.
 
     Parameters and optimizer state count once, because the call updates them in place. "task and metrics" are its other
@@ -98,7 +101,7 @@ def matmul_peak(dtype: Any = jnp.float32) -> float:
     accelerator they have 8,192, because it needs as long to start a product as to compute a small one.
     """
     size = 1024 if jax.devices()[0].platform == "cpu" else 8192
-    a = jnp.ones((size, size), dtype)
+    a = jax.device_put(np.ones((size, size), dtype))
     product = jax.jit(jnp.matmul)
     jax.block_until_ready(product(a, a))
     seconds, started = [], time.perf_counter()
@@ -112,6 +115,11 @@ def matmul_peak(dtype: Any = jnp.float32) -> float:
 def step_seconds(n_flops: float, peak: float) -> float:
     """Return the predicted seconds of a step of `n_flops` operations, at `UTILISATION` of a peak in FLOP/s."""
     return n_flops / (UTILISATION * peak)
+
+
+def n_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_bytes(devices: Sequence[Any]) -> int | None:

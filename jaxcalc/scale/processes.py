@@ -99,12 +99,27 @@ def everywhere(tree: Any, mesh: Mesh) -> Any:
 
 
 def whole(tree: Any) -> Any:
-    """Gather arrays whose parts lie in several processes, whole on a device of this one. All processes must call it."""
-    if jax.process_count() == 1:
-        return tree
-    mesh = jax.tree.leaves(tree)[0].sharding.mesh
-    gathered = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), gathered)
+    """Gather arrays that lie on several devices, whole on one device of this process. All processes must call it."""
+    leaves = jax.tree.leaves(tree)
+    if not all(leaf.is_fully_replicated for leaf in leaves):
+        mesh = leaves[0].sharding.mesh
+        tree = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
+def whole_like(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Return the shape of an array as `whole` returns it: on one device, said only if the leaf's sharding is."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]) if leaf.sharding else None
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+
+
+def one_copy(array: Any) -> Any:
+    """Return an array that all devices of one process hold whole as it is on the first of them, and others unchanged.
+
+    Orbax cuts arrays that several devices hold, and compiles a program for each shape.
+    """
+    is_whole = jax.process_count() == 1 and isinstance(array, jax.Array) and array.is_fully_replicated
+    return array.addressable_data(0) if is_whole else array
 
 
 @contextlib.contextmanager

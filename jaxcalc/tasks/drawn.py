@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import get_args
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,7 @@ from jaxcalc.tasks import digits
 from jaxcalc.tasks.drawing import Problems, Rules, Side, can_draw, draw, is_held_out
 from jaxcalc.tasks.problems import Problem
 from jaxcalc.tasks.task import (
+    STATIC,
     Membership,
     Split,
     Task,
@@ -36,7 +36,8 @@ TRIAL = 64
 """Draws after which, where few problems of a side are found, the rarest are sought alone before all the others."""
 
 
-@flax.struct.dataclass(eq=False, repr=False)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Arithmetic(Task):
     """A task that draws its problems, and lists a sample of 2,048 problems of each side to evaluate on.
 
@@ -52,18 +53,18 @@ class Arithmetic(Task):
     """int32 `[n]`: the rows of the sample that are on the training side."""
     held_out_rows: jax.Array
     """int32 `[m]`: the other rows; training never draws these problems."""
-    tokenizer: Tokenizer = flax.struct.field(pytree_node=False)
-    prompt_length: int = flax.struct.field(pytree_node=False)
-    terms: int = flax.struct.field(pytree_node=False)
+    tokenizer: Tokenizer = dataclasses.field(metadata=STATIC)
+    prompt_length: int = dataclasses.field(metadata=STATIC)
+    terms: int = dataclasses.field(metadata=STATIC)
     """Numbers in a problem."""
-    held_out: float = flax.struct.field(pytree_node=False)
+    held_out: float = dataclasses.field(metadata=STATIC)
     """The share of all problems that training never draws."""
-    seed: int = flax.struct.field(pytree_node=False)
+    seed: int = dataclasses.field(metadata=STATIC)
     """Chooses which problems are held out."""
-    split: Split = flax.struct.field(pytree_node=False, default="orbit")
-    operations: tuple[str, ...] | None = flax.struct.field(pytree_node=False, default=None)
+    split: Split = dataclasses.field(default="orbit", metadata=STATIC)
+    operations: tuple[str, ...] | None = dataclasses.field(default=None, metadata=STATIC)
     """The operations that are drawn; None for all of the vocabulary."""
-    largest: int | None = flax.struct.field(pytree_node=False, default=None)
+    largest: int | None = dataclasses.field(default=None, metadata=STATIC)
     """The largest number that is drawn; None for that of the vocabulary."""
 
     @property

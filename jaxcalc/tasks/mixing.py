@@ -1,8 +1,8 @@
 """A curriculum: tasks of one vocabulary and width, mixed by weights that change with the step."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,15 +11,16 @@ from jax.typing import ArrayLike
 from jaxcalc.batch import PAD_ID
 from jaxcalc.errors import InputError
 from jaxcalc.tasks.problems import Problem
-from jaxcalc.tasks.task import Membership, Task
+from jaxcalc.tasks.task import STATIC, Membership, Task
 
 
-@flax.struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Curriculum:
     """Tasks, of which every batch takes shares that are a function of the step; see `curriculum`."""
 
     tasks: tuple[Task, ...]
-    weights: Callable[[jax.Array], ArrayLike] = flax.struct.field(pytree_node=False)
+    weights: Callable[[jax.Array], ArrayLike] = dataclasses.field(metadata=STATIC)
     """Returns how often each task is asked at a step, `[len(tasks)]`, in any unit."""
     pad_id = PAD_ID
 

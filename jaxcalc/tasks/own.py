@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,14 +12,15 @@ from jaxcalc.batch import Batch, LossOn, batch_of
 from jaxcalc.errors import InputError
 from jaxcalc.tasks.hashing import visited
 from jaxcalc.tasks.problems import Problem
-from jaxcalc.tasks.task import Membership, Split, Task, asks, fitting, only
+from jaxcalc.tasks.task import STATIC, Membership, Split, Task, asks, fitting, only
 from jaxcalc.tasks.tokenizer import END, PAD, Tokenizer
 
 Pairs = Iterable[tuple[str, str]]
 """Questions with their answers, each in text."""
 
 
-@flax.struct.dataclass(eq=False, repr=False)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class OwnTask(Task):
     """A task of questions and answers that someone listed; see `task_from`."""
 
@@ -34,11 +34,11 @@ class OwnTask(Task):
     """int32 `[m]`: the rows that training never sees."""
     like: Task
     """The task whose words and positions these questions have."""
-    tokenizer: Tokenizer = flax.struct.field(pytree_node=False)
-    prompt_length: int = flax.struct.field(pytree_node=False)
-    terms: int = flax.struct.field(pytree_node=False)
+    tokenizer: Tokenizer = dataclasses.field(metadata=STATIC)
+    prompt_length: int = dataclasses.field(metadata=STATIC)
+    terms: int = dataclasses.field(metadata=STATIC)
     """Numbers in a question."""
-    split: Split = flax.struct.field(pytree_node=False, default="none")
+    split: Split = dataclasses.field(default="none", metadata=STATIC)
 
     @property
     def slot(self) -> int:
@@ -101,7 +101,8 @@ class OwnTask(Task):
         return dataclasses.replace(self, train_rows=train_rows, held_out_rows=held_out_rows)
 
 
-@flax.struct.dataclass(eq=False, repr=False)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Questions(OwnTask):
     """Questions to evaluate on, neither learned nor held out: `like` says what training saw of them."""
 

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import get_args
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +13,7 @@ from jaxcalc.tasks.encoding import answers_of, lessons_of, sequences_of
 from jaxcalc.tasks.hashing import visited
 from jaxcalc.tasks.problems import COMMUTATIVE, EXACT, Problem
 from jaxcalc.tasks.task import (
+    STATIC,
     Membership,
     Split,
     Task,
@@ -27,7 +27,8 @@ from jaxcalc.tasks.task import (
 from jaxcalc.tasks.tokenizer import OPERATIONS, Notation, Tokenizer
 
 
-@flax.struct.dataclass(eq=False, repr=False)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Calculator(Task):
     """A table of problems, encoded, and its split into training and held-out rows.
 
@@ -48,9 +49,9 @@ class Calculator(Task):
     lessons: jax.Array
     """int32 `[E, L]`: the sequences that one epoch visits, each as often as it has copies: the training rows
     and their inverse questions."""
-    tokenizer: Tokenizer = flax.struct.field(pytree_node=False)
-    prompt_length: int = flax.struct.field(pytree_node=False)
-    split: Split = flax.struct.field(pytree_node=False)
+    tokenizer: Tokenizer = dataclasses.field(metadata=STATIC)
+    prompt_length: int = dataclasses.field(metadata=STATIC)
+    split: Split = dataclasses.field(metadata=STATIC)
     terms = 2
 
     def sequences_at(self, seed: int | jax.Array, step: int | jax.Array, size: int) -> jax.Array:
@@ -108,7 +109,7 @@ class Calculator(Task):
         row = self.row(problem)
         if row is None:
             return "outside"
-        if asks(self.lessons, self.tokens[row, : self.prompt_length]):
+        if asks(self.lessons, np.asarray(self.tokens)[row, : self.prompt_length]):
             return "training"
         return "held out" if row in np.asarray(self.held_out_rows) else "left out"
 
@@ -181,7 +182,7 @@ def calculator(
     lessons = lessons_of(problems, is_held_out, operations, sequences, copies, inverse_copies)
 
     def int32(array: np.ndarray) -> jax.Array:
-        return jnp.asarray(array.astype(np.int32))  # NumPy converts, so that JAX compiles nothing
+        return jax.device_put(array.astype(np.int32))  # compiles nothing
 
     return Calculator(
         tokens=int32(sequences[0]),

@@ -16,6 +16,8 @@ from jaxcalc.tasks.tokenizer import OPERATIONS, Tokenizer
 
 Split = Literal["orbit", "family", "random", "none"]
 Membership = Literal["training", "held out", "left out", "outside"]
+STATIC = {"static": True}
+"""The metadata of a field that is no array: JAX compiles for its value."""
 
 
 class Task(abc.ABC):

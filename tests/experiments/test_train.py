@@ -24,7 +24,7 @@ def test_training_leaves_a_finished_run(small_run: Path) -> None:
     promised = """n_params n_train n_held_out held_out_exact_match train_exact_match by_operation errors
         steps examples_per_second seconds seed split versions device"""
     assert set(promised.split()) <= set(summary)
-    assert set(summary["seconds"]) == {"compile", "train", "evaluate", "total"}
+    assert set(summary["seconds"]) == {"compile", "first_step", "train", "evaluate", "total"}
     assert summary["n_train"] + summary["n_held_out"] == 28 + 28 + 27 + 20
     assert summary["steps"] == 60
     n_wrong = sum(error["membership"] == "held out" for error in summary["errors"])

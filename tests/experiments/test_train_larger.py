@@ -1,7 +1,10 @@
 """train.py on meshes, in microbatches and in other dtypes, and models that do not fit in memory."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -10,6 +13,8 @@ from scripts import SMALL, TINY, run_script
 
 import jaxcalc
 from jaxcalc import runs
+from jaxcalc.runs.config import ComputingConfig, RunConfig, ScheduleConfig
+from jaxcalc.runs.placement import mesh_of
 from jaxcalc.scale import cost
 
 
@@ -28,6 +33,46 @@ def test_a_run_on_a_mesh_is_the_run_and_goes_on_on_another(small_run: Path, tmp_
     )
     assert list(losses) == list(range(1, 31))
     assert list(losses.values()) == pytest.approx([expected[step] for step in losses], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "microbatches", "mesh", "sizes"),
+    [
+        (512, 1, "", {"data": 8}),  # the tests have eight devices
+        (512, 4, "", {"data": 4}),  # 32 examples on each
+        (100, 1, "", {"data": 2}),  # three do not divide 100
+        (33, 1, "", {"data": 1}),
+        (16, 1, "", {"data": 1}),
+        (512, 1, "data=2,model=4", {"data": 2, "model": 4}),
+    ],
+)
+def test_a_run_divides_its_batches_over_all_devices(
+    batch_size: int, microbatches: int, mesh: str, sizes: dict[str, int]
+) -> None:
+    computing = ComputingConfig(microbatches=microbatches, mesh=mesh)
+    assert mesh_of(RunConfig(schedule=ScheduleConfig(batch_size=batch_size), computing=computing)) == sizes
+
+
+def test_a_run_on_all_devices_is_that_of_one(tmp_path: Path) -> None:
+    options = [*SMALL, "--batch-size", "64", "--steps", "20"]
+    for path, more in (("all", []), ("one", ["--mesh", "data=1"])):
+        assert run_script("train", "--run-dir", tmp_path / path, *options, *more).status == 0
+    several, one = (
+        [row["loss"] for row in runs.read_metrics(tmp_path / path) if "loss" in row] for path in ("all", "one")
+    )
+    assert several == pytest.approx(one, rel=1e-4)
+    assert several != one  # two devices add up in another order
+
+
+def test_a_cpu_becomes_a_device_for_each_core() -> None:
+    code = (
+        "import jax; from jaxcalc.runs.placement import ProcessOptions, use_devices; from jaxcalc.scale import cost; "
+        "use_devices('', ProcessOptions()); print(jax.device_count() - cost.n_cores())"
+    )
+    asked = {name: value for name, value in os.environ.items() if name not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
+    for more, expected in (({}, 0), ({"JAX_NUM_CPU_DEVICES": "3"}, 3 - cost.n_cores())):
+        found = subprocess.run([sys.executable, "-c", code], env={**asked, **more}, capture_output=True, text=True)
+        assert found.stdout.strip() == str(expected), found.stderr
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from jaxcalc.batch import PAD_ID
 from jaxcalc.blame import Account, assign_blame, assign_credit
 from jaxcalc.model import NORM_EPSILON
 from jaxcalc.optimizers import ADAM_BETAS
-from jaxcalc.runs.placement import QUICK_TO_COMPILE
+from jaxcalc.runs.programs import QUICK_TO_COMPILE
 from jaxcalc.steps import take_step
 from jaxcalc.tasks.words import EQUALS, normalize
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import chex
+import jax
+import jax.numpy as jnp
 import pytest
 from scripts import free_port, run_script, start_script, start_two
 
@@ -122,11 +124,18 @@ def test_what_is_no_address_is_refused(address: str) -> None:
         processes.join(address, 2, 0)
 
 
+@pytest.mark.parametrize("axes", [(), ("data",)])
+def test_arrays_of_several_devices_become_whole_on_one(axes: tuple[str, ...]) -> None:
+    mesh = jax.sharding.Mesh(jax.devices()[:2], ("data",))
+    there = jax.device_put(jnp.arange(6.0), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)))
+    here = processes.whole({"a": there})["a"]
+    assert len(here.devices()) == 1
+    assert here.tolist() == list(range(6))
+
+
 def test_one_process_agrees_with_itself() -> None:
     assert processes.is_main()
     assert processes.agree(7) == 7
-    tree = {"a": 1}
-    assert processes.whole(tree) is tree
     with processes.together("go on"):
         processes.wait("nobody")
     assert not processes.join()

@@ -32,10 +32,11 @@ def test_what_is_predicted_to_be_exchanged_is_what_the_program_exchanges(data: i
     batch = jaxcalc.Batch(jnp.zeros((16, CONFIG.context_length + 1), int), jnp.ones((16, ANSWER)))
     found = exchanged(jaxcalc.train_step.lower(place(shapes, mesh, rules), batch).compile().as_text())
     sent = traffic(CONFIG, 16, ANSWER, data, model, rules)
-    # The compiler for CPU sums whole gradients and keeps a part of them; others sum only that part. Queries use the
-    # norm of attention, and so do keys and values; the compiler sums the gradient of each use by itself.
-    twice = 4 * CONFIG.n_layers * CONFIG.d_model * (data > 1)
-    assert found.pop("all-reduce") == sent.gradients + sent.activations + twice
+    # The compiler for CPU sums whole gradients and keeps a part of them; others sum only that part. The gradient of a
+    # norm's gains follows from that of the matrices after it: nothing more is exchanged along "data", and along "model"
+    # a sum for each of the four matrices that read two norms.
+    gains = 4 * 2 * CONFIG.n_layers * CONFIG.d_model
+    assert found.pop("all-reduce") == sent.gradients + sent.activations - gains * (data > 1) + 2 * gains * (model > 1)
     assert found.pop("all-gather", 0) == sent.gathered
     assert not found
 

@@ -1,0 +1,57 @@
+from jaxcalc.runs import checkpoint
+from jaxcalc.runs.claim import check_free, start_run, writing
+from jaxcalc.runs.config import RunConfig
+from jaxcalc.runs.configfile import CONFIG, read_config, write_config, write_json
+from jaxcalc.runs.files import CHECKPOINTS, CURVE, EXPLORER, MODEL, SUMMARY
+from jaxcalc.runs.folder import (
+    Run,
+    calculator_of,
+    checkpoint_steps,
+    environment,
+    load_checkpoint,
+    load_run,
+    load_snapshot,
+    resume,
+    versions,
+)
+from jaxcalc.runs.guard import save_nonfinite
+from jaxcalc.runs.metrics import METRICS, MetricsFile, read_metrics
+from jaxcalc.runs.session import Session, open_session
+from jaxcalc.runs.share import load_metadata, load_params, save_params
+from jaxcalc.runs.stablehlo import export_answerer
+
+__all__ = [
+    "CHECKPOINTS",
+    "CONFIG",
+    "CURVE",
+    "EXPLORER",
+    "METRICS",
+    "MODEL",
+    "SUMMARY",
+    "MetricsFile",
+    "Run",
+    "RunConfig",
+    "Session",
+    "calculator_of",
+    "check_free",
+    "checkpoint",
+    "checkpoint_steps",
+    "environment",
+    "export_answerer",
+    "load_checkpoint",
+    "load_metadata",
+    "load_params",
+    "load_run",
+    "load_snapshot",
+    "open_session",
+    "read_config",
+    "read_metrics",
+    "resume",
+    "save_nonfinite",
+    "save_params",
+    "start_run",
+    "versions",
+    "write_config",
+    "write_json",
+    "writing",
+]
