@@ -43,14 +43,14 @@ from benchmark_systems import (
 )
 from benchmark_tables import growth_figure, markdown, tables
 from rich.console import Console
-from timing import Program, Rounds, compile_timed, n_cores, ratio, rounds, summary, turn
+from timing import Program, Rounds, compile_timed, ratio, rounds, summary, turn
 
 import jaxcalc
 from jaxcalc import runs
 from jaxcalc.errors import InputError
 from jaxcalc.runs import checkpoint, cli, report
 from jaxcalc.runs.config import CHUNK
-from jaxcalc.scale.cost import matmul_peak
+from jaxcalc.scale.cost import matmul_peak, n_cores
 
 SectionName = Literal["steps", "recipe", "growth", "populations", "saving", "decoding", "ask", "training"]
 

@@ -15,9 +15,10 @@ from typing import Any
 
 from benchmark_conditions import ROOT, commit, git  # beside this script
 from benchmark_processes import Training, environment, train
-from timing import n_cores, ratio, rounds, summary
+from timing import ratio, rounds, summary
 
 from jaxcalc.errors import InputError
+from jaxcalc.scale.cost import n_cores
 
 COMMAND = ["--steps", "100"]
 """Options of train.py, as a command that begins cold and as one that finds the cache of the one before."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from timing import n_cores  # beside this script
 
 from jaxcalc import runs
+from jaxcalc.scale.cost import n_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 STAT = Path("/proc/stat")

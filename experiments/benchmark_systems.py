@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.training.train_state import TrainState
-from timing import Program, compile_timed, measure, n_cores  # beside this script
+from timing import Program, compile_timed, measure  # beside this script
 
 import jaxcalc
 from jaxcalc import population
@@ -24,6 +24,7 @@ from jaxcalc.losses import ApplyFn, cross_entropy
 from jaxcalc.runs.config import CHUNK, KeepingConfig, ScheduleConfig
 from jaxcalc.runs.options import TrainOptions, configure
 from jaxcalc.runs.session import open_session
+from jaxcalc.scale.cost import n_cores
 from jaxcalc.scale.sharding import data_parallel
 
 LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 1e-3, 1e-4, 1.0

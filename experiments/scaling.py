@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 from rich.table import Table
-from timing import n_cores  # beside this script
 
 import jaxcalc
 from jaxcalc.runs import cli, report
 from jaxcalc.runs.text import percent
 from jaxcalc.scale import scaling, sharding
+from jaxcalc.scale.cost import n_cores
 from jaxcalc.scale.processes import everywhere, join
 from jaxcalc.scale.sharding import FULLY_SHARDED, TENSOR_PARALLEL
 

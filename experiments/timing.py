@@ -1,10 +1,9 @@
-"""How long functions take on a machine that others use too, for benchmark.py, gpu.py, larger_models.py and scaling.py.
+"""How long functions take on a machine that others use too, for benchmark.py, gpu.py and larger_models.py.
 
 Functions take turns, round after round, so what slows the machine down slows all of them. What is compared is compared
 within a round: a ratio is the median of the rounds' ratios.
 """
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -34,11 +33,6 @@ class Rounds(NamedTuple):
     """Of one call."""
     peaks: list[float]
     """FLOP/s of the fastest matrix product just before and just after; empty where it was not measured."""
-
-
-def n_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def turn(function: Callable[[], Any], quick: bool) -> Turn:
