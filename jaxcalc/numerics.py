@@ -15,16 +15,12 @@ def project(x: jax.Array, weights: jax.Array, n_axes: int = 1) -> jax.Array:
     """Return x times weights, summed over the last `n_axes` of x and the first `n_axes` of the weights.
 
     This is one product of two matrices, because on a CPU XLA runs its gradient 1.2 times as fast as that of an einsum.
-    The gradient of a matrix with more inputs than outputs is computed transposed, which takes XLA half as long.
 
     >>> project(jnp.ones((2, 8, 64)), jnp.ones((64, 4, 16))).shape
     (2, 8, 4, 16)
     """
     n_inputs = math.prod(weights.shape[:n_axes])
-    matrix = weights.reshape(n_inputs, -1)
-    if n_inputs > matrix.shape[1]:
-        matrix = jax.lax.optimization_barrier(matrix.T).T
-    product = x.reshape(-1, n_inputs) @ matrix
+    product = x.reshape(-1, n_inputs) @ weights.reshape(n_inputs, -1)
     return product.reshape(*x.shape[:-n_axes], *weights.shape[n_axes:])
 
 

@@ -119,6 +119,14 @@ def test_gradients_agree_with_finite_differences(batch: Batch) -> None:
         )
 
 
+def test_gradients_per_example_add_up_to_the_batch(params: Params, batch: Batch) -> None:
+    examples = jax.tree.map(lambda x: x[:, None], batch)
+    of_each = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))(params, examples)
+    shares = batch.mask.sum(axis=1) / batch.mask.sum()  # of the tokens that count
+    added = jax.tree.map(lambda grads: jnp.tensordot(shares, grads, 1), of_each)
+    chex.assert_trees_all_close(added, jax.jit(jax.grad(loss))(params, batch), rtol=1e-4, atol=1e-6)
+
+
 def test_no_parameter_is_dead(params: Params, batch: Batch) -> None:
     for name, grad in named_leaves(jax.jit(jax.grad(loss))(params, batch)).items():
         assert jnp.isfinite(grad).all(), name

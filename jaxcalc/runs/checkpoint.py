@@ -261,6 +261,7 @@ def _saved(state: "TrainState") -> dict[str, Any]:
 
 
 def import_orbax() -> Any:
+    """Return the module orbax.checkpoint."""
     import orbax.checkpoint  # takes a quarter of a second, which only reading and writing checkpoints should cost
 
     return orbax.checkpoint
