@@ -239,8 +239,8 @@ def test_the_credits_add_up_to_the_drop_that_two_forward_passes_show(
         assert credit["drop"] == credit["actual"]
         assert credit["total"] == pytest.approx(sum(credit["nats"].values()))
         assert credit["remainder"] == pytest.approx(credit["drop"] - credit["total"])
-    missed = [abs(credit["remainder"] / credit["actual"]) for credit in credits]
-    assert max(missed) < 0.01, missed
+        # Within 1 %; where a thousand nats cancel to three, within what the most points of a long step can tell.
+        assert abs(credit["remainder"]) < 0.01 * abs(credit["actual"]) + 2e-4 * sum(map(abs, credit["nats"].values()))
 
 
 def test_each_stage_gets_the_credit_that_jax_gives_it(ask: Ask, models: dict[str, Params], golden: Golden) -> None:
