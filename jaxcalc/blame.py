@@ -97,7 +97,7 @@ def assign_blame(grads: Any, step: Step, level: Level = "stage") -> Account:
     check_choice("level", level, get_args(Level))
     nats: dict[str, float] = {}
     for name, terms in _terms(grads, step.from_gradient).items():
-        for row, value in _rows(name, terms, level):
+        for row, value in level_rows(name, terms, level):
             nats[row] = nats.get(row, 0.0) + value
     for row, part in (("weight decay", step.weight_decay), ("clipping", step.clipping)):
         if any(np.asarray(leaf).any() for leaf in jax.tree.leaves(part)):
@@ -279,7 +279,7 @@ def _terms(grads: Any, update: Any) -> dict[str, np.ndarray]:
     return terms
 
 
-def _rows(name: str, terms: np.ndarray, level: Level) -> Iterator[tuple[str, float]]:
+def level_rows(name: str, terms: np.ndarray, level: Level) -> Iterator[tuple[str, float]]:
     """Yield the rows that the terms of one leaf belong to, with their sums."""
     parent, _, last = name.rpartition(".")
     letters = axes_of(name).letters

@@ -24,8 +24,10 @@ DEFAULT_LEARNING_RATE: dict[OptimizerName, float] = {"muon": 4e-2, "adamw": 3e-3
 DEFAULT_WEIGHT_DECAY: dict[OptimizerName, float] = {"muon": 0.25, "adamw": 6.4, "sgd": 0.0}
 ADAM_BETAS = (0.9, 0.99)
 """The decay rates of Adam's two moments, in "adamw" and for the leaves that "muon" leaves to Adam."""
+ADAM_EPSILON = 1e-8
 MUON_ADAM_SHARE = 0.25
 """The leaves that "muon" leaves to Adam learn at this share of the rate."""
+MUON_BETA, SGD_MOMENTUM = 0.95, 0.9
 
 
 class OwnOptimizer(optax.GradientTransformationExtraArgs):
@@ -133,7 +135,7 @@ def _new_optimizer(
         decayed = (optax.add_decayed_weights(decay), optax.scale_by_learning_rate(rate))
         matrices = optax.chain(_orthogonalize(axes), shaped, *decayed)
         rest = optax.adamw(
-            schedule(MUON_ADAM_SHARE * peak, n_steps, warmup_steps), b1, b2, weight_decay=0, nesterov=True
+            schedule(MUON_ADAM_SHARE * peak, n_steps, warmup_steps), b1, b2, ADAM_EPSILON, weight_decay=0, nesterov=True
         )
 
         def labels(params: Any) -> Any:
@@ -141,9 +143,9 @@ def _new_optimizer(
 
         named = optax.partition({"muon": matrices, "adam": rest}, labels)
     elif name == "adamw":
-        named = optax.adamw(rate, b1, b2, weight_decay=decay, mask=is_decayed)
+        named = optax.adamw(rate, b1, b2, ADAM_EPSILON, weight_decay=decay, mask=is_decayed)
     else:
-        named = optax.chain(optax.add_decayed_weights(decay, mask=is_decayed), optax.sgd(rate, momentum=0.9))
+        named = optax.chain(optax.add_decayed_weights(decay, mask=is_decayed), optax.sgd(rate, momentum=SGD_MOMENTUM))
     clipping = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
     own = OwnOptimizer(*optax.with_extra_args_support(optax.chain(clipping, named)))
     own.arguments = (name, n_steps, learning_rate, weight_decay, clip_norm, warmup_steps, axes)
@@ -175,7 +177,7 @@ def _orthogonalize(table: Mapping[str, str]) -> optax.GradientTransformation:
     def as_matrices(stacks: Any) -> Any:
         return {name: MuonDimensionNumbers(reduction_axis=1, output_axis=2) for name in stacks}
 
-    by_stack: Any = scale_by_muon(beta=0.95, weight_dimension_numbers=as_matrices)
+    by_stack: Any = scale_by_muon(beta=MUON_BETA, weight_dimension_numbers=as_matrices)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         leaves, structure = jax.tree.flatten(updates)

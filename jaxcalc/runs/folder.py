@@ -50,6 +50,7 @@ from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.task import Task
 
 if TYPE_CHECKING:
+    from jaxcalc.runs.replay import Ledger
     from jaxcalc.training import TrainState  # and with it Flax, for which asking a model need not wait
 
 
@@ -92,6 +93,20 @@ class Run:
         question without an answer that the task contains.
         """
         return walk(self._params(step), next_word(self.task, question))
+
+    def ledger(self, question: str, until: int | None = None, answer: int | None = None) -> "Ledger":
+        """Return what brought the surprise at a question's answer to where it is: every step, stage and lesson.
+
+        It takes the run again, in a few times the seconds of its training. `jaxcalc.runs.replay.ledgers` does many
+        questions at once, and raises what this raises.
+
+        Args:
+          until: the step at which the account ends; the last one if left out.
+          answer: the number whose surprise it is; the right answer if left out.
+        """
+        from jaxcalc.runs.replay import ledgers
+
+        return ledgers(self, [question], until, [answer])[0]
 
     def _params(self, step: int | None) -> Params:
         return self.params if step is None else self.at(step)
