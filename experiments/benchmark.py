@@ -1,8 +1,8 @@
 """How fast is it, side by side with PyTorch and Flax Linen?
 
 python experiments/benchmark.py --json experiments/results/benchmark.json --figure experiments/results/growth.png
-→ train_steps makes 17,863 examples/s at batch 256 on two cores of an Intel Xeon: 1.8 times as many as PyTorch at the
-  same length and 1.5 times as many as Flax Linen; `ask.py` answers in 2.9 s. It takes about 20 minutes on two cores.
+→ train_steps makes 19,994 examples/s at batch 256 on two cores of an Intel Xeon: 1.9 times as many as PyTorch at the
+  same length and 1.5 times as many as Flax Linen; `ask.py` answers in 1.67 s. It takes about 20 minutes on two cores.
 
 python experiments/benchmark.py --quick                                            # about 4 minutes, and coarser
 python experiments/benchmark.py --only steps growth --json benchmark.json          # these sections, put into the file
