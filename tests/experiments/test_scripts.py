@@ -21,6 +21,7 @@ def test_all_scripts_are_found() -> None:
         "watch",
         "lens",
         "landscape",
+        "ledger",
         "explore",
         "export",
         "addition",

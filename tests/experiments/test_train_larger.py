@@ -53,6 +53,7 @@ def test_a_run_divides_its_batches_over_all_devices(
     assert mesh_of(RunConfig(schedule=ScheduleConfig(batch_size=batch_size), computing=computing)) == sizes
 
 
+@pytest.mark.slow
 def test_a_run_on_all_devices_is_that_of_one(tmp_path: Path) -> None:
     options = [*SMALL, "--batch-size", "64", "--steps", "20"]
     for path, more in (("all", []), ("one", ["--mesh", "data=1"])):

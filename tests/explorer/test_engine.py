@@ -342,6 +342,7 @@ def test_the_curve_along_a_step_is_near_the_loss_everywhere(taught: list[dict[st
             assert abs(np.interp(t, ts, losses) - loss) < 0.015 * np.ptp(losses), (step["rate"], t)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_a_thousand_own_steps_take_less_than_sixty_megabytes_and_can_be_undone(ask: Ask, task: Task, kind: str) -> None:
     params = jaxcalc.init(jax.random.key(0), ModelConfig(task.vocab_size))

@@ -65,6 +65,7 @@ def embeddings(run: Run) -> dict[int, np.ndarray]:
 # The engine.
 
 
+@pytest.mark.slow
 def test_places_are_those_of_numpys_svd(make_map: Map, run: Run) -> None:
     tables = list(embeddings(run).values())
     assert len(tables) > 2

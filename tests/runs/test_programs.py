@@ -50,6 +50,7 @@ def test_the_second_start_compiles_nothing_says_nothing_more_and_learns_the_same
         assert len(list(kept.glob(f"*/jit_{name}-*-cache"))) == 1
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_and_a_damaged_program_cost_only_time(tmp_path: Path) -> None:
     (tmp_path / "caches").mkdir()
     (tmp_path / "caches" / "jaxcalc").touch()  # where the folder would be

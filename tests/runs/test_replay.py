@@ -81,6 +81,7 @@ def test_another_optimizer_is_refused_with_the_first_leaf(small_run: Path, monke
         jaxcalc.load_run(small_run).ledger("two plus three")
 
 
+@pytest.mark.slow
 def test_a_run_that_draws_its_problems_is_refused(drawn_run: Path) -> None:
     with pytest.raises(InputError, match="were drawn"):
         jaxcalc.load_run(drawn_run).ledger("two plus three")
