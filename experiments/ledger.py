@@ -22,7 +22,7 @@ from rich.progress import Progress
 
 import jaxcalc
 from jaxcalc.errors import InputError
-from jaxcalc.runs import cli, placement, report, style
+from jaxcalc.runs import cli, folder, placement, report, style
 from jaxcalc.runs.replay import Ledger, LessonRow, ledgers
 
 MOST, AGAINST = 20, 10
@@ -65,7 +65,9 @@ def main(options: LedgerOptions) -> int:
         last = options.until or run.config.schedule.steps
         task = bar.add_task("taking the run again, backwards", total=last)
         found = ledgers(
-            run,
+            run.path,
+            run.config,
+            folder.calculator_of(run),
             questions,
             options.until,
             [answer] * len(questions),

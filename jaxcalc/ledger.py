@@ -8,7 +8,7 @@ sum of the gradients of the batch's examples. The preconditioner Pₜ is held as
 Q(X Xᵀ) of Muon's Newton-Schulz iteration, which turns X into Q X. So is the factor of clipping. The step is then linear
 in the gradients, and example i of step u has the row ⟨dᵤ, gᵢ⟩ with one direction dᵤ for all its batch, which holds what
 momentum carries from step u into later steps: a recursion from the last step to the first. A row is one entry of a
-Jacobian-vector product, so no gradient of a single example is computed.
+Jacobian-vector product, so of a few questions no gradient of a single example is computed.
 
 This is an account of what happened. It does not say what would have happened without an example: then the later
 gradients, the preconditioners and the path itself would have been others.
@@ -16,6 +16,7 @@ gradients, the preconditioners and the path itself would have been others.
 
 import functools
 import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -46,6 +47,12 @@ from jaxcalc.trees import named_leaves
 
 N_POINTS = (3, 9, 27, 81)
 """Gradients along a step: the first number, and the next one where that leaves too large a remainder."""
+N_TOGETHER = 8
+"""The most questions that share their number of gradients along a step."""
+FEW = 4
+"""Up to so many directions, Jacobian-vector products are cheaper than the gradients of all examples."""
+N_EXAMPLES = 32
+"""How many examples have their gradients in memory at a time."""
 
 
 class Moves(NamedTuple):
@@ -63,23 +70,23 @@ class Moves(NamedTuple):
     __repr__ = outline
 
 
-class StepRows(NamedTuple):
-    """What one step did to the surprise at each of Q questions, in nats; positive is a drop."""
+class Rows(NamedTuple):
+    """What each of n steps did to the surprise at each of Q questions, in nats; positive is a drop."""
 
-    step: int
-    """The number of steps before it."""
+    first: int
+    """The number of steps before them."""
     drop: np.ndarray
-    """The drop that happened, `[Q]`."""
+    """The drop that happened, `[n, Q]`."""
     leaves: dict[str, np.ndarray]
-    """What each leaf adds, `[Q, …]`: of a leaf with heads a value for each of them, the other axes of length 1."""
+    """What each leaf adds, `[n, Q, …]`: of a leaf with heads a value for each of them, the other axes of length 1."""
     examples: np.ndarray
-    """What each example of the step's batch brought, in this step and by its momentum in later ones, `[Q, B]`."""
+    """What each example of a step's batch brought, in this step and by its momentum in later ones, `[n, Q, B]`."""
     decay: np.ndarray
-    """What weight decay brought, likewise, `[Q]`."""
+    """What weight decay brought, likewise, `[n, Q]`."""
     rounding: np.ndarray
-    """What the optimizer's step and the linear one above differ by, `[Q]`."""
+    """What the optimizer's step and the linear one above differ by, `[n, Q]`."""
     before: np.ndarray
-    """What the momentum that this step found brought, in this step and in later ones, `[Q]`."""
+    """What the momentum that each step found brought, in this step and in later ones, `[n, Q]`."""
 
     __repr__ = outline
 
@@ -93,10 +100,10 @@ def rows(
     seed: int,
     batch_size: int,
     loss_on: LossOn = "answer",
-    tolerance: float = 1e-4,
+    tolerance: float | np.ndarray = 1e-3,
     apply_fn: ApplyFn = apply,
-) -> Iterator[StepRows]:
-    """Yield the rows of each step of a run, from the last step to the first.
+) -> Iterator[Rows]:
+    """Yield the rows of the steps of a run, the last steps first.
 
     Summed over the steps, `leaves` is the drop up to the quadrature's error, and `leaves` equals `examples`, `decay`
     and `rounding` plus the `before` of the first step.
@@ -105,64 +112,96 @@ def rows(
       backwards: the run's steps, the last ones first.
       questions: whole sequences; the surprise is that at all tokens that count, −ln p(answer).
       tx: an optimizer of `make_optimizer`. For any other one the rows have leaves, and no examples.
-      tolerance: in nats: how much of the drop of a step may be left over before more gradients are taken along it.
+      tolerance: in nats, of each question or of all: the standard error of the quadrature in each step. More gradients
+        are taken where it is larger.
     """
-    tail: Any = None
+    n_questions = len(questions.tokens)
+    groups = [slice(at, at + N_TOGETHER) for at in range(0, n_questions, N_TOGETHER)]
+    asked = [jax.tree.map(operator.itemgetter(group), questions) for group in groups]
+    tolerances = [np.broadcast_to(tolerance, n_questions)[group] for group in groups]
+    levels = [0] * len(groups)
     sizes: dict[str, Any] = {"size": batch_size, "loss_on": loss_on, "apply_fn": apply_fn}
+    tail: Any = None
     for moves in backwards:
-        for index in reversed(range(moves.grad_norm.shape[0])):
-            drop, leaves, w = _along(moves, index, questions, tolerance, apply_fn)
-            tail = jax.tree.map(jnp.zeros_like, w) if tail is None else tail
-            zero = np.zeros(len(drop))
-            parts: Any = (zero[:, None][:, :0], zero, zero, zero)
-            if isinstance(tx, OwnOptimizer):
-                tail, *parts = _allot(tx, moves, index, w, tail, task, seed, **sizes)
-            wide = jax.tree.map(lambda x: np.asarray(x, np.float64), (leaves, *parts))
-            yield StepRows(moves.first + index, drop, *wide)
+        losses, leaves, w = zip(*_along(moves.params, asked, tolerances, levels, apply_fn), strict=True)
+        losses, leaves = (
+            jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *part) for part in (losses, leaves)
+        )
+        nothing = np.zeros((len(losses) - 1, n_questions))
+        parts: Any = (nothing[..., None][..., :0], nothing, nothing, nothing)
+        if isinstance(tx, OwnOptimizer):
+            zeros = functools.partial(jax.tree.map, lambda leaf: jnp.zeros((n_questions, *leaf.shape[1:]), leaf.dtype))
+            tail, parts = _allot(tx, moves, w, zeros(moves.params) if tail is None else tail, task, seed, **sizes)
+        losses, *rest = jax.tree.map(lambda x: np.asarray(x, np.float64), (losses, leaves, *parts))
+        yield Rows(moves.first, losses[:-1] - losses[1:], *rest)
 
 
 def _along(
-    moves: Moves, index: int, questions: Batch, tolerance: float, apply_fn: ApplyFn
-) -> tuple[np.ndarray, dict[str, jax.Array], Any]:
-    """Return the drop of one step `[Q]`, what each leaf adds, and w, with as many points as the tolerance asks for."""
-    drop, leaves, w = np.zeros(0), {}, None
-    for n_points in N_POINTS:
-        losses, leaves, w = _mean_gradients(moves.params, index, questions, n_points, apply_fn)
-        before, after = np.asarray(losses, np.float64)
-        drop = before - after
-        added = np.sum([np.asarray(leaf, np.float64).reshape(len(drop), -1).sum(axis=1) for leaf in leaves.values()], 0)
-        if (abs(drop - added) <= tolerance).all():
-            break
-    return drop, leaves, w
+    path: Any, asked: list[Batch], tolerances: list[np.ndarray], levels: list[int], apply_fn: ApplyFn
+) -> list[tuple[jax.Array, dict[str, jax.Array], Any]]:
+    """Return for each group of questions what `_mean_gradients` does, with as many points as its tolerance asks for.
+
+    Args:
+      levels: the places in `N_POINTS` to begin with. They are changed to those for the steps before.
+    """
+    devices = jax.local_devices()[: len(asked)]  # which work at the same time
+    paths = [jax.device_put(path, device) for device in devices]
+    found: dict[int, Any] = {}
+    rough = [*range(len(asked))]
+    while rough:
+        for index in rough:
+            device, n_points = index % len(devices), N_POINTS[levels[index]]
+            points = np.pad(quadrature(n_points), ((0, N_POINTS[-1] - n_points), (0, 0)))
+            questions = jax.device_put(asked[index], devices[device])
+            found[index] = _mean_gradients(paths[device], questions, points, n_points, apply_fn)
+        rough = [
+            index
+            for index in rough
+            if levels[index] < len(N_POINTS) - 1 and (_error(*found[index]) > tolerances[index]).any()
+        ]
+        for index in rough:
+            levels[index] += 1
+    levels[:] = [max(level - 1, 0) for level in levels]
+    return jax.device_put([found[index] for index in range(len(asked))], devices[0])
 
 
-@functools.partial(jax.jit, static_argnames=("n_points", "apply_fn"))
+def _error(losses: jax.Array, leaves: dict[str, jax.Array], w: Any) -> np.ndarray:
+    """Return the standard error of the quadrature in a step, for each question `[Q]`."""
+    drops = -np.diff(np.asarray(losses, np.float64), axis=0)
+    added = sum(np.asarray(leaf, np.float64).reshape(*drops.shape, -1).sum(axis=2) for leaf in leaves.values())
+    return np.sqrt(((drops - added) ** 2).mean(axis=0))
+
+
+@functools.partial(jax.jit, static_argnames="apply_fn")
 def _mean_gradients(
-    path: Any, index: int, questions: Batch, n_points: int, apply_fn: ApplyFn
+    path: Any, questions: Batch, points: jax.Array, n_points: int, apply_fn: ApplyFn
 ) -> tuple[jax.Array, dict[str, jax.Array], Any]:
-    """Return L before and after a step `[2, Q]`, −∫⟨∇L, Δ⟩ by leaf and head, and −∫∇L, each for every question."""
-    before, after = (jax.tree.map(lambda leaf, at=at: leaf[at], path) for at in (index, index + 1))
-    update = jax.tree.map(jnp.subtract, after, before)
+    """Return L at each place of a path, and for each step −∫⟨∇L, Δ⟩ by leaf and head, and w."""
 
     def surprise(params: Any, question: Batch) -> jax.Array:
         alone = jax.tree.map(lambda x: x[None], question)
         return example_cross_entropy(answer_logits(params, alone, apply_fn), alone)[0]
 
-    def add(total: Any, point: jax.Array) -> tuple[Any, None]:
-        here = jax.tree.map(lambda theta, delta: theta + point[0] * delta, before, update)
-        grads = jax.vmap(jax.grad(surprise), (None, 0))(here, questions)
-        return jax.tree.map(lambda total, grad: total - point[1] * grad, total, grads), None
+    def along(index: jax.Array) -> tuple[dict[str, jax.Array], Any]:
+        before, after = (jax.tree.map(operator.itemgetter(at), path) for at in (index, index + 1))
+        update = jax.tree.map(jnp.subtract, after, before)
 
-    n_questions = questions.tokens.shape[0]
-    nothing = jax.tree.map(lambda leaf: jnp.zeros((n_questions, *leaf.shape), leaf.dtype), before)
-    points = jnp.asarray(quadrature(n_points), jax.tree.leaves(before)[0].dtype)
-    w, _ = jax.lax.scan(add, nothing, points)
-    deltas, leaves = named_leaves(update), {}
-    for name, leaf in named_leaves(w).items():
-        others = tuple(i + 1 for i, letter in enumerate(_letters(name, leaf.ndim - 1)) if letter != "H")
-        leaves[name] = (leaf * deltas[name]).sum(axis=others, keepdims=True)
-    ends = [jax.vmap(surprise, (None, 0))(params, questions) for params in (before, after)]
-    return jnp.stack(ends), leaves, w
+        def add(point: jax.Array, total: Any) -> Any:
+            at, weight = points[point].astype(jnp.result_type(*jax.tree.leaves(path)))
+            here = jax.tree.map(lambda theta, delta: theta + at * delta, before, update)
+            grads = jax.vmap(jax.grad(surprise), (None, 0))(here, questions)
+            return jax.tree.map(lambda total, grad: total - weight * grad, total, grads)
+
+        nothing = jax.tree.map(lambda leaf: jnp.zeros((len(questions.tokens), *leaf.shape), leaf.dtype), before)
+        w = jax.lax.fori_loop(0, n_points, add, nothing)
+        deltas, leaves = named_leaves(update), {}
+        for name, leaf in named_leaves(w).items():
+            others = tuple(i + 1 for i, letter in enumerate(_letters(name, leaf.ndim - 1)) if letter != "H")
+            leaves[name] = (leaf * deltas[name]).sum(axis=others, keepdims=True)
+        return leaves, w
+
+    losses = jax.lax.map(lambda params: jax.vmap(surprise, (None, 0))(params, questions), path)
+    return losses, *jax.lax.map(along, jnp.arange(len(losses) - 1))
 
 
 def _letters(name: str, n_axes: int) -> str:
@@ -174,39 +213,59 @@ def _letters(name: str, n_axes: int) -> str:
 def _allot(
     tx: OwnOptimizer,
     moves: Moves,
-    index: int,
-    w: Any,
+    w: tuple[Any, ...],
     tail: Any,
     task: Lessons,
     seed: int,
     size: int,
     loss_on: LossOn,
     apply_fn: ApplyFn,
-) -> tuple[Any, ...]:
-    """Return what the momentum of this step's start is worth, a tree like w, and the rows of the step's parts.
+) -> tuple[Any, tuple[jax.Array, ...]]:
+    """Return what the momentum of the first step's start is worth, a tree like w of a step, and the rows of the parts.
 
     Args:
-      tail: what the momentum of this step's end is worth in later steps, a tree like w.
+      w: a tree for each group of questions.
+      tail: what the momentum of the last step's end is worth in later steps.
     """
-    step = jnp.asarray(moves.first + index, jnp.int32)  # as Optax counts, so that its rates round as they did
     optimizer = _held(tx)
-    directions, tails, decay, moved = optimizer.transposed(moves, index, step, w, tail)
-    batch = batch_at(task, seed, step, size, loss_on)
-    params = jax.tree.map(lambda leaf: leaf[index], moves.params)
 
-    def surprises(params: Any) -> jax.Array:
-        return example_cross_entropy(answer_logits(params, batch, apply_fn), batch) / batch.mask.sum()
+    def back(tail: Any, each: tuple[jax.Array, Any]) -> tuple[Any, tuple[jax.Array, ...]]:
+        index, groups = each
+        w = jax.tree.map(lambda *parts: jnp.concatenate(parts), *groups)
+        step = jnp.asarray(moves.first + index, jnp.int32)  # as Optax counts, so that its rates round as they did
+        directions, tails, decay, moved = optimizer.transposed(moves, index, step, w, tail)
+        batch = batch_at(task, seed, step, size, loss_on)
+        params, after = (jax.tree.map(operator.itemgetter(at), moves.params) for at in (index, index + 1))
+        examples = _example_drops(params, batch, directions, apply_fn)
+        clip = jnp.minimum(1, (optimizer.clip_norm or jnp.inf) / moves.grad_norm[index])
+        update = jax.tree.map(jnp.subtract, after, params)
+        rounding = _dots(w, jax.tree.map(jnp.subtract, update, moved))
+        return tails, (clip * examples, decay, rounding, _dots(tails, _moments(moves, index, update)))
 
-    examples = jax.vmap(lambda direction: jax.jvp(surprises, (params,), (direction,))[1])(directions)
-    clip = jnp.minimum(1, (optimizer.clip_norm or jnp.inf) / moves.grad_norm[index])
-    update = jax.tree.map(lambda leaf: leaf[index + 1] - leaf[index], moves.params)
-    rounding = _dots(w, jax.tree.map(jnp.subtract, update, moved))
-    return tails, clip * examples, decay, rounding, _dots(tails, _moments(moves, index, update))
+    return jax.lax.scan(back, tail, (jnp.arange(moves.grad_norm.shape[0]), w), reverse=True)
+
+
+def _example_drops(params: Any, batch: Batch, directions: Any, apply_fn: ApplyFn) -> jax.Array:
+    """Return ⟨d, gᵢ⟩ for each direction and each example's share of the batch's gradient, `[Q, B]`."""
+    n_counted, n_examples = batch.mask.sum(), len(batch.tokens)
+
+    def losses(params: Any, batch: Batch) -> jax.Array:
+        return example_cross_entropy(answer_logits(params, batch, apply_fn), batch) / n_counted
+
+    if len(jax.tree.leaves(directions)[0]) <= FEW:
+        along = jax.vmap(lambda direction: jax.jvp(lambda params: losses(params, batch), (params,), (direction,))[1])
+        return along(directions)
+
+    def products(example: Batch) -> jax.Array:
+        alone = jax.tree.map(lambda x: x[None], example)
+        return _dots(directions, jax.grad(lambda params: losses(params, alone)[0])(params))
+
+    return jax.lax.map(products, batch, batch_size=min(N_EXAMPLES, n_examples)).T
 
 
 def _dots(many: Any, one: Any) -> jax.Array:
     """Return ⟨wᵩ, x⟩ for each question, `[Q]`."""
-    dots = jax.tree.map(lambda w, x: (w * x).reshape(w.shape[0], -1).sum(axis=1), many, one)
+    dots = jax.tree.map(lambda w, x: w.reshape(len(w), -1) @ x.reshape(-1), many, one)
     return jnp.asarray(sum(jax.tree.leaves(dots)))
 
 

@@ -14,15 +14,16 @@ PACKAGE = Path(jaxcalc.__file__).parent
 ORDER = [
     "lazy", "errors", "trees", "reprs", "fingerprints", "numerics", "batch",
     "tasks.words", "tasks.tokenizer", "tasks.problems", "tasks.questions", "tasks.task", "tasks.hashing",
-    "tasks.encoding", "tasks.table", "tasks.digits", "tasks.drawing", "tasks.drawn", "tasks.own", "tasks.mixing",
-    "tasks",
+    "tasks.encoding", "tasks.table", "tasks.relations", "tasks.digits", "tasks.drawing", "tasks.drawn", "tasks.own",
+    "tasks.mixing", "tasks",
     "params", "model", "losses", "optimizers", "training", "decoding",
     "evaluation", "backprop", "steps", "blame", "weights", "lens", "interventions", "landscape", "population",
+    "ledger",
     "scale.large", "scale.sharding", "scale.scaling", "scale.cost", "scale.processes", "scale",
     "runs.text", "runs.programs", "runs.files", "runs.manifest", "runs.checkpoint", "runs.share", "runs.stablehlo",
     "runs.config", "runs.configfile", "runs.placement", "runs.asking", "runs.summary", "runs.metrics", "runs.claim",
-    "runs.folder", "runs.guard", "runs.style", "runs.figures", "runs.pipeline", "runs.report", "runs.results",
-    "runs.session", "runs.streams", "runs.cli", "runs.options", "runs",
+    "runs.replay", "runs.folder", "runs.guard", "runs.style", "runs.figures", "runs.pipeline", "runs.report",
+    "runs.results", "runs.session", "runs.streams", "runs.cli", "runs.options", "runs",
     "explorer.live", "explorer.page", "explorer",
 ]  # fmt: skip
 """Every module, each below those that may import it."""

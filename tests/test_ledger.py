@@ -43,18 +43,19 @@ def questions(task: Calculator, n: int = 2) -> Batch:
     return batch_of(task, task.tokens[task.held_out_rows[:n]])
 
 
-def rows_of(task: Calculator, tx: Any, backwards: list[ledger.Moves], **options: Any) -> list[ledger.StepRows]:
-    asked = questions(task)
-    return list(ledger.rows(backwards, task, asked, tx, seed=0, batch_size=SIZE, **options))
+def rows_of(task: Calculator, tx: Any, backwards: list[ledger.Moves], n: int = 2, **options: Any) -> ledger.Rows:
+    """Return the rows of all steps, in order."""
+    found = [*ledger.rows(backwards, task, questions(task, n), tx, seed=0, batch_size=SIZE, **options)]
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *(rows[1:] for rows in reversed(found)))
+    return ledger.Rows(found[-1].first, *joined)
 
 
-def by_leaves(rows: list[ledger.StepRows]) -> np.ndarray:
-    return np.sum([leaf.reshape(len(leaf), -1).sum(axis=1) for row in rows for leaf in row.leaves.values()], axis=0)
+def by_leaves(rows: ledger.Rows) -> np.ndarray:
+    return np.sum([leaf.reshape(*leaf.shape[:2], -1).sum(axis=(0, 2)) for leaf in rows.leaves.values()], axis=0)
 
 
-def by_examples(rows: list[ledger.StepRows]) -> np.ndarray:
-    each = [row.examples.sum(axis=1) + row.decay + row.rounding for row in rows]
-    return np.sum(each, axis=0) + rows[-1].before
+def by_examples(rows: ledger.Rows) -> np.ndarray:
+    return (rows.examples.sum(axis=2) + rows.decay + rows.rounding).sum(axis=0) + rows.before[0]
 
 
 OWN = {
@@ -70,8 +71,7 @@ def test_the_examples_add_up_to_the_steps_and_the_steps_to_the_drop(task: Calcul
     with jax.enable_x64(True):
         tx = jaxcalc.make_optimizer(name.split()[0], N, **OWN[name])  # pyright: ignore[reportArgumentType]
         rows = rows_of(task, tx, trained(task, tx), tolerance=1e-7)
-        whole = np.sum([row.drop for row in rows], axis=0)
-        rounding = np.sum([abs(row.rounding) for row in rows], axis=0)
+        whole, rounding = rows.drop.sum(axis=0), abs(rows.rounding).sum(axis=0)
     assert (whole > 0.1).all()
     np.testing.assert_allclose(by_leaves(rows), whole, rtol=1e-3)  # ReLU's kinks: a quadrature converges slowly
     # Optax keeps Muon's coefficients in float32.
@@ -83,8 +83,8 @@ def test_the_examples_add_up_to_the_steps_and_the_steps_to_the_drop(task: Calcul
 def test_a_run_without_its_beginning_names_what_the_momentum_brought_along(task: Calculator) -> None:
     tx = jaxcalc.make_optimizer("adamw", N)
     rows = rows_of(task, tx, trained(task, tx, first=3))
-    assert rows[-1].step == 3
-    assert (abs(rows[-1].before) > 1e-3).all()
+    assert rows.first == 3
+    assert (abs(rows.before[0]) > 1e-3).all()
     np.testing.assert_allclose(by_examples(rows), by_leaves(rows), atol=1e-5)
 
 
@@ -94,7 +94,7 @@ def test_a_direction_finds_the_example_that_moved_the_weights(task: Calculator) 
     moves = trained(task, tx)[1]
     params, opt_state = (jax.tree.map(lambda leaf: leaf[:2], tree) for tree in (moves.params, moves.opt_state))
     first = ledger.Moves(0, params, opt_state, moves.grad_norm[:1])
-    (row,) = rows_of(task, tx, [first])
+    row = rows_of(task, tx, [first])
     params, batch = jax.tree.map(lambda leaf: leaf[0], first.params), jaxcalc.batch_at(task, 0, 0, SIZE)
     gradient = jax.jit(jax.grad(jaxcalc.loss))
     n_counted = batch.mask.sum()
@@ -103,13 +103,21 @@ def test_a_direction_finds_the_example_that_moved_the_weights(task: Calculator) 
         share = alone.mask.sum() / n_counted
         asked = jax.tree.map(lambda x: x[:1], questions(task))
         dot = optax.tree.vdot(gradient(params, alone), gradient(params, asked)) * asked.mask.sum()
-        assert row.examples[0, index] == pytest.approx(float(1e-4 * share * dot), rel=0.02)
+        assert row.examples[0, 0, index] == pytest.approx(float(1e-4 * share * dot), rel=0.02)
 
 
 @pytest.mark.parametrize("name", ["adagrad", "lion", "rmsprop"])
 def test_the_steps_of_any_optimizer_add_up_to_the_drop(task: Calculator, name: str) -> None:
     tx = getattr(optax, name)(1e-2)
     rows = rows_of(task, tx, trained(task, tx), tolerance=1e-5)
-    whole = np.sum([row.drop for row in rows], axis=0)
-    np.testing.assert_allclose(by_leaves(rows), whole, atol=5e-3)
-    assert all(row.examples.shape == (2, 0) for row in rows)
+    np.testing.assert_allclose(by_leaves(rows), rows.drop.sum(axis=0), atol=5e-3)
+    assert rows.examples.shape == (N, 2, 0)
+
+
+def test_many_questions_by_gradients_are_each_alone_by_products(task: Calculator) -> None:
+    tx = jaxcalc.make_optimizer("muon", N)
+    moves = trained(task, tx)
+    many, few = (rows_of(task, tx, moves, n, tolerance=1e-6) for n in (ledger.N_TOGETHER + 1, 2))
+    assert few.examples.shape[1] <= ledger.FEW < ledger.N_TOGETHER
+    np.testing.assert_allclose(many.examples[:, :2], few.examples, atol=1e-5)
+    np.testing.assert_allclose(by_examples(many), by_leaves(many), atol=1e-4)

@@ -25,6 +25,7 @@ from jaxcalc.explorer.live import live_data
 from jaxcalc.optimizers import ADAM_BETAS
 from jaxcalc.params import Params
 from jaxcalc.runs import folder
+from jaxcalc.runs.configfile import versions
 from jaxcalc.runs.folder import Run, calculator_of, load_run
 from jaxcalc.runs.metrics import read_metrics
 from jaxcalc.runs.text import percent
@@ -110,9 +111,7 @@ def explore(run: Run | str | os.PathLike[str]) -> Explorer:
 
 def explore_live() -> Explorer:
     """Return the page that trains a small model from nothing. It needs no run."""
-    made = (
-        f"Made by jaxcalc {folder.versions()['jaxcalc']}. Your browser computes everything, and sends nothing anywhere."
-    )
+    made = f"Made by jaxcalc {versions()['jaxcalc']}. Your browser computes everything, and sends nothing anywhere."
     return Explorer(_page("train from nothing", {"made": made, "live": live_data()}, "main_live"), (), ())
 
 

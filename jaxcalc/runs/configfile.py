@@ -3,16 +3,21 @@
 import dataclasses
 import hashlib
 import json
+import platform
 import types
 import typing
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from jaxcalc.errors import InputError
 from jaxcalc.runs.config import FORMAT, RARE, RunConfig
 from jaxcalc.runs.files import PathLike, write_whole
 from jaxcalc.runs.manifest import differences
+from jaxcalc.scale import cost
 
 CONFIG = "config.json"
 _CHECKSUM = "checksum"
@@ -210,3 +215,25 @@ def _from_format_3(values: Mapping[str, Any]) -> Json:
         "snapshot_steps": values["snapshot_steps"],
         "forked_from": fork and f"{fork['run']}@{fork['step']}",
     }
+
+
+def environment(config: AnyConfig) -> Json:
+    """Return what the bits of a result depend on beside the configuration: versions, devices, threads and so on."""
+    devices = jax.devices()
+    computing = config.computing if isinstance(config, RunConfig) else None
+    return {
+        "versions": versions(),
+        "device": devices[0].device_kind,
+        "n_devices": len(devices),
+        "processes": jax.process_count(),
+        "threads": cost.n_cores(),
+        "mesh": computing.mesh if computing else "",
+        "sharded": computing.fully_sharded if computing else False,
+        **({name: getattr(computing, name) for name in ("microbatches", "remat", "scan")} if computing else {}),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    packages = ("jaxcalc", "jax", "jaxlib", "optax", "flax", "numpy")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}

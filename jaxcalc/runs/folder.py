@@ -14,13 +14,9 @@ nonfinite/         the batches whose step was not finite, and where it went wron
 """
 
 import dataclasses
-import platform
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import jax
 
 from jaxcalc.backprop import Backward, walk
 from jaxcalc.errors import InputError
@@ -36,6 +32,7 @@ from jaxcalc.runs.configfile import (
     Json,
     changes,
     check_config,
+    environment,
     flat,
     from_json,
     read_config,
@@ -45,7 +42,7 @@ from jaxcalc.runs.files import CHECKPOINTS, MODEL, SUMMARY, PathLike
 from jaxcalc.runs.manifest import Manifest, differences
 from jaxcalc.runs.share import load_metadata, load_params
 from jaxcalc.runs.summary import read_summary
-from jaxcalc.scale import cost, processes
+from jaxcalc.scale import processes
 from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.task import Task
 
@@ -106,7 +103,7 @@ class Run:
         """
         from jaxcalc.runs.replay import ledgers
 
-        return ledgers(self, [question], until, [answer])[0]
+        return ledgers(self.path, self.config, calculator_of(self), [question], until, [answer])[0]
 
     def _params(self, step: int | None) -> Params:
         return self.params if step is None else self.at(step)
@@ -232,25 +229,3 @@ def _check_same(path: Path, config: AnyConfig, manifest: Manifest) -> None:
     there = from_json(manifest["config"], where) if isinstance(config, RunConfig) else manifest["config"]
     _refuse(f"{where} is of another run than {CONFIG}", changes(there, config))
     check_config(path, config)
-
-
-def environment(config: AnyConfig) -> Json:
-    """Return what the bits of a result depend on beside the configuration: versions, devices, threads and so on."""
-    devices = jax.devices()
-    computing = config.computing if isinstance(config, RunConfig) else None
-    return {
-        "versions": versions(),
-        "device": devices[0].device_kind,
-        "n_devices": len(devices),
-        "processes": jax.process_count(),
-        "threads": cost.n_cores(),
-        "mesh": computing.mesh if computing else "",
-        "sharded": computing.fully_sharded if computing else False,
-        **({name: getattr(computing, name) for name in ("microbatches", "remat", "scan")} if computing else {}),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    packages = ("jaxcalc", "jax", "jaxlib", "optax", "flax", "numpy")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}

@@ -11,9 +11,10 @@ The run's own program takes it again, so that the replay ends in the bits of eac
 import dataclasses
 import functools
 import itertools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,20 +25,18 @@ from jaxcalc.batch import Batch, batch_of, rows_at
 from jaxcalc.blame import Level, level_rows
 from jaxcalc.errors import InputError
 from jaxcalc.fingerprints import fingerprint
-from jaxcalc.losses import answer_logits, example_cross_entropy
+from jaxcalc.losses import ApplyFn, answer_logits, example_cross_entropy
 from jaxcalc.model import init
-from jaxcalc.runs import folder, placement
-from jaxcalc.runs.config import CHUNK
-from jaxcalc.runs.configfile import flat
+from jaxcalc.runs import checkpoint, placement
+from jaxcalc.runs.config import CHUNK, RunConfig, ScheduleConfig
+from jaxcalc.runs.configfile import environment, flat
 from jaxcalc.runs.files import CHECKPOINTS
-from jaxcalc.runs.manifest import Manifest, differences, read_manifest
+from jaxcalc.runs.manifest import differences, read_manifest
 from jaxcalc.scale import processes
 from jaxcalc.tasks.relations import RELATIONS, relations
 from jaxcalc.tasks.table import Calculator
+from jaxcalc.tasks.task import Task
 from jaxcalc.training import StepFn, TrainState, create_state, in_microbatches, train_step, train_steps
-
-if TYPE_CHECKING:
-    from jaxcalc.runs.folder import Run
 
 SHARE_LEFT = 0.01
 """The share of the whole drop that the quadrature may leave over."""
@@ -120,7 +119,9 @@ class Ledger:
 
 
 def ledgers(
-    run: "Run",
+    path: Path,
+    config: RunConfig,
+    task: Calculator,
     questions: Sequence[str],
     until: int | None = None,
     answers: Sequence[int | None] | None = None,
@@ -129,24 +130,26 @@ def ledgers(
     """Return the ledger of each question over a run; many questions together take less time than one by one.
 
     Args:
+      path: the run's folder.
       until: the step at which the account ends; the last one if left out.
       answers: the numbers whose surprise it is, in place of the right answers.
 
-    Raises `InputError` for a question without an answer, for a run that draws its problems or that lacks a checkpoint
-    of its beginning, and for a replay that does not end in the bits of the run's checkpoints.
+    Raises `InputError` for a question without an answer, for a run that lacks a checkpoint of its beginning, and for a
+    replay that does not end in the bits of the run's checkpoints.
     """
-    task, config = folder.calculator_of(run), run.config
-    asked = [_sequence(task, question, answer) for question, answer in _pairs(questions, answers)]
+    asked = [_sequence(task, *each) for each in zip(questions, answers or [None] * len(questions), strict=True)]
     batch = batch_of(task, jnp.asarray(asked, jnp.int32))
-    last = _last(run, until)
-    backwards = moves(run, last)
+    first, last = _ends(path, config, until)
+    backwards = moves(path, config, task, last)
     newest = next(backwards)
-    ends = [jax.tree.map(lambda leaf: leaf[-1], newest.params), run.at(run.steps[0])]
-    after, before = (np.asarray(_surprises(params, batch), np.float64) for params in ends)
-    schedule = config.schedule
-    found: list[ledger.StepRows] = []
-    least = max(SMALLEST_DROP, float(np.abs(before - after).min()))
-    for row in ledger.rows(
+    apply_fn, schedule = config.make_apply_fn(), config.schedule
+    start = checkpoint.restore(path / CHECKPOINTS, first, config.state_like())[0].params
+    end = jax.tree.map(operator.itemgetter(-1), newest.params)
+    before, after = (np.asarray(_surprises(params, batch, apply_fn), np.float64) for params in (start, end))
+    least = np.maximum(abs(before - after), SMALLEST_DROP)
+    lessons = _Lessons(task, schedule, len(asked))
+    found: list[ledger.Rows] = []
+    for rows in ledger.rows(
         itertools.chain([newest], backwards),
         task,
         batch,
@@ -154,16 +157,15 @@ def ledgers(
         seed=schedule.seed,
         batch_size=schedule.batch_size,
         loss_on=schedule.loss_on,
-        tolerance=SHARE_LEFT * least / (last - run.steps[0]),
-        apply_fn=config.make_apply_fn(),
+        tolerance=SHARE_LEFT / 2 * least / (last - first) ** 0.5,  # errors of either sign add up as a square root
+        apply_fn=apply_fn,
     ):
-        found.append(row)
-        progress(row.step)
-    return [_ledger(run, task, asked[index], float(after[index]), found[::-1], index) for index in range(len(asked))]
-
-
-def _pairs(questions: Sequence[str], answers: Sequence[int | None] | None) -> Iterator[tuple[str, int | None]]:
-    return zip(questions, answers or [None] * len(questions), strict=True)
+        lessons.add(rows)
+        found.append(rows._replace(examples=rows.examples[..., :0]))
+        progress(rows.first)
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *(rows[1:] for rows in reversed(found)))
+    whole = ledger.Rows(first, *joined)
+    return [_ledger(task, each, after[index], whole, lessons, index) for index, each in enumerate(asked)]
 
 
 def _sequence(task: Calculator, question: str, answer: int | None) -> list[int]:
@@ -177,53 +179,52 @@ def _sequence(task: Calculator, question: str, answer: int | None) -> list[int]:
     return [*task.tokens[row, : task.prompt_length].tolist(), *task.answers[value].tolist()]
 
 
-@jax.jit
-def _surprises(params: Any, batch: Batch) -> jax.Array:
-    return example_cross_entropy(answer_logits(params, batch), batch)
+@functools.partial(jax.jit, static_argnames="apply_fn")
+def _surprises(params: Any, batch: Batch, apply_fn: ApplyFn) -> jax.Array:
+    return example_cross_entropy(answer_logits(params, batch, apply_fn), batch)
 
 
-def _last(run: "Run", until: int | None) -> int:
-    """Return the step at which an account ends, checked."""
-    if not run.steps:
-        raise InputError(f"{run.path} has no checkpoint of its beginning; train it again with --snapshots")
-    last = run.config.schedule.steps if until is None else until
-    if not run.steps[0] < last <= run.config.schedule.steps:
-        raise InputError(f"until is {last}; it must be from {run.steps[0] + 1} to {run.config.schedule.steps:,}")
-    return last
+def _ends(path: Path, config: RunConfig, until: int | None) -> tuple[int, int]:
+    """Return the steps at which an account begins and ends, checked."""
+    steps = checkpoint.steps(path / CHECKPOINTS)
+    if not steps:
+        raise InputError(f"{path} has no checkpoint of its beginning; train it again with --snapshots")
+    last = config.schedule.steps if until is None else until
+    if not steps[0] < last <= config.schedule.steps:
+        raise InputError(f"until is {last}; it must be from {steps[0] + 1} to {config.schedule.steps:,}")
+    return steps[0], last
 
 
-def moves(run: "Run", until: int) -> Iterator[ledger.Moves]:
+def moves(path: Path, config: RunConfig, task: Task, until: int) -> Iterator[ledger.Moves]:
     """Yield the steps of a run up to `until`, in chunks from the last to the first, replayed bit for bit.
 
     Memory holds a state for each `CHUNK` steps between two checkpoints, and for each step of one chunk.
     """
-    config, schedule = run.config, run.config.schedule
-    _check_devices(run)
+    schedule, steps_there = config.schedule, checkpoint.steps(path / CHECKPOINTS)
+    _check_devices(path, steps_there[-1])
     n_parts = config.computing.microbatches
     step_fn: StepFn = train_step if n_parts == 1 else in_microbatches(n_parts)
     fixed: dict[str, Any] = {"batch_size": schedule.batch_size, "loss_on": schedule.loss_on, "step_fn": step_fn}
     tx, apply_fn = config.make_optimizer(), config.make_apply_fn()
     start = jax.eval_shape(lambda: create_state(init(jax.random.key(0), config.make_model()), tx, apply_fn))
     like = placement.placed(start, config)
-    task = placement.spread(run.task, like)
+    spread = placement.spread(task, like)
     steps = functools.partial(train_steps, n_steps=CHUNK, **fixed)
-    program = placement.compiled(steps, run.task, like, config).call
-    known = [step for step in run.steps if step < until]
+    program = placement.compiled(steps, task, like, config).call
+    known = [step for step in steps_there if step < until]
     for begin, end in reversed([*itertools.pairwise([*known, until])]):
-        states = [_load(run, begin, like)]
+        states = [_load(path, begin, like)]
         while (step := int(states[-1].step)) < end:
             stop = min(step // CHUNK * CHUNK + CHUNK, end)
-            state, _ = program(jax.tree.map(jnp.copy, states[-1]), task, seed=schedule.seed, stop=stop)
+            state, _ = program(jax.tree.map(jnp.copy, states[-1]), spread, seed=schedule.seed, stop=stop)
             if int(state.step) != stop:
-                raise InputError(
-                    f"step {int(state.step) + 1:,} of {run.path} is not finite, so there is no account of it"
-                )
+                raise InputError(f"step {int(state.step) + 1:,} of {path} is not finite, so there is no account of it")
             states.append(state)
-        if end in run.steps:
-            _check_same(run, end, states[-1])
+        if end in steps_there:
+            _check_same(path, config, end, states[-1])
         for state, after in reversed([*itertools.pairwise(states)]):
             n_steps = int(after.step) - int(state.step)
-            params, opt_state, norms = _kept(state, after, task, schedule.seed, n_steps, **fixed)
+            params, opt_state, norms = _kept(state, after, spread, schedule.seed, n_steps, **fixed)
             yield ledger.Moves(int(state.step), *processes.whole((params, opt_state, norms)))
 
 
@@ -242,83 +243,86 @@ def _kept(
     return append(params, after.params), append(opt_state, after.opt_state), norms
 
 
-def _load(run: "Run", step: int, like: TrainState) -> TrainState:
-    state, _ = folder.checkpoint.restore(Path(run.path) / CHECKPOINTS, step, like)
+def _load(path: Path, step: int, like: TrainState) -> TrainState:
+    state, _ = checkpoint.restore(path / CHECKPOINTS, step, like)
     return state.replace(apply_fn=like.apply_fn, tx=like.tx)
 
 
-def _manifest(run: "Run", step: int) -> Manifest:
-    return read_manifest(Path(run.path) / CHECKPOINTS, step)
-
-
-def _check_devices(run: "Run") -> None:
+def _check_devices(path: Path, step: int) -> None:
     """Raise `InputError` if the run was computed on another number of devices, which rounds in another way."""
-    there, here = _manifest(run, run.steps[-1])["environment"]["n_devices"], jax.device_count()
+    there, here = read_manifest(path / CHECKPOINTS, step)["environment"]["n_devices"], jax.device_count()
     if there != here:
         raise InputError(
-            f"{run.path} was trained on {there} devices, and JAX has {here} here, which would round otherwise; of a "
-            f"CPU, start Python with JAX_NUM_CPU_DEVICES={there}"
+            f"{path} was trained on {there} devices, and JAX has {here} here, which would round otherwise; of a CPU, "
+            f"start Python with JAX_NUM_CPU_DEVICES={there}"
         )
 
 
-def _check_same(run: "Run", step: int, state: TrainState) -> None:
+def _check_same(path: Path, config: RunConfig, step: int, state: TrainState) -> None:
     """Raise `InputError` if a replay does not end in the bits of a checkpoint, with what may be the reason."""
-    manifest = _manifest(run, step)
+    manifest = read_manifest(path / CHECKPOINTS, step)
     here = fingerprint({"params": state.params, "opt_state": state.opt_state})
     wrong = [name for name, mark in manifest["leaves"].items() if here.get(name) != mark]
     if wrong:
-        changed = differences(flat(manifest["environment"]), flat(folder.environment(run.config)))
+        changed = differences(flat(manifest["environment"]), flat(environment(config)))
         why = "; ".join(changed) or "the same software and devices, so perhaps another processor"
         raise InputError(
-            f"the replay of {run.path} does not end in its checkpoint of step {step:,}: {len(wrong)} of {len(here)} "
+            f"the replay of {path} does not end in its checkpoint of step {step:,}: {len(wrong)} of {len(here)} "
             f"leaves differ, first {wrong[0]} ({why})"
         )
 
 
+class _Lessons:
+    """What each lesson of a run has brought to each question so far."""
+
+    def __init__(self, task: Calculator, schedule: ScheduleConfig, n_questions: int) -> None:
+        self.tokens, self._number = np.unique(np.asarray(task.lessons), axis=0, return_inverse=True)
+        self.nats, self.visits = np.zeros((n_questions, len(self.tokens))), np.zeros(len(self.tokens), int)
+        self._rows_at = jax.jit(lambda step: rows_at(task, schedule.seed, step, schedule.batch_size))
+
+    def add(self, rows: ledger.Rows) -> None:
+        for step, examples in enumerate(rows.examples, rows.first):
+            visited = self._number[np.asarray(self._rows_at(step))]
+            self.visits += np.bincount(visited, minlength=len(self.tokens))
+            self.nats += [np.bincount(visited, nats, len(self.tokens)) for nats in examples]
+
+
 def _ledger(
-    run: "Run", task: Calculator, asked: list[int], after: float, found: list[ledger.StepRows], index: int
+    task: Calculator, asked: list[int], after: float, found: ledger.Rows, lessons: _Lessons, index: int
 ) -> Ledger:
     """Return the ledger of one question from the rows of all steps."""
-    schedule = run.config.schedule
     prompts, prompt = np.asarray(task.tokens)[:, : task.prompt_length], asked[: task.prompt_length]
-    row_of = int(np.flatnonzero((prompts == prompt).all(axis=1))[0])
-    drops = np.array([row.drop[index] for row in found])
-    tokens, number = np.unique(np.asarray(task.lessons), axis=0, return_inverse=True)
-    nats, visits = np.zeros(len(tokens)), np.zeros(len(tokens), int)
-    for row in found:
-        visited = number[np.asarray(_rows_at(task, schedule.seed, row.step, schedule.batch_size))]
-        np.add.at(nats, visited, row.examples[index])
-        np.add.at(visits, visited, 1)
-    related = relations(task, tokens, row_of)
-    order = [at for at in np.argsort(-nats, kind="stable").tolist() if visits[at]]
-    words = task.tokenizer.decode
+    related = relations(task, lessons.tokens, int(np.flatnonzero((prompts == prompt).all(axis=1))[0]))
+    nats, visits = lessons.nats[index], lessons.visits
+    drops = found.drop[:, index]
+
+    def said(tokens: Any) -> str:
+        return " ".join(word for word in task.tokenizer.decode(tokens).split() if not word.startswith("<"))
+
     return Ledger(
-        question=_said(words(asked)),
-        steps=np.array([row.step for row in found]),
-        surprise=after + np.append(np.cumsum(drops[::-1])[::-1], 0.0),
+        question=said(asked),
+        steps=found.first + np.arange(len(drops)),
+        surprise=float(after) + np.append(np.cumsum(drops[::-1])[::-1], 0.0),
         by_stage=_by(found, index, "stage"),
         by_head=_by(found, index, "head"),
         by_lesson=tuple(
-            LessonRow(_said(words(tokens[at].tolist())), float(nats[at]), int(visits[at]), related[at]) for at in order
+            LessonRow(said(lessons.tokens[at].tolist()), float(nats[at]), int(visits[at]), related[at])
+            for at in np.argsort(-nats, kind="stable").tolist()
+            if visits[at]
         ),
-        weight_decay=float(sum(row.decay[index] for row in found)),
-        before=float(found[0].before[index]),
-        rounding=float(sum(row.rounding[index] for row in found)),
+        weight_decay=float(found.decay[:, index].sum()),
+        before=float(found.before[0, index]),
+        rounding=float(found.rounding[:, index].sum()),
     )
 
 
-_rows_at = jax.jit(rows_at, static_argnames="size")
-
-
-def _said(text: str) -> str:
-    return " ".join(word for word in text.split() if not word.startswith("<"))
-
-
-def _by(found: list[ledger.StepRows], index: int, level: Level) -> dict[str, np.ndarray]:
+def _by(found: ledger.Rows, index: int, level: Level) -> dict[str, np.ndarray]:
     """Return what each row of a level added at each step."""
     added: dict[str, np.ndarray] = {}
-    for at, row in enumerate(found):
-        for name, terms in row.leaves.items():
-            for each, nats in level_rows(name, terms[index], level):
-                added.setdefault(each, np.zeros(len(found)))[at] += nats
+    for leaf, terms in found.leaves.items():
+        names = [name for name, _ in level_rows(leaf, terms[0, index], level)]
+        flat_terms = terms[:, index].reshape(len(terms), -1)  # of heads, if they are more than one
+        columns = flat_terms.T if len(names) > 1 else [flat_terms.sum(axis=1)]
+        for name, nats in zip(names, columns, strict=True):
+            added[name] = added.get(name, 0) + nats
     return added

@@ -15,9 +15,9 @@ from jaxcalc.errors import InputError
 from jaxcalc.evaluation import Evaluation, evaluate, prompt_text
 from jaxcalc.params import Params
 from jaxcalc.reprs import outline
-from jaxcalc.runs import checkpoint, figures, folder, report
+from jaxcalc.runs import checkpoint, figures, report
 from jaxcalc.runs.config import RunConfig
-from jaxcalc.runs.configfile import Json, to_json
+from jaxcalc.runs.configfile import Json, to_json, versions
 from jaxcalc.runs.files import CHECKPOINTS, CURVE, MODEL, mark_of, read_bytes
 from jaxcalc.runs.metrics import METRICS, read_metrics
 from jaxcalc.runs.placement import Compiled
@@ -128,7 +128,7 @@ def measure(
         "seconds": seconds,
         "seed": config.schedule.seed,
         "split": task.split,
-        "versions": folder.versions(),
+        "versions": versions(),
         "device": jax.devices()[0].device_kind,
     }
     return Results(held_out, training, before, after, summary)
@@ -143,7 +143,7 @@ def write(path: Path, config: RunConfig, task: Task, params: Params, results: Re
     summary = {**results.summary, "skipped_steps": sum("skipped" in row for row in rows)}
     accuracy = {name: summary[name] for name in ("held_out_exact_match", "train_exact_match")}
     about = {"config": to_json(config), "vocabulary": list(task.tokenizer.vocabulary), "accuracy": accuracy}
-    save_params(path / MODEL, params, {**about, "versions": folder.versions()})
+    save_params(path / MODEL, params, {**about, "versions": versions()})
     try:
         figures.learning_curve(path / CURVE, rows, watched_rows(task)[0], config.schedule.batch_size)
     except OSError as error:

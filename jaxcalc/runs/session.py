@@ -28,7 +28,7 @@ from jaxcalc import evaluation
 from jaxcalc.errors import InputError
 from jaxcalc.runs import checkpoint, claim, folder, placement
 from jaxcalc.runs.config import KeepingConfig, RunConfig
-from jaxcalc.runs.configfile import CONFIG, AnyConfig, Json, to_json, write_config
+from jaxcalc.runs.configfile import CONFIG, AnyConfig, Json, environment, to_json, write_config
 from jaxcalc.runs.files import CHECKPOINTS, SUMMARY, Mark, PathLike
 from jaxcalc.runs.guard import Guard
 from jaxcalc.runs.metrics import METRICS, MetricsFile
@@ -97,7 +97,7 @@ class Session:
         self._own, self._resuming, self._overwrite, self._caught, self._held = own, resuming, overwrite, caught, held
         self._keeping = config.keeping if isinstance(config, RunConfig) else KeepingConfig()
         self._snapshots = config.snapshot_steps if isinstance(config, RunConfig) else (0,)
-        self._info: Json = {"config": to_json(config), "environment": folder.environment(config)}
+        self._info: Json = {"config": to_json(config), "environment": environment(config)}
         self._resumed: tuple[TrainState, Mark] | None = None
         self._state: TrainState | None = None
 

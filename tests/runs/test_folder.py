@@ -16,11 +16,10 @@ from jaxcalc import InputError, load_run, save_params
 from jaxcalc.runs import checkpoint
 from jaxcalc.runs.claim import start_run, writing
 from jaxcalc.runs.config import RunConfig, ScheduleConfig, SizesConfig, TaskConfig
-from jaxcalc.runs.configfile import read_config, to_json, write_json
+from jaxcalc.runs.configfile import environment, read_config, to_json, write_json
 from jaxcalc.runs.files import mark_of
 from jaxcalc.runs.folder import (
     checkpoint_steps,
-    environment,
     load_checkpoint,
     load_snapshot,
     resume,

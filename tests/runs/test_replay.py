@@ -10,6 +10,7 @@ from scripts import run_script
 import jaxcalc
 from jaxcalc import InputError
 from jaxcalc.runs import replay
+from jaxcalc.runs.folder import calculator_of
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_the_surprise_is_that_of_the_snapshots(small_run: Path, account: replay.
 
 def test_many_questions_at_once_are_each_alone_and_until_ends_it(small_run: Path, account: replay.Ledger) -> None:
     run = jaxcalc.load_run(small_run)
-    two = replay.ledgers(run, ["one plus one", "two plus three"], until=35)
+    two = replay.ledgers(run.path, run.config, calculator_of(run), ["one plus one", "two plus three"], until=35)
     assert [len(ledger.steps) for ledger in two] == [35, 35]
     np.testing.assert_allclose(two[1].surprise, account.surprise[:36], atol=1e-5)
     np.testing.assert_allclose(two[1].by_step, account.by_step[:35], atol=2e-3)
