@@ -23,7 +23,7 @@ from rich.progress import Progress
 import jaxcalc
 from jaxcalc.errors import InputError
 from jaxcalc.runs import cli, folder, placement, report, style
-from jaxcalc.runs.replay import Ledger, LessonRow, ledgers
+from jaxcalc.runs.account import Ledger, LessonRow, ledgers
 
 MOST, AGAINST = 20, 10
 """Lessons shown: those that taught it most, and those that pulled against it."""

@@ -15,9 +15,8 @@ gradients, the preconditioners and the path itself would have been others.
 """
 
 import functools
-import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -26,22 +25,12 @@ import numpy as np
 import optax
 
 from jaxcalc.batch import Batch, Lessons, LossOn, batch_at
+from jaxcalc.linear_step import dots, linear_step, moment
 from jaxcalc.losses import ApplyFn, answer_logits, example_cross_entropy
 from jaxcalc.model import apply
 from jaxcalc.numerics import quadrature
-from jaxcalc.optimizers import (
-    ADAM_BETAS,
-    ADAM_EPSILON,
-    DEFAULT_LEARNING_RATE,
-    DEFAULT_WEIGHT_DECAY,
-    MUON_ADAM_SHARE,
-    MUON_BETA,
-    SGD_MOMENTUM,
-    OptimizerName,
-    OwnOptimizer,
-    schedule,
-)
-from jaxcalc.params import Axes, axes_of, tree_axes
+from jaxcalc.optimizers import OwnOptimizer
+from jaxcalc.params import axes_of
 from jaxcalc.reprs import outline
 from jaxcalc.trees import named_leaves
 
@@ -227,20 +216,23 @@ def _allot(
       w: a tree for each group of questions.
       tail: what the momentum of the last step's end is worth in later steps.
     """
-    optimizer = _held(tx)
+    optimizer = linear_step(tx)
 
     def back(tail: Any, each: tuple[jax.Array, Any]) -> tuple[Any, tuple[jax.Array, ...]]:
         index, groups = each
         w = jax.tree.map(lambda *parts: jnp.concatenate(parts), *groups)
         step = jnp.asarray(moves.first + index, jnp.int32)  # as Optax counts, so that its rates round as they did
-        directions, tails, decay, moved = optimizer.transposed(moves, index, step, w, tail)
+        states = moves.params, moves.opt_state
+        (params, before), (after, opt_state) = (
+            jax.tree.map(operator.itemgetter(at), states) for at in (index, index + 1)
+        )
+        directions, tails, decay, moved = optimizer.transposed(step, params, before, opt_state, w, tail)
         batch = batch_at(task, seed, step, size, loss_on)
-        params, after = (jax.tree.map(operator.itemgetter(at), moves.params) for at in (index, index + 1))
         examples = _example_drops(params, batch, directions, apply_fn)
         clip = jnp.minimum(1, (optimizer.clip_norm or jnp.inf) / moves.grad_norm[index])
         update = jax.tree.map(jnp.subtract, after, params)
-        rounding = _dots(w, jax.tree.map(jnp.subtract, update, moved))
-        return tails, (clip * examples, decay, rounding, _dots(tails, _moments(moves, index, update)))
+        rounding = dots(w, jax.tree.map(jnp.subtract, update, moved))
+        return tails, (clip * examples, decay, rounding, dots(tails, moment(before, params)))
 
     return jax.lax.scan(back, tail, (jnp.arange(moves.grad_norm.shape[0]), w), reverse=True)
 
@@ -258,109 +250,6 @@ def _example_drops(params: Any, batch: Batch, directions: Any, apply_fn: ApplyFn
 
     def products(example: Batch) -> jax.Array:
         alone = jax.tree.map(lambda x: x[None], example)
-        return _dots(directions, jax.grad(lambda params: losses(params, alone)[0])(params))
+        return dots(directions, jax.grad(lambda params: losses(params, alone)[0])(params))
 
     return jax.lax.map(products, batch, batch_size=min(N_EXAMPLES, n_examples)).T
-
-
-def _dots(many: Any, one: Any) -> jax.Array:
-    """Return ⟨wᵩ, x⟩ for each question, `[Q]`."""
-    dots = jax.tree.map(lambda w, x: w.reshape(len(w), -1) @ x.reshape(-1), many, one)
-    return jnp.asarray(sum(jax.tree.leaves(dots)))
-
-
-def _moments(moves: Moves, index: int | jax.Array, like: Any, names: tuple[str, ...] = ("mu", "trace")) -> Any:
-    """Return one of an optimizer's moments before a step of `moves`, as a tree like the parameters."""
-    found = {}
-    for name, leaf in named_leaves(moves.opt_state).items():
-        for moment in names:
-            _, middle, rest = name.partition(f".{moment}.")
-            if middle:
-                found[rest] = leaf[index]
-    leaves, structure = named_leaves(like), jax.tree.structure(like)
-    return structure.unflatten([found.get(name, jnp.zeros((), leaf.dtype)) for name, leaf in leaves.items()])
-
-
-class _Held(NamedTuple):
-    """The step of an optimizer of `make_optimizer` as a linear map of gradients: its fields are those arguments."""
-
-    name: OptimizerName
-    n_steps: int | None
-    learning_rate: float
-    weight_decay: float
-    clip_norm: float | None
-    warmup_steps: int
-    axes: Mapping[str, str]
-
-    def transposed(
-        self, moves: Moves, index: int | jax.Array, step: int | jax.Array, w: Any, tail: Any
-    ) -> tuple[Any, Any, jax.Array, Any]:
-        """Return the direction d of the examples, the new tail, the row of weight decay, and the step by this map."""
-        params = jax.tree.map(lambda leaf: leaf[index], moves.params)
-        old, new = _moments(moves, index, params), _moments(moves, index + 1, params)
-        squares = _moments(moves, index + 1, params, ("nu",))
-        each = [jax.tree.leaves(tree) for tree in (params, old, new, squares, w, tail)]
-        axes = jax.tree.leaves(tree_axes(params, self.axes))
-        columns = zip(*(self._leaf(step, *leaf) for leaf in zip(axes, *each, strict=True)), strict=True)
-        directions, tails, decays, moved = map(list, columns)
-        unflatten = jax.tree.structure(params).unflatten
-        return unflatten(directions), unflatten(tails), jnp.asarray(sum(decays)), unflatten(moved)
-
-    def _leaf(self, step: Any, axes: Axes, theta: Any, old: Any, new: Any, square: Any, w: Any, tail: Any) -> Any:
-        is_muon = self.name == "muon" and axes.is_hidden_matrix
-        beta = MUON_BETA if is_muon else SGD_MOMENTUM if self.name == "sgd" else ADAM_BETAS[0]
-        alpha = 1.0 if self.name == "sgd" else 1 - beta
-        n = step + 1
-        of_momentum, of_gradient = 1.0, 0.0
-        if self.name == "adamw":
-            of_momentum = 1 / (1 - beta**n)
-        elif self.name == "muon":  # Nesterov's momentum looks a step ahead
-            of_momentum, of_gradient = beta / (1 - beta ** (n + 1)), (1 - beta) / (1 - beta**n)
-        gradient = (new - beta * old) / alpha
-        moved = of_momentum * new + of_gradient * gradient
-
-        share = MUON_ADAM_SHARE if self.name == "muon" and not is_muon else 1.0
-        rate = jnp.asarray(schedule(share * self.learning_rate, self.n_steps, self.warmup_steps)(step))
-        if is_muon:
-            precondition = _newton_schulz(moved, axes, -rate)
-        else:
-            root = 1.0 if self.name == "sgd" else jnp.sqrt(square / (1 - ADAM_BETAS[1] ** n)) + ADAM_EPSILON
-            precondition = functools.partial(jnp.multiply, -rate / root)
-        back = jax.vmap(precondition)(w)  # the map is symmetric
-        of_new = of_momentum * back + tail
-        direction = of_gradient * back + alpha * of_new
-
-        decayed = self.weight_decay * theta if axes.is_hidden_matrix else jnp.zeros_like(theta)
-        is_in_gradient = self.name == "sgd"  # and so in the momentum
-        row = _dots([direction if is_in_gradient else -rate * w], [decayed])
-        step_made = precondition(moved) - (0 if is_in_gradient else rate * decayed)
-        return direction, beta * of_new, row, step_made
-
-
-def _held(tx: OwnOptimizer) -> _Held:
-    """Return the linear map of an optimizer, with its default numbers where it was made with none."""
-    given = _Held(*tx.arguments)
-    rate = DEFAULT_LEARNING_RATE[given.name] if given.learning_rate is None else given.learning_rate
-    decay = DEFAULT_WEIGHT_DECAY[given.name] if given.weight_decay is None else given.weight_decay
-    return given._replace(learning_rate=rate, weight_decay=decay)
-
-
-def _newton_schulz(moved: jax.Array, axes: Axes, rate: jax.Array) -> Any:
-    """Return Muon's step as a linear map of x: rate · Q x with Q = Q(X Xᵀ), for X the momentum `moved`."""
-    n_inputs = math.prod(moved.shape[: len(axes.inputs)])
-    matrix = moved.reshape(n_inputs, -1)
-    is_tall = n_inputs > matrix.shape[1]
-    x = matrix.T if is_tall else matrix
-    norm = jnp.linalg.norm(x) + 1e-8
-    x, q = x / norm, jnp.eye(x.shape[0], dtype=x.dtype) / norm
-    for _ in range(5):
-        gram = x @ x.T
-        factor = 3.4445 * jnp.eye(x.shape[0], dtype=x.dtype) - 4.775 * gram + 2.0315 * gram @ gram
-        x, q = factor @ x, factor @ q
-    q = rate * max(1, matrix.shape[1] / n_inputs) ** 0.5 * q
-
-    def apply_map(y: jax.Array) -> jax.Array:
-        flat = y.reshape(n_inputs, -1)
-        return (flat @ q if is_tall else q @ flat).reshape(y.shape)
-
-    return apply_map

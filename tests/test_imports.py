@@ -18,12 +18,12 @@ ORDER = [
     "tasks.mixing", "tasks",
     "params", "model", "losses", "optimizers", "training", "decoding",
     "evaluation", "backprop", "steps", "blame", "weights", "lens", "interventions", "landscape", "population",
-    "ledger",
+    "linear_step", "ledger",
     "scale.large", "scale.sharding", "scale.scaling", "scale.cost", "scale.processes", "scale",
     "runs.text", "runs.programs", "runs.files", "runs.manifest", "runs.checkpoint", "runs.share", "runs.stablehlo",
     "runs.config", "runs.configfile", "runs.placement", "runs.asking", "runs.summary", "runs.metrics", "runs.claim",
-    "runs.replay", "runs.folder", "runs.guard", "runs.style", "runs.figures", "runs.pipeline", "runs.report",
-    "runs.results", "runs.session", "runs.streams", "runs.cli", "runs.options", "runs",
+    "runs.replay", "runs.account", "runs.folder", "runs.guard", "runs.style", "runs.figures", "runs.pipeline",
+    "runs.report", "runs.results", "runs.session", "runs.streams", "runs.cli", "runs.options", "runs",
     "explorer.live", "explorer.page", "explorer",
 ]  # fmt: skip
 """Every module, each below those that may import it."""

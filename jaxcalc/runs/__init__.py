@@ -9,7 +9,8 @@ guard       steps that are not finite
 asking      one question to a trained model
 claim       the folder of a new run, and the right to write to a folder
 folder      the files of a run
-replay      a run taken again, and the ledger of a question
+replay      a run taken again, bit for bit
+account     the ledger of a question over a run
 summary     summary.json
 metrics     metrics.jsonl
 checkpoint  the whole training state at a step

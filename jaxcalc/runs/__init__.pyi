@@ -1,18 +1,17 @@
 from jaxcalc.runs import checkpoint
+from jaxcalc.runs.account import Ledger, ledgers
 from jaxcalc.runs.claim import check_free, start_run, writing
 from jaxcalc.runs.config import RunConfig
-from jaxcalc.runs.configfile import CONFIG, read_config, write_config, write_json
+from jaxcalc.runs.configfile import CONFIG, environment, read_config, versions, write_config, write_json
 from jaxcalc.runs.files import CHECKPOINTS, CURVE, EXPLORER, MODEL, SUMMARY
 from jaxcalc.runs.folder import (
     Run,
     calculator_of,
     checkpoint_steps,
-    environment,
     load_checkpoint,
     load_run,
     load_snapshot,
     resume,
-    versions,
 )
 from jaxcalc.runs.guard import save_nonfinite
 from jaxcalc.runs.metrics import METRICS, MetricsFile, read_metrics
@@ -28,6 +27,7 @@ __all__ = [
     "METRICS",
     "MODEL",
     "SUMMARY",
+    "Ledger",
     "MetricsFile",
     "Run",
     "RunConfig",
@@ -38,6 +38,7 @@ __all__ = [
     "checkpoint_steps",
     "environment",
     "export_answerer",
+    "ledgers",
     "load_checkpoint",
     "load_metadata",
     "load_params",

@@ -47,7 +47,7 @@ from jaxcalc.tasks.table import Calculator
 from jaxcalc.tasks.task import Task
 
 if TYPE_CHECKING:
-    from jaxcalc.runs.replay import Ledger
+    from jaxcalc.runs.account import Ledger
     from jaxcalc.training import TrainState  # and with it Flax, for which asking a model need not wait
 
 
@@ -94,14 +94,14 @@ class Run:
     def ledger(self, question: str, until: int | None = None, answer: int | None = None) -> "Ledger":
         """Return what brought the surprise at a question's answer to where it is: every step, stage and lesson.
 
-        It takes the run again, in a few times the seconds of its training. `jaxcalc.runs.replay.ledgers` does many
+        It takes the run again, in a few times the seconds of its training. `jaxcalc.runs.account.ledgers` does many
         questions at once, and raises what this raises.
 
         Args:
           until: the step at which the account ends; the last one if left out.
           answer: the number whose surprise it is; the right answer if left out.
         """
-        from jaxcalc.runs.replay import ledgers
+        from jaxcalc.runs.account import ledgers
 
         return ledgers(self.path, self.config, calculator_of(self), [question], until, [answer])[0]
 

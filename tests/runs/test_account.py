@@ -9,50 +9,50 @@ from scripts import run_script
 
 import jaxcalc
 from jaxcalc import InputError
-from jaxcalc.runs import replay
+from jaxcalc.runs import account, replay
 from jaxcalc.runs.folder import calculator_of
 
 
 @pytest.fixture(scope="module")
-def account(small_run: Path) -> replay.Ledger:
+def whole(small_run: Path) -> account.Ledger:
     return jaxcalc.load_run(small_run).ledger("two plus three")
 
 
-def test_every_level_adds_up_to_the_drop(account: replay.Ledger) -> None:
-    assert account.drop > 1
-    assert abs(account.remainder) < 0.01 * account.drop
-    assert account.steps.tolist() == list(range(60))
-    by_step = account.by_step.sum()
-    assert sum(added.sum() for added in account.by_head.values()) == pytest.approx(by_step)
-    lessons = sum(row.nats for row in account.by_lesson)
-    assert lessons + account.weight_decay + account.before + account.rounding == pytest.approx(by_step, abs=1e-5)
-    assert sum(account.by_relation.values()) == pytest.approx(lessons)
-    assert account.before == 0
-    assert abs(account.rounding) < 1e-3
-    assert sum(row.visits for row in account.by_lesson) == 60 * 32
+def test_every_level_adds_up_to_the_drop(whole: account.Ledger) -> None:
+    assert whole.drop > 1
+    assert abs(whole.remainder) < 0.01 * whole.drop
+    assert whole.steps.tolist() == list(range(60))
+    by_step = whole.by_step.sum()
+    assert sum(added.sum() for added in whole.by_head.values()) == pytest.approx(by_step)
+    lessons = sum(row.nats for row in whole.by_lesson)
+    assert lessons + whole.weight_decay + whole.before + whole.rounding == pytest.approx(by_step, abs=1e-5)
+    assert sum(whole.by_relation.values()) == pytest.approx(lessons)
+    assert whole.before == 0
+    assert abs(whole.rounding) < 1e-3
+    assert sum(row.visits for row in whole.by_lesson) == 60 * 32
 
 
-def test_the_surprise_is_that_of_the_snapshots(small_run: Path, account: replay.Ledger) -> None:
+def test_the_surprise_is_that_of_the_snapshots(small_run: Path, whole: account.Ledger) -> None:
     run = jaxcalc.load_run(small_run)
     for step in run.steps:
         probability = run.ask("two plus three", step)["probability"]
         answered = run.ask("two plus three", step)["answer"]
         if answered == "five":
-            assert np.exp(-account.surprise[step]) == pytest.approx(probability, rel=1e-4)
+            assert np.exp(-whole.surprise[step]) == pytest.approx(probability, rel=1e-4)
 
 
-def test_many_questions_at_once_are_each_alone_and_until_ends_it(small_run: Path, account: replay.Ledger) -> None:
+def test_many_questions_at_once_are_each_alone_and_until_ends_it(small_run: Path, whole: account.Ledger) -> None:
     run = jaxcalc.load_run(small_run)
-    two = replay.ledgers(run.path, run.config, calculator_of(run), ["one plus one", "two plus three"], until=35)
+    two = account.ledgers(run.path, run.config, calculator_of(run), ["one plus one", "two plus three"], until=35)
     assert [len(ledger.steps) for ledger in two] == [35, 35]
-    np.testing.assert_allclose(two[1].surprise, account.surprise[:36], atol=1e-5)
-    np.testing.assert_allclose(two[1].by_step, account.by_step[:35], atol=2e-3)
+    np.testing.assert_allclose(two[1].surprise, whole.surprise[:36], atol=1e-5)
+    np.testing.assert_allclose(two[1].by_step, whole.by_step[:35], atol=2e-3)
 
 
 def test_what_teaches_a_wrong_answer_is_another_account(small_run: Path) -> None:
     wrong = jaxcalc.load_run(small_run).ledger("two plus three", until=20, answer=4)
     assert wrong.question == "two plus three equals four"
-    assert abs(wrong.remainder) < 0.01 * max(abs(wrong.drop), replay.SMALLEST_DROP)
+    assert abs(wrong.remainder) < 0.01 * max(abs(wrong.drop), account.SMALLEST_DROP)
 
 
 @pytest.mark.parametrize(
