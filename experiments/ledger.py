@@ -59,8 +59,7 @@ def main(options: LedgerOptions) -> int:
     questions = [options.question, *([] if options.compare is None else [options.compare])]
     answer = wrong_answer(run, options.question) if options.wrong else None
     path = options.out or run.path / "ledger.png"
-    if not path.parent.is_dir():
-        raise InputError(f"there is no folder {path.parent} to write {path.name} into")
+    style.check_path(path)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         last = options.until or run.config.schedule.steps
         task = bar.add_task("taking the run again, backwards", total=last)

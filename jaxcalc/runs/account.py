@@ -210,8 +210,12 @@ def _ledger(
     nats, visits = lessons.nats[index], lessons.visits
     drops = found.drop[:, index]
 
-    def said(tokens: Any) -> str:
-        return " ".join(word for word in task.tokenizer.decode(tokens).split() if not word.startswith("<"))
+    def said(tokens: list[int]) -> str:
+        prompt, answer = (
+            " ".join(word for word in task.tokenizer.decode(part).split() if not word.startswith("<"))
+            for part in (tokens[: task.prompt_length], tokens[task.prompt_length :])
+        )
+        return f"{prompt} {answer}" if prompt.endswith("equals") else f"{prompt} → {answer}"
 
     return Ledger(
         question=said(asked),

@@ -1,12 +1,15 @@
 """The one style of all figures (host): light, safe for the colour-blind, and sharp on screens."""
 
+import io
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxcalc.runs.files import PathLike
+from jaxcalc.errors import InputError
+from jaxcalc.runs.files import PathLike, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +25,8 @@ HEAT = "Blues"
 """The map of colours of a table: nothing is pale, and much is dark."""
 WIDTH = 8.3
 """Inches: the width of a page of text."""
+SUFFIXES = (".png", ".svg", ".pdf")
+"""The formats of a figure."""
 DPI = 200
 """Dots per inch of a PNG: twice what a page shows, for sharp screens."""
 
@@ -43,9 +48,22 @@ def new_figure(title: str, caption: str, height: float, width: float = WIDTH) ->
     return figure
 
 
+def check_path(path: Path) -> None:
+    """Raise `InputError` if a figure cannot be written to a path, before it takes long to draw."""
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{path} cannot be a figure; its name must end in {', '.join(SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {path.parent} to write {path.name} into")
+
+
 def save(figure: "Figure", path: PathLike) -> None:
-    """Write a figure, in the format that the path's suffix names."""
-    figure.savefig(path, dpi=DPI)
+    """Write a figure whole or not at all, in the format that the path's suffix names.
+
+    Raises `InputError` if it cannot be written.
+    """
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=DPI, format=Path(path).suffix[1:])
+    write_whole(path, [drawn.getvalue()])
 
 
 def plain(axes: "Axes", title: str = "") -> None:

@@ -1,6 +1,7 @@
 """The ledger of a run: a replay in the run's own bits, whose rows add up, or a refusal."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -102,11 +103,30 @@ def test_the_script_says_when_and_from_what_it_was_learned(small_run: Path, tmp_
     assert sum(row["nats"] for row in found["by_lesson"]) == pytest.approx(found["drop"], abs=0.5)
 
 
-def test_the_script_refuses_what_does_not_go_together(small_run: Path, tmp_path: Path) -> None:
-    for words in (["--wrong", "--compare", "one plus one"], ["--out", tmp_path / "missing" / "x.png"]):
-        ended = run_script("ledger", small_run, "two plus three", *words)
-        assert ended.status == 2
-        assert ended.err.startswith("error: ")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--wrong", "--compare", "one plus one"], "do not go together"),
+        (["--out", "missing/ledger.png"], "there is no folder missing"),
+        (["--out", "ledger.txt"], "its name must end in .png, .svg, .pdf"),
+    ],
+)
+def test_the_script_refuses_before_it_computes(small_run: Path, words: list[str], message: str) -> None:
+    ended = run_script("ledger", small_run, "two plus three", *words)
+    assert ended.status == 2
+    assert ended.err.startswith("error: ")
+    assert message in ended.err
+
+
+def test_a_stopped_script_leaves_nothing(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "ledger.png"
+    monkeypatch.setattr(os, "fsync", stop)  # while the figure is written
+    with pytest.raises(KeyboardInterrupt):
+        run_script("ledger", small_run, "two plus three", "--until", 20, "--out", out)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_the_script_explains_a_wrong_answer_and_refuses_a_right_one(small_run: Path, tmp_path: Path) -> None:
