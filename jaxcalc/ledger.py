@@ -106,7 +106,7 @@ def rows(
 
     >>> from jaxcalc.batch import batch_of
     >>> from jaxcalc import ModelConfig, calculator, create_state, init, make_optimizer, train_step
-    >>> task, tx = calculator(max_number=9), make_optimizer("adamw")
+    >>> task, tx = calculator(max_number=9), make_optimizer("adamw", n_steps=None)
     >>> state = create_state(init(0, ModelConfig(task.vocab_size, 8, 2, 16, 1, task.context_length)), tx)
     >>> after, metrics = train_step(state, batch_at(task, seed=0, step=0, size=16))
     >>> path = jax.tree.map(lambda *leaves: jnp.stack(leaves), state, after)
