@@ -11,6 +11,7 @@ python experiments/ledger.py runs/calculator "two times seven" --wrong    # whic
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +61,7 @@ def main(options: LedgerOptions) -> int:
     answer = wrong_answer(run, options.question) if options.wrong else None
     path = options.out or run.path / "ledger.png"
     style.check_path(path)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        last = options.until or run.config.schedule.steps
-        task = bar.add_task("taking the run again, backwards", total=last)
-        found = ledgers(
-            run.path,
-            run.config,
-            folder.calculator_of(run),
-            questions,
-            options.until,
-            [answer] * len(questions),
-            lambda step: bar.update(task, completed=last - step),
-        )
+    found = taken_again(run, questions, options.until, [answer] * len(questions))
     style.save(figure(found), path)
     if options.json:
         print(json.dumps([as_json(ledger) for ledger in found], ensure_ascii=False))
@@ -81,6 +71,20 @@ def main(options: LedgerOptions) -> int:
         show(console, ledger)
     print(f"Figure: {path}")
     return 0
+
+
+def taken_again(
+    run: jaxcalc.Run, questions: Sequence[str], until: int | None = None, answers: Sequence[int | None] | None = None
+) -> list[Ledger]:
+    """Return the ledgers of some questions as `account.ledgers` does, and show on stderr how far it is."""
+    task, last = folder.calculator_of(run), until or run.config.schedule.steps
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        bar_task = bar.add_task("taking the run again, backwards", total=last)
+        return ledgers(
+            *(run.path, run.config, task, questions, until, answers),
+            progress=lambda step: bar.update(bar_task, completed=last - step),
+        )
 
 
 def wrong_answer(run: jaxcalc.Run, question: str) -> int:

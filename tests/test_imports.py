@@ -24,7 +24,7 @@ ORDER = [
     "runs.config", "runs.configfile", "runs.placement", "runs.asking", "runs.summary", "runs.metrics", "runs.claim",
     "runs.replay", "runs.account", "runs.folder", "runs.guard", "runs.style", "runs.figures", "runs.pipeline",
     "runs.report", "runs.results", "runs.session", "runs.streams", "runs.cli", "runs.options", "runs",
-    "explorer.live", "explorer.page", "explorer",
+    "explorer.live", "explorer.timeline", "explorer.page", "explorer",
 ]  # fmt: skip
 """Every module, each below those that may import it."""
 OUTSIDE = {"pathlib", "os", "sys", "time", "rich", "matplotlib", "safetensors", "tyro", "orbax"}

@@ -87,7 +87,7 @@ export function bars(label, rows) {
 const EDGE = 30; // pixels; a tick nearer to the right end has its text on its left
 
 // A chart of lines, drawn at the width that it has on the page, and anew when that changes: so its text keeps its size. x
-// and y are {from, to, log, ticks}; lines are {points: [[x, y]], class}; marks(atX, atY) go on top. onclick gets a
+// and y are {from, to, log, ticks}; lines are {points: [[x, y]], class, style}; marks(atX, atY) go on top. onclick gets a
 // function: the distance in pixels from the click to a value of x.
 /** @type {(label: string, x: Axis, y: Axis, lines: Line[], options?: ChartOptions) => SVGSVGElement} */
 export function chart(label, x, y, lines, { height = 170, marks = () => [], onclick } = {}) {
@@ -127,7 +127,7 @@ export function chart(label, x, y, lines, { height = 170, marks = () => [], oncl
           svg("text", { x: left - 5, y: atY(value) + 4, "text-anchor": "end" }, text),
         ]),
         x.ticks.map(below),
-        lines.map((line) => svg("path", { class: line.class, d: path(line.points) })),
+        lines.map((line) => svg("path", { class: line.class, style: line.style, d: path(line.points) })),
         marks(atX, atY),
       ]
         .flat(Infinity)

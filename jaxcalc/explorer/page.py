@@ -13,6 +13,7 @@ import os
 import re
 import string
 import zlib
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TypedDict
@@ -22,9 +23,11 @@ import numpy as np
 from jaxcalc.errors import InputError
 from jaxcalc.evaluation import evaluate, prompt_text
 from jaxcalc.explorer.live import live_data
+from jaxcalc.explorer.timeline import timeline_data
 from jaxcalc.optimizers import ADAM_BETAS
 from jaxcalc.params import Params
 from jaxcalc.runs import folder
+from jaxcalc.runs.account import Ledger
 from jaxcalc.runs.configfile import versions
 from jaxcalc.runs.folder import Run, calculator_of, load_run
 from jaxcalc.runs.metrics import read_metrics
@@ -82,22 +85,30 @@ class Snapshot(TypedDict):
     """The answer to every problem, packed; None on a page without a table."""
 
 
-def explore(run: Run | str | os.PathLike[str]) -> Explorer:
+def explore(run: Run | str | os.PathLike[str], *, ledgers: Sequence[Ledger] = ()) -> Explorer:
     """Return the explorer of a run, given the run or its folder: one page of at most 6 MB.
 
     If not all snapshots fit, the page has the first, the last, and as many between as there is room for.
 
+    Args:
+      ledgers: those of a few questions, such as `run.ledger("seven times eight")`, over the whole run. The page shows
+        them along the snapshots.
+
     Raises `InputError` for a folder without a finished run, for a run without a table of problems, for a damaged
-    snapshot, and for a model that is too large for a page.
+    snapshot, for a model that is too large for a page, and for a ledger that lacks the step of a snapshot.
     """
     run = run if isinstance(run, Run) else load_run(Path(run))
     task = calculator_of(run)
-    table = _has_table(task)
+    table, states = _has_table(task), _states(run)
     snapshots: list[Snapshot] = [
         {"step": step, "weights": _pack_weights(params), "table": _pack(_verdicts(params, task)) if table else None}
-        for step, params in _states(run).items()
+        for step, params in states.items()
     ]
-    data = _about(run) | {"membership": _pack(_membership(task)) if table else None, "live": live_data()}
+    data = _about(run) | {
+        "ledgers": [timeline_data(ledger, states) for ledger in ledgers],
+        "membership": _pack(_membership(task)) if table else None,
+        "live": live_data(),
+    }
     kept = _fitting(snapshots, MOST_BYTES - len(_page(run.path.name, data | {"snapshots": []}).encode()))
     if not kept:
         raise InputError(

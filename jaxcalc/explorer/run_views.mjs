@@ -2,8 +2,10 @@
 
 import { cellGrid, chart } from "./charts.mjs";
 import { MEMBERSHIP, verdict } from "./data.mjs";
-import { el, helpButton, part, svg } from "./dom.mjs";
+import { el, helpButton, part } from "./dom.mjs";
+import { ledgerView } from "./ledger_view.mjs";
 import { percent } from "./numbers.mjs";
+import { alongSnapshots, stepAxis } from "./timeline.mjs";
 import { numberToWords } from "./words.mjs";
 
 /** @type {Record<string, string>} */
@@ -56,35 +58,11 @@ export function replayView(app) {
   const charts = el("div", { class: "columns" });
   const trail = el("p", { class: "readout" });
   body.append(el("div", { class: "row" }, play, slider, shown), charts, trail);
+  const showLedger = ledgerView(app, body);
 
   const losses = curve.loss.map(([, loss]) => loss);
   const steps = curve.loss.at(-1)?.[0] ?? 0;
-  /** @type {Axis} */
-  const axis = {
-    from: 1,
-    to: steps + 1,
-    log: true,
-    ticks: [1, 10, 100, 1000, 10000].filter((n) => n <= steps).map((n) => [n + 1, n.toLocaleString("en-US")]),
-  };
-  /** @type {(distance: Place) => void} */
-  const chooseNearest = (distance) => {
-    const all = snapshots.map(({ step }) => distance(step + 1));
-    app.setSnapshot(all.indexOf(Math.min(...all)));
-  };
-  // Ticks at the snapshots and a cursor at the chosen one; a chart ends every mark at its edges.
-  /** @type {(step: number) => (atX: Place, atY: Place) => any[]} */
-  const marks = (step) => (atX, atY) => [
-    snapshots.map((s) =>
-      svg("line", {
-        class: "tick",
-        x1: atX(s.step + 1),
-        x2: atX(s.step + 1),
-        y1: atY(-Infinity) - 3,
-        y2: atY(-Infinity) + 3,
-      }),
-    ),
-    svg("line", { class: "cursor", x1: atX(step + 1), x2: atX(step + 1), y1: atY(-Infinity), y2: atY(Infinity) }),
-  ];
+  const axis = stepAxis(steps);
   return () => {
     const { step } = snapshots[app.snapshot];
     slider.value = app.snapshot;
@@ -114,7 +92,7 @@ export function replayView(app) {
                 axis,
                 { from: least, to: most, log: true, ticks: decades.map((v) => [v, String(v)]) },
                 [{ class: "curve", points: curve.loss.map(([step, loss]) => [step + 1, loss]) }],
-                { marks: marks(step), onclick: chooseNearest },
+                alongSnapshots(app),
               ),
             ),
             el(
@@ -147,7 +125,7 @@ export function replayView(app) {
                     class: `match ${OPERATION_CLASS[name]}`,
                     points: curve.checks.map((check) => [check.step + 1, check.by_operation[name]]),
                   })),
-                { marks: marks(step), onclick: chooseNearest },
+                alongSnapshots(app),
               ),
               el(
                 "p",
@@ -164,6 +142,7 @@ export function replayView(app) {
       trail.append(
         `You have taken ${app.stepped} step${app.stepped > 1 ? "s" : ""} from this snapshot. They are kept if you choose another: a button at the top goes back to them.`,
       );
+    showLedger();
   };
 }
 

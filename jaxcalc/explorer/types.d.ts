@@ -293,8 +293,20 @@ type PageData = {
     watched: "held-out" | "training";
     checks: { step: number; by_operation: Record<string, number> }[];
   };
+  ledgers: LedgerData[];
   membership: string | null;
   live: LiveData;
+};
+type LedgerLesson = { lesson: string; nats: number; visits: number; relation: string };
+/** The ledger of a question, at some steps: the surprise, and the credit of each stage up to there. */
+type LedgerData = {
+  question: string;
+  remainder: number;
+  steps: number[];
+  surprise: number[];
+  stages: { name: string; credit: number[] }[];
+  taught: LedgerLesson[];
+  against: LedgerLesson[];
 };
 /** What a page without a run carries. */
 type LivePageData = { made: string; live: LiveData; snapshots?: undefined };
@@ -405,7 +417,7 @@ type Box = { left: number; top: number; right: number; bottom: number };
 /** An axis of a chart: its ends, and its ticks as [value, text]. */
 type Axis = { from: number; to: number; log?: boolean; ticks: [number, string][] };
 /** A line of a chart. */
-type Line = { points: [number, number][]; class: string };
+type Line = { points: [number, number][]; class: string; style?: Record<string, string> };
 /** A place on an axis, in the units of the drawing. */
 type Place = (value: number) => number;
 type ChartOptions = {
