@@ -156,7 +156,7 @@ function lessonTable(title, rows) {
       title,
       helpButton(
         title,
-        "What each lesson brought in all its visits, and what it has to do with the question. All lessons together brought what the surprise lost. They pull both ways, so one lesson can bring more than that.",
+        "What each lesson brought in all its visits, and what it has to do with the question. All lessons together, and weight decay, brought what the surprise lost. Lessons pull both ways, so one can bring more than that.",
       ),
     ),
     el(

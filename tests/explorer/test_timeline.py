@@ -167,12 +167,17 @@ def test_another_question_has_its_own_ledger(tab: Tab) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [360, 1280])
-def test_the_timeline_stays_in_its_place(browser: Any, file: Path, width: int) -> None:
-    tab = Tab(browser, file, viewport={"width": width, "height": 800})
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
+def test_everyone_can_use_the_timeline(browser: Any, file: Path, width: int, scheme: Any) -> None:
+    source = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
+    if not source.exists():
+        pytest.skip("axe-core is not installed: npm ci --prefix tests/explorer")
+    tab = Tab(browser, file, viewport={"width": width, "height": 800}, color_scheme=scheme, bypass_csp=True)
     tab.look_inside()
-    inside = "document.getElementById('replay')"
-    assert tab.page.evaluate(f"{inside}.scrollWidth <= {inside}.clientWidth")
+    assert tab.page.evaluate("((node) => node.scrollWidth <= node.clientWidth)(document.getElementById('replay'))")
+    tab.page.evaluate(source.read_text(encoding="utf-8"))
+    found = tab.page.evaluate("axe.run('#ledger').then(({ violations }) => violations)")
+    assert [(each["id"], [node["html"][:120] for node in each["nodes"]]) for each in found] == []
     assert not tab.messages
     tab.page.context.close()
 
