@@ -34,7 +34,7 @@ from jaxcalc.params import axes_of
 from jaxcalc.reprs import outline
 from jaxcalc.trees import named_leaves
 
-N_POINTS = (3, 9, 27, 81)
+N_POINTS = (3, 9, 27, 81, 243)
 """Gradients along a step: the first number, and the next one where that leaves too large a remainder."""
 N_TOGETHER = 8
 """The most questions that share their number of gradients along a step."""
@@ -152,9 +152,8 @@ def _along(
     while todo:
         for index in todo:
             device, n_points = index % len(devices), N_POINTS[levels[index]]
-            points = np.pad(quadrature(n_points), ((0, N_POINTS[-1] - n_points), (0, 0)))
             questions = jax.device_put(asked[index], devices[device])
-            found[index] = _mean_gradients(paths[device], questions, points, n_points, apply_fn)
+            found[index] = _mean_gradients(paths[device], questions, _points(n_points), n_points, apply_fn)
         errors |= {index: _error(*found[index][:2], tolerances[index]) for index in todo}
         todo = [index for index in todo if errors[index] > 1 and levels[index] < len(N_POINTS) - 1]
         for index in todo:
@@ -163,6 +162,12 @@ def _along(
         if error < 1 / 3:  # and so below 1 with a third of the points
             levels[index] = max(levels[index] - 1, 0)
     return jax.device_put([found[index] for index in range(len(asked))], devices[0])
+
+
+@functools.cache
+def _points(n: int) -> np.ndarray:
+    """Return the points of `quadrature`, and zeros after them, so that one program takes any number of them."""
+    return np.pad(quadrature(n), ((0, N_POINTS[-1] - n), (0, 0)))
 
 
 def _error(losses: jax.Array, leaves: dict[str, jax.Array], tolerance: np.ndarray) -> float:
