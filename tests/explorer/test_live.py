@@ -40,7 +40,7 @@ def small() -> Calculator:
     return jaxcalc.calculator(live.OPERATIONS, live.MAX_NUMBER)
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one block", "two blocks"])
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)], ids=["one block", "two blocks"])
 def params(small: Calculator, request: pytest.FixtureRequest) -> Params:
     config = ModelConfig(small.vocab_size, 32, 4, 128, request.param, small.context_length)
     return jaxcalc.init(0, config)

@@ -38,7 +38,7 @@ def train(folder: Path, name: str, *options: str, **variables: str) -> tuple[lis
     return [int(n) for n in counts.read_text().split()], steps, (run / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("mesh", [(), ("--mesh", "data=2")])
+@pytest.mark.parametrize("mesh", [(), pytest.param(("--mesh", "data=2"), marks=pytest.mark.slow)])
 def test_the_second_start_compiles_nothing_says_nothing_more_and_learns_the_same(
     tmp_path: Path, mesh: tuple[str, ...]
 ) -> None:
