@@ -22,6 +22,8 @@ def test_all_scripts_are_found() -> None:
         "lens",
         "landscape",
         "ledger",
+        "removal",
+        "horizon",
         "explore",
         "export",
         "addition",
