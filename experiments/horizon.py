@@ -6,6 +6,7 @@ training, with respect to the weight of each lesson, and compares with training 
 
 import dataclasses
 import functools
+import json
 import sys
 import time
 from pathlib import Path
@@ -38,6 +39,8 @@ class HorizonOptions:
 
     out: Path = Path("runs/horizon")
     """Folder for horizon.json and horizon.png."""
+    json: bool = False
+    """Print the result as one JSON object instead of tables."""
     steps: int = 1000
     """Training steps."""
     last: tuple[int, ...] = (10, 20, 40, 100, 200, 400, 1000)
@@ -138,8 +141,11 @@ def main(options: HorizonOptions) -> int:
     style.save(figure(result), options.out / "horizon.png")
     rows = [(name, *(f"{median:.2f}" for median in each), below[name]) for name, each in medians.items()]
     columns = ["optimizer", *(f"{n:,}" for n in lengths), f"first below {ENOUGH}"]
-    Console(highlight=False).print(report.table("Rank correlation, by the number of last steps", columns, rows))
-    print(f"{time.perf_counter() - clock:.0f} seconds. Results: {options.out}")
+    console = Console(stderr=options.json, highlight=False)
+    console.print(report.table("Rank correlation, by the number of last steps", columns, rows))
+    console.print(f"{found['seconds']} seconds. Results: {options.out}")
+    if options.json:
+        print(json.dumps(found))
     return 0
 
 

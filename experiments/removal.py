@@ -6,6 +6,7 @@ without those that TracIn names, and without random ones, and compares the surpr
 
 import dataclasses
 import functools
+import json
 import operator
 import sys
 import time
@@ -46,6 +47,8 @@ class RemovalOptions:
 
     out: Path = Path("runs/removal")
     """Folder for removal.json and removal.png."""
+    json: bool = False
+    """Print the result as one JSON object instead of tables."""
     steps: int = 600
     """Training steps of each model."""
     questions: int = 20
@@ -241,7 +244,7 @@ def main(options: RemovalOptions) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "removal.json", result)
     style.save(figure(result), options.out / "removal.png")
-    console = Console(highlight=False)
+    console = Console(stderr=options.json, highlight=False)
     better = result["better than TracIn"]
     rows = [(n, *(said(by[name]) for name in CHOSEN), f"{better[n]:.0%}") for n, by in result["removed"].items()]
     columns = ["lessons", *CHOSEN, "ledger above TracIn"]
@@ -249,6 +252,8 @@ def main(options: RemovalOptions) -> int:
     rows = [(share, *(said(result["rank correlation"][share][name]) for name in CHOSEN[:2])) for share in shares]
     console.print(report.table("Rank correlation with random removals", ["removed", *CHOSEN[:2]], rows))
     console.print(f"{result['seconds']} seconds. Results: {options.out}")
+    if options.json:
+        print(json.dumps(result))
     return 0
 
 
